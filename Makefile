@@ -1,0 +1,44 @@
+# Needs only Python (3.11 or newer, with venv) and make. Everything goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test lint format notebooks clean
+
+quickstart: .venv/examples
+	$(BIN)/python examples/quickstart.py
+
+test: .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: .venv/dev
+	$(BIN)/python notebooks/execute.py
+
+clean:
+	rm -rf .venv
+
+# One stamp for each set of packages; they are installed again when pyproject.toml changes.
+.venv/examples: pyproject.toml | .venv/bin/python
+	@echo "Installing the examples' packages into .venv …"
+	$(INSTALL) --editable '.[all]' --group examples
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	@echo "Installing the development packages into .venv …"
+	$(INSTALL) --editable '.[all]' --group dev
+	@touch $@ .venv/examples
+
+# pip has known dependency groups since 25.1.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade 'pip>=25.1'

@@ -1,0 +1,46 @@
+"""Reranking by Qwen models: records in, the same records out, best first."""
+
+from qwen_rerank.engine import Missing, Ranking, RerankEngine
+from qwen_rerank.errors import (
+    AuthenticationError,
+    BadResponseError,
+    ContentBlockedError,
+    InvalidInputError,
+    MissingDependencyError,
+    MissingKeyError,
+    QwenRerankError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServiceError,
+)
+from qwen_rerank.records import Record, RerankField
+from qwen_rerank.reranker import QwenReRanker
+from qwen_rerank.scorers.dashscope import DashScopeScorer
+from qwen_rerank.scorers.embedded import EmbeddedScorer
+from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scoring import Scorer, Scores, Usage
+
+__all__ = [
+    "AuthenticationError",
+    "BadResponseError",
+    "ContentBlockedError",
+    "DashScopeScorer",
+    "EmbeddedScorer",
+    "InvalidInputError",
+    "Limits",
+    "Missing",
+    "MissingDependencyError",
+    "MissingKeyError",
+    "QwenReRanker",
+    "QwenRerankError",
+    "Ranking",
+    "RateLimitError",
+    "Record",
+    "RequestTimeoutError",
+    "RerankEngine",
+    "RerankField",
+    "Scorer",
+    "Scores",
+    "ServiceError",
+    "Usage",
+]

@@ -1,0 +1,45 @@
+"""Checks of arguments that more than one module makes."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import TypeGuard
+
+from qwen_rerank.errors import InvalidInputError
+
+__all__ = ["check_query", "check_seconds", "check_top_n", "check_whole", "is_finite"]
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether it is a number, other than a bool, that is neither infinite nor NaN."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_query(query: str) -> None:
+    """Raise InvalidInputError unless the query is a string that is not blank."""
+    if not isinstance(query, str) or not query.strip():
+        raise InvalidInputError(
+            f"The query must be a string that is not blank, got {query!r}.",
+            remedy="Pass the text that the documents should be relevant to.",
+        )
+
+
+def check_top_n(top_n: int | None, name: str = "top_n") -> None:
+    """Raise InvalidInputError unless it is None, for all, or a whole number of at least 1."""
+    if top_n is not None:
+        check_whole(name, top_n, at_least=1)
+
+
+def check_whole(name: str, value: int, *, at_least: int) -> None:
+    """Raise InvalidInputError unless the value is a whole number of at least so much."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise InvalidInputError(
+            f"{name} must be a whole number of at least {at_least}, got {value!r}."
+        )
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise InvalidInputError unless the value is a finite number of seconds above 0."""
+    if not is_finite(value) or value <= 0:
+        raise InvalidInputError(f"{name} must be a number of seconds above 0, got {value!r}.")

@@ -1,0 +1,181 @@
+"""The one way through: records in, the same records out, best first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Literal, TypeAlias, get_args, overload
+
+from qwen_rerank.checks import check_query, check_top_n, is_finite
+from qwen_rerank.errors import BadResponseError, InvalidInputError
+from qwen_rerank.records import Record, RerankField, text_reader, unique_by_id
+from qwen_rerank.scoring import Scorer, Scores, Usage
+
+__all__ = ["Missing", "Ranking", "RerankEngine"]
+
+Missing: TypeAlias = Literal["skip", "keep", "error"]
+"""What happens to a record without text: left out, kept behind the ranked ones, or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Sequence[Record]):
+    """Records, best first: a sequence.
+
+    Attributes:
+        records: The records, each with its relevance score; those kept without text have None.
+        usage: What the ranking cost.
+        skipped: How many records were left out because their text is missing or blank.
+    """
+
+    records: tuple[Record, ...]
+    usage: Usage
+    skipped: int
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query and its records, ready to be scored.
+
+    Attributes:
+        query: The query, checked.
+        texts: The different texts to score.
+        placed: Each record that has a text, in input order, and the place of that text in `texts`.
+        textless: The records without text, in input order.
+        top_n: How many records to return; None for all.
+    """
+
+    query: str
+    texts: list[str]
+    placed: list[tuple[Record, int]]
+    textless: list[Record]
+    top_n: int | None
+
+
+class RerankEngine:
+    """Ranks records by a scorer's relevance scores.
+
+    Records are deduplicated by id, the first one wins. Equal texts are scored once. Equal scores
+    keep the order in which the records came. The records passed in are never changed.
+
+    Args:
+        scorer: Gives the scores.
+        rerank_field: Where a record's text is: the name of a field, several names (joined by line
+            breaks), or a function from record to text.
+        missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
+            and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
+        min_score: Records that score less are left out; None for no threshold.
+
+    Raises:
+        InvalidInputError: An argument that can't be used.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        rerank_field: RerankField,
+        missing: Missing = "skip",
+        min_score: float | None = None,
+    ) -> None:
+        if missing not in get_args(Missing):
+            raise InvalidInputError(
+                f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}."
+            )
+        if min_score is not None and not is_finite(min_score):
+            raise InvalidInputError(
+                f"min_score must be a finite number or None, got {min_score!r}."
+            )
+        self.scorer = scorer
+        self._text = text_reader(rerank_field)
+        self._missing = missing
+        self._min_score = min_score
+
+    def rerank(self, query: str, records: Iterable[Record], top_n: int | None = None) -> Ranking:
+        """Rank the records for the query.
+
+        Args:
+            query: What the records should be relevant to; not blank.
+            records: The records, in the first stage's order.
+            top_n: How many to return at most, at least 1; None for all.
+
+        Raises:
+            InvalidInputError: Blank query, bad top_n, or a missing text under `missing="error"`.
+                Nothing has been sent then.
+            QwenRerankError: Whatever the scorer raises, and BadResponseError where it returns
+                anything but one finite score a text.
+        """
+        prepared = self.prepare(query, records, top_n)
+        scores = self.scorer.score(prepared.query, prepared.texts) if prepared.texts else Scores([])
+        return self.finish(prepared, scores)
+
+    async def arerank(
+        self, query: str, records: Iterable[Record], top_n: int | None = None
+    ) -> Ranking:
+        """The same as `rerank`, without blocking the event loop."""
+        prepared = self.prepare(query, records, top_n)
+        scores = (
+            await self.scorer.ascore(prepared.query, prepared.texts)
+            if prepared.texts
+            else Scores([])
+        )
+        return self.finish(prepared, scores)
+
+    def prepare(self, query: str, records: Iterable[Record], top_n: int | None) -> Prepared:
+        """Check the input and find the different texts in it."""
+        check_query(query)
+        check_top_n(top_n)
+        places: dict[str, int] = {}
+        placed: list[tuple[Record, int]] = []
+        textless: list[Record] = []
+        for record in unique_by_id(records):
+            text = self._text(record)
+            if text is None:
+                textless.append(record)
+            else:
+                placed.append((record, places.setdefault(text, len(places))))
+        if textless and self._missing == "error":
+            raise InvalidInputError(
+                f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
+                remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
+            )
+        return Prepared(query, list(places), placed, textless, top_n)
+
+    def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
+        """Give every record its score and put them in order."""
+        values = _checked(scores.values, len(prepared.texts), self.scorer.model)
+        scored = [(values[place], record) for record, place in prepared.placed]
+        scored.sort(key=itemgetter(0), reverse=True)  # stable: ties keep their order
+        least = -math.inf if self._min_score is None else self._min_score
+        ranked = [replace(record, score=score) for score, record in scored if score >= least]
+        kept = prepared.textless if self._missing == "keep" else []
+        unscored = [replace(record, score=None) for record in kept]
+        saved = len(prepared.placed) - len(prepared.texts)
+        return Ranking(
+            records=tuple((ranked + unscored)[: prepared.top_n]),
+            usage=scores.saving(saved).usage,
+            skipped=len(prepared.textless) - len(kept),
+        )
+
+
+def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:
+    if len(values) != expected:
+        raise BadResponseError(f"{model} gave {len(values)} scores for {expected} texts.")
+    for place, value in enumerate(values):
+        if not is_finite(value):
+            raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
+    return [float(value) for value in values]

@@ -1,0 +1,93 @@
+"""What enters the engine: records, gathered from lists, deduplicated by id, read as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from qwen_rerank.errors import InvalidInputError
+
+__all__ = ["Record", "RerankField", "TextReader", "place_ids", "unique_by_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing to rank.
+
+    Attributes:
+        id: What the record is known by; two records with one id are the same record.
+        fields: Named values, at least those that `rerank_field` names.
+        score: The retrieval score on the way in, the relevance score on the way out, or None.
+        source: The framework's own object, for a plugin to find it again. Not compared.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    score: float | None = None
+    source: Any = field(default=None, compare=False, repr=False)
+
+
+RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], str | None]
+"""Where a record's text is: a field's name, several joined by line breaks, or a function."""
+
+TextReader: TypeAlias = Callable[[Record], str | None]
+
+
+def text_reader(rerank_field: RerankField) -> TextReader:
+    """The function that reads a record's text: None where it is missing or blank.
+
+    Raises:
+        InvalidInputError: `rerank_field` is none of the things it can be.
+    """
+    pick = rerank_field if callable(rerank_field) else _joined(rerank_field)
+
+    def read(record: Record) -> str | None:
+        text = _as_text(pick(record), "rerank_field", record.id)
+        return text if text.strip() else None
+
+    return read
+
+
+def _joined(rerank_field: str | Sequence[str]) -> TextReader:
+    names = [rerank_field] if isinstance(rerank_field, str) else list(rerank_field or ())
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InvalidInputError(
+            f"rerank_field must be a field name, several, or a function, got {rerank_field!r}.",
+            remedy='Pass for example rerank_field="content".',
+        )
+
+    def join(record: Record) -> str:
+        texts = (_as_text(record.fields.get(name), name, record.id) for name in names)
+        return "\n".join(text for text in texts if text.strip())
+
+    return join
+
+
+def _as_text(value: Any, name: str, record_id: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise InvalidInputError(
+        f"{name} of record {record_id!r} is {type(value).__name__}, not text.",
+        remedy="Pass rerank_field a function that makes a text of it.",
+    )
+
+
+def place_ids(ids: Iterable[Any]) -> list[str]:
+    """The ids as strings; one that is None becomes its place, in a form that no other id has."""
+    ids = list(ids)
+    own = {str(id_) for id_ in ids if id_ is not None}
+    mark = "#"
+    while any(id_.startswith(mark) for id_ in own):
+        mark += "#"
+    return [f"{mark}{place}" if id_ is None else str(id_) for place, id_ in enumerate(ids)]
+
+
+def unique_by_id(records: Iterable[Record]) -> list[Record]:
+    """The records in their order, without those whose id was there before."""
+    seen: dict[str, Record] = {}
+    for record in records:
+        seen.setdefault(record.id, record)
+    return list(seen.values())

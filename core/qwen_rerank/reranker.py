@@ -1,0 +1,165 @@
+"""QwenReRanker: the query-bound face that zvec's users know, on the engine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from pydantic import SecretStr
+
+from qwen_rerank.checks import check_query, check_top_n
+from qwen_rerank.engine import Ranking
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.records import Record, place_ids
+from qwen_rerank.scoring import Scorer
+from qwen_rerank.settings import RerankSettings
+
+__all__ = ["QwenReRanker", "ScoredDocument"]
+
+
+class ScoredDocument(Protocol):
+    """What QwenReRanker ranks: a Record, a zvec.Doc, or anything else of this shape."""
+
+    @property
+    def id(self) -> Any: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+
+
+D = TypeVar("D", bound=ScoredDocument)
+
+
+class QwenReRanker:
+    """Ranks the results of a vector store's queries together, for one query text.
+
+    Takes the place of zvec's own QwenReRanker, as the `reranker=` of a collection's query too.
+    Documents of all lists are deduplicated by id, the first one wins; those whose text is missing
+    or blank are skipped. The documents passed in are not changed.
+
+    Args:
+        query: What the documents should be relevant to; not blank.
+        topn: How many documents to return at most, at least 1.
+        rerank_field: The field with a document's text, several (joined by line breaks), or a
+            function from document to text.
+        model: The DashScope model.
+        api_key: The DashScope key; DASHSCOPE_API_KEY if None.
+        scorer: Gives the scores instead of DashScope.
+        options: The other options of `RerankSettings`: instruct, min_score, missing, base_url,
+            workspace, region, timeout, deadline, max_retries, max_concurrency.
+
+    Raises:
+        ValueError: Blank query, no key, or an option that can't be used.
+    """
+
+    def __init__(
+        self,
+        query: str,
+        topn: int = 10,
+        rerank_field: str | Sequence[str] | Callable[[Any], str | None] = "content",
+        model: str = "gte-rerank-v2",
+        api_key: str | SecretStr | None = None,
+        *,
+        scorer: Scorer | None = None,
+        **options: Any,
+    ) -> None:
+        check_query(query)
+        check_top_n(topn, "topn")
+        if api_key is not None:
+            options["api_key"] = api_key
+        self._settings = RerankSettings(
+            top_n=topn, rerank_field=rerank_field, model=model, scorer=scorer, **options
+        )
+        self._query = query
+
+    @property
+    def query(self) -> str:
+        """What the documents should be relevant to."""
+        return self._query
+
+    @property
+    def topn(self) -> int | None:
+        """How many documents are returned at most."""
+        return self._settings.top_n
+
+    @property
+    def rerank_field(self) -> str | Sequence[str] | Callable[[Any], str | None] | None:
+        """Where a document's text is."""
+        return self._settings.rerank_field
+
+    @property
+    def model(self) -> str:
+        """The name of the model that gives the scores."""
+        return self._settings.engine.scorer.model
+
+    def rerank(
+        self,
+        query_results: Mapping[str, Iterable[D]] | Iterable[Iterable[D]],
+        topn: int | None = None,
+    ) -> list[D]:
+        """Rank the documents of all lists together.
+
+        Args:
+            query_results: The documents of each query: lists by vector field, or a list of lists.
+            topn: How many to return at most; None for the reranker's own topn.
+
+        Returns:
+            Copies of the documents, best first, with the relevance score in place of the retrieval
+            score; [] where nothing has text to rank.
+
+        Raises:
+            QwenRerankError: See `RerankEngine.rerank`.
+        """
+        records, top_n = _records(query_results), self.topn if topn is None else topn
+        return _documents(self._settings.engine.rerank(self._query, records, top_n))
+
+    async def arerank(
+        self,
+        query_results: Mapping[str, Iterable[D]] | Iterable[Iterable[D]],
+        topn: int | None = None,
+    ) -> list[D]:
+        """The same as `rerank`, without blocking the event loop."""
+        records, top_n = _records(query_results), self.topn if topn is None else topn
+        return _documents(await self._settings.engine.arerank(self._query, records, top_n))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(query={self._query!r}, topn={self.topn}, model={self.model!r})"
+        )
+
+
+def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]]) -> list[Record]:
+    lists: Iterable[Iterable[Any]] = (
+        query_results.values() if isinstance(query_results, Mapping) else query_results
+    )
+    try:
+        documents = [
+            document for documents in lists for document in documents if document is not None
+        ]
+        ids = place_ids(document.id for document in documents)
+    except (TypeError, AttributeError) as error:
+        raise InvalidInputError(
+            f"query_results must be lists of documents with id, score and fields: {error}.",
+            remedy="Pass a dict of lists by vector field, or a list of lists.",
+        ) from error
+    return [
+        Record(id_, document.fields or {}, document.score, source=document)
+        for id_, document in zip(ids, documents, strict=True)
+    ]
+
+
+def _documents(ranking: Ranking) -> list[Any]:
+    return [_with_score(record.source, record.score) for record in ranking]
+
+
+def _with_score(document: Any, score: float | None) -> Any:
+    if is_dataclass(document):
+        return replace(document, score=score)  # type: ignore[type-var]
+    if hasattr(document, "_replace"):  # zvec.Doc, named tuples
+        return document._replace(score=score)
+    copied = copy.copy(document)
+    copied.score = score
+    return copied

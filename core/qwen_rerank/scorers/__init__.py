@@ -1,0 +1,1 @@
+"""One file per scorer; the folder listing is the documentation."""

@@ -1,0 +1,157 @@
+"""HTTP connections that every thread and every event loop of the process can share.
+
+An aiohttp session belongs to one event loop. So there is one loop for I/O, in a thread of its own,
+and callers hand their coroutines over to it. Synchronous callers wait for the result, asynchronous
+ones await it in whatever loop they run; both get the same connections, real deadlines and
+cancellation, and no request outlives its caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import ssl
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import aiohttp
+import certifi
+
+__all__ = ["Connections"]
+
+T = TypeVar("T")
+
+_EXIT_SECONDS = 2.0
+
+
+class Connections:
+    """A session on a background loop, opened when first used and closed when nobody holds it.
+
+    Whoever holds it keeps idle connections open between calls; a holder that is garbage-collected
+    no longer counts. Idle connections close by themselves after aiohttp's keep-alive of 15 s, and
+    all of them when the process ends.
+
+    Args:
+        middlewares: aiohttp client middlewares that every request passes.
+    """
+
+    def __init__(self, *middlewares: aiohttp.ClientMiddlewareType) -> None:
+        self._middlewares = middlewares
+        self._lock = threading.Lock()
+        self._io: _IOThread | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the I/O loop and wait for its result."""
+        future = self._thread().submit(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # does nothing when it is done; Ctrl-C must stop the requests
+
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The same from any event loop. Cancelling it cancels the coroutine."""
+        return await asyncio.wrap_future(self._thread().submit(coroutine))
+
+    @asynccontextmanager
+    async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
+        """The session, on the I/O loop only; `holder` keeps it open until it lets go."""
+        pool = self._thread().pool
+        call = _Call()
+        pool.holders.update((holder, call))
+        try:
+            yield pool.open(self._middlewares)
+        finally:
+            await pool.release(call)
+
+    def release(self, holder: object) -> None:
+        """Let go. The last one closes the connections."""
+        if self._io is not None and self._io.usable:
+            self.run(self._io.pool.release(holder))
+
+    def _thread(self) -> _IOThread:
+        with self._lock:
+            if self._io is None or not self._io.usable:
+                self._io = _IOThread()
+            return self._io
+
+
+class _Call:
+    """A holder that lasts as long as one call."""
+
+
+class _Pool:
+    """The session and who holds it. Touched on the I/O loop only, so it needs no lock."""
+
+    def __init__(self) -> None:
+        self.holders: WeakSet[object] = WeakSet()
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self, middlewares: tuple[aiohttp.ClientMiddlewareType, ...]) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context()),
+                cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
+                middlewares=middlewares,
+                trust_env=True,
+            )
+        return self._session
+
+    async def release(self, holder: object) -> None:
+        self.holders.discard(holder)
+        if not self.holders:
+            await self.close()
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+# A child made by fork has the parent's sockets and epoll set, but not its thread. Closing them
+# there would disturb the parent, so what was inherited is kept, untouched, and never collected.
+_inherited: list[_IOThread] = []
+
+
+class _IOThread:
+    """An event loop in a daemon thread, with the pool that lives on it."""
+
+    def __init__(self) -> None:
+        self.pool = _Pool()
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="qwen-rerank-io", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self._stop)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the thread is there: not in a child made by fork, not once the process ends."""
+        return self._pid == os.getpid() and not self._loop.is_closed()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _stop(self) -> None:
+        if not self.usable:
+            _inherited.append(self)
+            return
+        self.submit(self.pool.close()).result(_EXIT_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_EXIT_SECONDS)
+        self._loop.close()
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """Trusts the system's authorities and certifi's, as slim containers have none of their own."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context

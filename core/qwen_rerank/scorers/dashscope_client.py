@@ -1,0 +1,250 @@
+"""One request to DashScope's TextReRank, through its SDK: scores come back, or a typed error.
+
+Why the SDK's AioTextReRank, and a session of our own in it: Client and AsyncClient turn an answer
+without output into an empty result, and AsyncClient is bound to one event loop and slows down as
+connections grow; TextReRank logs the documents and can't be cancelled. None of them shows an error
+code that comes under HTTP 200. So a middleware reads each answer before the SDK does.
+
+Imported when the first DashScopeScorer is built, since the SDK takes half a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import aiohttp
+from dashscope import AioTextReRank, Tokenizer, get_tokenizer
+from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, ValidationError
+
+from qwen_rerank.errors import (
+    AuthenticationError,
+    BadResponseError,
+    ContentBlockedError,
+    InvalidInputError,
+    QwenRerankError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServiceError,
+)
+from qwen_rerank.scorers.connections import Connections
+
+__all__ = ["Answer", "connections", "count_tokens", "rerank"]
+
+_QUOTE = 500
+"""How many characters of a service's message go into an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The scores of one request's documents, in their order, and the tokens billed for them."""
+
+    values: list[float]
+    tokens: int
+
+
+async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) -> Answer:
+    """Send one request of `count` documents.
+
+    Args:
+        session: The session of `connections`.
+        count: How many documents the request has.
+        request: What AioTextReRank.call takes.
+
+    Raises:
+        QwenRerankError: The service could not be reached, refused the request, failed, or did not
+            give every document exactly one score.
+    """
+    try:
+        response = await AioTextReRank.call(
+            session=session,
+            return_documents=False,
+            request_timeout=0,  # none: the caller bounds the attempt, and the SDK logs a timeout
+            **request,
+        )
+    except _Refused as refused:
+        raise refused.error from refused.__cause__
+    results = {result.index: result.relevance_score for result in response.output.results}
+    _check_whole(list(results), len(response.output.results), count, response.request_id)
+    usage = response.usage.get("total_tokens")
+    return Answer([results[place] for place in range(count)], usage or 0)
+
+
+def _check_whole(indices: Sequence[int], results: int, count: int, request_id: str) -> None:
+    missing = set(range(count)).difference(indices)
+    foreign = set(indices).difference(range(count))
+    if missing or foreign or results != count:
+        raise BadResponseError(
+            f"The service gave {results} scores for {count} documents: {len(missing)} missing, "
+            f"{len(foreign)} of documents that were not sent, {results - len(indices)} repeated.",
+            request_id=request_id,
+        )
+
+
+class _Refused(BaseException):
+    """Carries an error past the SDK's `except Exception`.
+
+    The SDK would log a traceback for each, also for those that a retry repairs.
+    """
+
+    def __init__(self, error: QwenRerankError) -> None:
+        self.error = error
+
+
+async def _check_answer(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Let only a well-formed ranking pass to the SDK; the session's middleware."""
+    try:
+        response = await send(request)
+        body = (await response.read()).decode(errors="replace")
+    except (aiohttp.ClientError, OSError) as error:
+        raise _Refused(_unreachable(request, error)) from error
+    key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    failure = _failure(response, body.replace(key, "***") if key else body)
+    if failure is not None:
+        raise _Refused(failure)
+    return response
+
+
+connections = Connections(_check_answer)
+"""The connections to the service, shared by all scorers of the process."""
+
+
+def _unreachable(request: aiohttp.ClientRequest, error: Exception) -> QwenRerankError:
+    return ServiceError(
+        f"{request.url.host} could not be reached, or broke off: {type(error).__name__}: {error}.",
+        remedy="Check base_url, the network and the proxy settings.",
+    )
+
+
+def _failure(response: aiohttp.ClientResponse, text: str) -> QwenRerankError | None:
+    """What is wrong with an answer; None if nothing is."""
+    body = _json_object(text)
+    code, request_id = body.get("code"), body.get("request_id")
+    facts: dict[str, Any] = {
+        "code": str(code) if code else None,
+        "status": response.status,
+        "request_id": str(request_id) if request_id else None,
+    }
+    if response.status != 200 or code:
+        kind, remedy = _kind(response.status, str(code or ""))
+        said = str(body.get("message") or text).strip()[:_QUOTE]
+        facts["retry_after"] = _retry_after(response.headers)
+        return kind(
+            f"DashScope answered with an error: {said or '(no message)'}", remedy=remedy, **facts
+        )
+    if not body or response.content_type != "application/json":
+        return BadResponseError(
+            f"The service's answer is not a JSON object: {text[:100]!r}", **facts
+        )
+    try:
+        _Body.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return BadResponseError(
+            f"The service's answer is not a ranking: {where}: {first['msg']}.", **facts
+        )
+    return None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+class _Result(BaseModel):
+    index: StrictInt
+    relevance_score: FiniteFloat
+
+
+class _Output(BaseModel):
+    results: list[_Result]
+
+
+class _Usage(BaseModel):
+    total_tokens: int | None = None
+
+
+class _Body(BaseModel):
+    """What a success looks like. The SDK reads it again, so that no shape is left to trip over."""
+
+    model_config = ConfigDict(strict=True)
+
+    output: _Output
+    usage: _Usage | None = None
+
+
+_Kind = tuple[type[QwenRerankError], str | None]
+
+_MODEL = "Check the model's name, and that base_url is of a region that has it."
+
+_BY_CODE: Mapping[str, _Kind] = {
+    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+    "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
+    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
+    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
+    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
+    "ModelNotExist": (InvalidInputError, _MODEL),
+    "Model.NotExist": (InvalidInputError, _MODEL),
+    "InvalidParameter": (InvalidInputError, None),
+    "RequestTimeOut": (RequestTimeoutError, None),
+}
+"""What a service's code means, by how it begins."""
+
+_BY_STATUS: Mapping[int, _Kind] = {
+    400: (InvalidInputError, None),
+    401: _BY_CODE["InvalidApiKey"],
+    403: _BY_CODE["AccessDenied"],
+    404: (InvalidInputError, _MODEL),
+    408: (RequestTimeoutError, None),
+    429: _BY_CODE["Throttling"],
+}
+
+
+def _kind(status: int, code: str) -> _Kind:
+    for beginning, kind in _BY_CODE.items():
+        if code.startswith(beginning):
+            return kind
+    return _BY_STATUS.get(status, (ServiceError, None))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The header's seconds, or its date as seconds from now; None where it has neither."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+_loading = Lock()
+
+
+@cache
+def _load_tokenizer() -> Tokenizer:
+    return get_tokenizer("qwen-7b-chat")
+
+
+def count_tokens(text: str) -> int:
+    """Exactly how many tokens the text is, by the Qwen tokenizer that the SDK bundles.
+
+    Loads it once a process, in half a second. Special tokens' names count as plain text.
+    """
+    with _loading:
+        tokenizer = _load_tokenizer()
+    return len(tokenizer.encode(text, allowed_special=set(), disallowed_special=()))

@@ -1,0 +1,205 @@
+"""Ranking offline: wordllama's bundled word vectors, blended with a lexical score."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.scoring import Scorer, Scores, Usage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+__all__ = ["EmbeddedScorer"]
+
+# The vectors know little beyond English, so most of the weight is on the words themselves.
+_COSINE_WEIGHT = 0.3
+_LEXICAL_WEIGHT = 0.7
+
+# Anserini's defaults for BM25 over passages, which is what reaches a reranker. Lucene's, 1.2 and
+# 0.75, gave a worse order in benchmarks/ranking.py.
+_K1 = 0.9
+_B = 0.4
+
+# Added to the idf: candidates share the query's topic, which is why they are candidates, and the
+# idf alone would give the very words of that topic next to no weight.
+_BASE_WEIGHT = 1.0
+
+# A text's average vector hardly moves after this many characters; its cost goes on growing.
+_EMBEDDED_CHARACTERS = 20_000
+
+# Scripts that put no spaces between words: ideographs, hiragana, katakana (without the middle dot).
+_UNSPACED = (
+    "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_RUN = re.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
+
+_WEIGHTS_FILE = "weights/l2_supercat_256.safetensors"
+_TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
+
+
+class EmbeddedScorer(Scorer):
+    """Ranks with no key, no download and no network: a default to try things with.
+
+    It is not a Qwen model and no substitute for one. It takes milliseconds on a CPU and improves
+    somewhat on the order that BM25 gives (`benchmarks/ranking.py` measures how much); it knows a
+    paraphrase only by the average of its words' vectors, and those know little beyond English.
+
+        score = 0.3 · max(0, cosine) + 0.7 · lexical
+
+    The cosine is that of the average word vectors (256 dimensions, from the `wordllama` package) of
+    query and text, the first 20,000 characters of each; 0 where one of them has no tokens.
+    The lexical part is BM25 as a share of what the query's terms could reach at most:
+
+        lexical = Σ w(t) · tf / (tf + k1 · (1 - b + b · length / average length)) / Σ w(t)
+        w(t) = 1 + idf(t), k1 = 0.9, b = 0.4
+
+    over the distinct terms of the query. Chinese and Japanese are split in characters and pairs of
+    characters, everything else in words, regardless of case and width.
+
+    Scores lie in [0, 1). Unlike those of other scorers they are not pointwise: idf and average
+    length are those of the texts in the same call, so the score of a text depends on which others
+    came along. Equal texts of one call have equal scores.
+
+    Raises:
+        MissingDependencyError: wordllama, or the vectors it bundles, is not installed.
+    """
+
+    def __init__(self) -> None:
+        _vectors()
+
+    @property
+    def model(self) -> str:
+        """Always `"embedded"`."""
+        return "embedded"
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        """Score the texts against the query, and against each other's terms.
+
+        Args:
+            query: The query. One without a single word or known token gives every text 0.
+            texts: The texts, of any length.
+
+        Returns:
+            One score in [0, 1) a text. The usage counts texts and seconds; nothing is billed.
+        """
+        start = time.perf_counter()
+        cosines = _vectors().cosines(query, texts)
+        values = [
+            _COSINE_WEIGHT * cosine + _LEXICAL_WEIGHT * share
+            for cosine, share in zip(cosines, _lexical(query, texts), strict=True)
+        ]
+        seconds = time.perf_counter() - start
+        return Scores(values, Usage(texts_sent=len(texts), seconds=seconds))
+
+
+def _lexical(query: str, texts: Sequence[str]) -> list[float]:
+    """The share of the attainable BM25 weight that each text reaches, in [0, 1)."""
+    wanted = dict.fromkeys(_terms(query))
+    documents = [list(_terms(text)) for text in texts]
+    found = [Counter(filter(wanted.__contains__, terms)) for terms in documents]
+    weights = _weights(wanted, found)
+    attainable = sum(weights.values()) or 1.0
+    average = sum(map(len, documents)) / max(len(documents), 1) or 1.0
+    return [
+        _reached(counts, weights, len(terms) / average) / attainable
+        for counts, terms in zip(found, documents, strict=True)
+    ]
+
+
+def _weights(wanted: Iterable[str], found: Sequence[Counter[str]]) -> dict[str, float]:
+    """The weight of each term: 1 + its idf over the texts."""
+    holding = Counter(term for counts in found for term in counts)
+
+    def idf(n: int) -> float:
+        return math.log1p((len(found) - n + 0.5) / (n + 0.5))
+
+    return {term: _BASE_WEIGHT + idf(holding[term]) for term in wanted}
+
+
+def _reached(counts: Counter[str], weights: dict[str, float], relative_length: float) -> float:
+    """The sum of the terms' weights, each approached as the term is repeated."""
+    half = _K1 * (1 - _B + _B * relative_length)
+    return sum(weights[term] * tf / (tf + half) for term, tf in counts.items())
+
+
+def _terms(text: str) -> Iterator[str]:
+    """The words of a text; where the script has no spaces, its characters and pairs of them."""
+    for match in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
+        run = match.group()
+        if match["unspaced"] is None:
+            yield run
+        else:
+            yield from run
+            yield from map("".join, pairwise(run))
+
+
+class _Vectors:
+    """Word vectors, one row a token of the tokenizer. Only reads, so any thread may use it."""
+
+    def __init__(self, tokenizer: Tokenizer, table: NDArray[Any]) -> None:
+        self._tokenizer = tokenizer
+        self._table = table
+
+    def cosines(self, query: str, texts: Sequence[str]) -> list[float]:
+        """The cosine of each text with the query, in [0, 1]; negative ones are 0."""
+        direction = self._direction(query)
+        # Not a matrix product: its last digits may differ between equal rows.
+        products = (float((self._direction(text) * direction).sum()) for text in texts)
+        return [min(max(product, 0.0), 1.0) for product in products]
+
+    def _direction(self, text: str) -> NDArray[Any]:
+        """The unit vector of a text; zeros if it has no tokens."""
+        # The tokenizer refuses lone surrogates, which str allows.
+        valid = text[:_EMBEDDED_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+        tokens = self._tokenizer.encode(valid, add_special_tokens=False).ids
+        total: NDArray[Any] = self._table[tokens].sum(axis=0)
+        length = math.sqrt((total * total).sum())
+        return total / length if length else total
+
+
+_loading = Lock()
+
+
+def _vectors() -> _Vectors:
+    """The vectors, loaded once a process, whichever threads ask first."""
+    with _loading:
+        return _load()
+
+
+@cache
+def _load() -> _Vectors:
+    try:
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        folder = _wordllama_folder()
+        table = load_file(folder / _WEIGHTS_FILE)["embedding.weight"].astype("float32")
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"EmbeddedScorer needs the vectors that the wordllama package bundles ({error}).",
+            remedy='Install it: pip install "qwen-rerank[embedded]"',
+        ) from error
+    return _Vectors(tokenizer, table)
+
+
+def _wordllama_folder() -> Path:
+    """Where wordllama is installed, without importing it: that would set up the root logger."""
+    spec = find_spec("wordllama")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'wordllama'")
+    return Path(spec.origin).parent

@@ -1,0 +1,136 @@
+"""How long and how often to try: timeouts, retries with backoff, Retry-After, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    wait_exponential,
+    wait_random,
+)
+
+from qwen_rerank.checks import check_seconds, check_whole
+from qwen_rerank.errors import (
+    QwenRerankError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServiceError,
+)
+
+__all__ = ["Clock", "Patience"]
+
+T = TypeVar("T")
+
+# Half a second, doubling, to at most half a minute; and jitter, so that callers who were turned
+# away together do not come back together.
+_backoff = wait_exponential(multiplier=0.5, max=30) + wait_random(0, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often a caller is willing to try.
+
+    Attributes:
+        timeout: Seconds for one attempt, from connecting to the last byte.
+        deadline: Seconds for the whole call with all its attempts and waits; None for no limit.
+        max_retries: Attempts after the first.
+
+    Raises:
+        InvalidInputError: A value out of range.
+    """
+
+    timeout: float
+    deadline: float | None
+    max_retries: int
+
+    def __post_init__(self) -> None:
+        check_seconds("timeout", self.timeout)
+        if self.deadline is not None:
+            check_seconds("deadline", self.deadline)
+        check_whole("max_retries", self.max_retries, at_least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time of one call, which starts when the clock is made."""
+
+    patience: Patience
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call started."""
+        return time.monotonic() - self.started
+
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Cancel what runs inside when the call's deadline passes.
+
+        Raises:
+            RequestTimeoutError: It passed.
+        """
+        limit = self.patience.deadline
+        try:
+            async with asyncio.timeout(None if limit is None else limit - self.elapsed):
+                yield
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"The call ran past its deadline of {limit:g} s.",
+                remedy="Raise deadline=, or send fewer documents.",
+            ) from None
+
+    async def attempts(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+        """Send until it succeeds or patience ends.
+
+        Returns:
+            What `send` returned, and how many attempts failed before.
+
+        Raises:
+            QwenRerankError: The last failure; at once where it is not a passing one, or where the
+                wait before the next attempt would end past the deadline.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_passes), wait=_wait, stop=self._gives_up, reraise=True
+        )
+        async for attempt in retrying:
+            with attempt:
+                result = await self._once(send)
+        return result, retrying.statistics["attempt_number"] - 1
+
+    async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self.patience.timeout):
+                return await send()
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"No answer within {self.patience.timeout:g} s.", remedy="Raise timeout=."
+            ) from None
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        limit = self.patience.deadline
+        too_late = limit is not None and self.elapsed + state.upcoming_sleep >= limit
+        return too_late or state.attempt_number > self.patience.max_retries
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, RateLimitError | RequestTimeoutError):
+        return True
+    if isinstance(error, ServiceError):
+        return error.status is None or error.status == 409 or error.status >= 500
+    return False
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome and state.outcome.exception()
+    if isinstance(error, QwenRerankError) and error.retry_after is not None:
+        return error.retry_after
+    return _backoff(state)

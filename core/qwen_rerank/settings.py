@@ -1,0 +1,177 @@
+"""The options that every face of the engine shares, and how they become a scorer and an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_serializer,
+    field_validator,
+)
+
+from qwen_rerank.checks import check_top_n
+from qwen_rerank.engine import Missing, RerankEngine
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.records import Record
+from qwen_rerank.scorers.dashscope import DashScopeScorer
+from qwen_rerank.scoring import Scorer
+
+__all__ = ["RerankSettings"]
+
+_SCORER_OPTIONS = (
+    "model",
+    "api_key",
+    "base_url",
+    "workspace",
+    "region",
+    "instruct",
+    "timeout",
+    "deadline",
+    "max_retries",
+    "max_concurrency",
+)
+"""The options that make a DashScopeScorer, which a scorer of the user's own replaces."""
+
+_NOT_SAVED = "not_saved"
+
+
+def _key_from_environment() -> SecretStr | None:
+    key = os.environ.get("DASHSCOPE_API_KEY")
+    return SecretStr(key) if key else None
+
+
+class RerankSettings(BaseModel):
+    """Options of a reranker. Unknown ones are refused; one that is assigned later counts at once.
+
+    Attributes:
+        model: The DashScope model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"`, ….
+        top_n: How many documents to return at most, at least 1; None for all.
+        rerank_field: Where a document's text is: None for its content, or the key of a metadata
+            field, or several keys, joined by line breaks, or a function from document to text.
+        api_key: The DashScope key; DASHSCOPE_API_KEY by default. Also taken as
+            `dashscope_api_key`. It is in no repr, dump, pickle or message.
+        base_url: See `DashScopeScorer`, as for all down to max_concurrency.
+        workspace: The workspace that the requests are for.
+        region: `"cn-beijing"`, `"ap-southeast-1"`, or with a workspace any.
+        instruct: What relevant means, for models that take an instruction.
+        timeout: Seconds for one attempt of one request.
+        deadline: Seconds for one call with all its retries; None for no limit.
+        max_retries: Attempts of one request after the first.
+        max_concurrency: Requests of one call that run at the same time.
+        min_score: Documents that score less are left out; None for no threshold.
+        missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
+            ones) or `"error"`.
+        scorer: Gives the scores instead of DashScope; the options from model to max_concurrency,
+            top_n and rerank_field aside, are then the scorer's own business.
+
+    Raises:
+        pydantic.ValidationError: An unknown option, or one of the wrong type.
+        InvalidInputError: An option that can't be used.
+        MissingKeyError: No key, and no scorer of your own.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        validate_assignment=True,
+        hide_input_in_errors=True,  # the input may be the key
+        protected_namespaces=(),
+    )
+
+    model: str = "gte-rerank-v2"
+    top_n: int | None = 3
+    rerank_field: str | Sequence[str] | Callable[[Any], str | None] | None = None
+    api_key: SecretStr | None = Field(
+        default_factory=_key_from_environment,
+        validation_alias=AliasChoices("api_key", "dashscope_api_key"),
+        exclude=True,
+    )
+    base_url: str | None = None
+    workspace: str | None = None
+    region: str | None = None
+    instruct: str | None = None
+    timeout: float = 30.0
+    deadline: float | None = None
+    max_retries: int = 3
+    max_concurrency: int = 8
+    min_score: float | None = None
+    missing: Missing = "skip"
+    scorer: Scorer | None = None
+
+    content_field: ClassVar[str] = "content"
+    """The field of a record that holds the content when rerank_field is None."""
+
+    _built: tuple[tuple[Any, ...], RerankEngine] | None = PrivateAttr(default=None)
+
+    if not TYPE_CHECKING:  # so that the signature stays that of the fields
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            _ = self.engine  # what can't be used shows here, as itself, not at the first query
+
+    @property
+    def engine(self) -> RerankEngine:
+        """The engine for the options as they are now."""
+        options = tuple(getattr(self, name) for name in RerankSettings.model_fields)
+        if self._built is None or self._built[0] != options:
+            self._built = (options, self._build())
+        return self._built[1]
+
+    def _build(self) -> RerankEngine:
+        check_top_n(self.top_n)
+        field = self.rerank_field
+        return RerankEngine(
+            self._scorer(),
+            rerank_field=_of_source(field) if callable(field) else field or self.content_field,
+            missing=self.missing,
+            min_score=self.min_score,
+        )
+
+    def _scorer(self) -> Scorer:
+        if self.scorer is None:
+            return DashScopeScorer(**{name: getattr(self, name) for name in _SCORER_OPTIONS})
+        lost = [name for name in _SCORER_OPTIONS if self._is_chosen(name)]
+        if lost:
+            raise InvalidInputError(
+                f"{', '.join(lost)} would have no effect beside scorer={self.scorer!r}.",
+                remedy="Pass them to the scorer, or leave scorer out.",
+            )
+        return self.scorer
+
+    def _is_chosen(self, name: str) -> bool:
+        default = RerankSettings.model_fields[name].default
+        return name in self.model_fields_set and getattr(self, name) not in (default, None)
+
+    @field_serializer("scorer", "rerank_field")
+    def _serialize(self, value: Any) -> Any:
+        if isinstance(value, Scorer):
+            return {_NOT_SAVED: value.model}
+        return {_NOT_SAVED: getattr(value, "__name__", "function")} if callable(value) else value
+
+    @field_validator("scorer", "rerank_field", mode="before")
+    @classmethod
+    def _refuse_not_saved(cls, value: Any) -> Any:
+        if isinstance(value, dict) and _NOT_SAVED in value:
+            raise InvalidInputError(
+                f"{value[_NOT_SAVED]!r} is code and was not saved with the other options.",
+                remedy="Pass it again when you load them.",
+            )
+        return value
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # Without the key, and without the engine that holds it: DASHSCOPE_API_KEY gives it again.
+        keyless = self.model_copy(update={"api_key": None})
+        keyless._built = None
+        return super(RerankSettings, keyless).__getstate__()
+
+
+def _of_source(function: Callable[[Any], str | None]) -> Callable[[Record], str | None]:
+    return lambda record: function(record.source)

@@ -1,0 +1,145 @@
+"""QwenRerank: a document compressor that puts documents in a Qwen reranker's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, TypeAlias
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+
+from qwen_rerank.engine import Ranking
+from qwen_rerank.records import Record, place_ids
+from qwen_rerank.settings import RerankSettings
+
+__all__ = ["QwenRerank"]
+
+SCORE = "relevance_score"
+"""Where a document's score is put: the metadata key that LangChain's rerankers share."""
+
+Rankable: TypeAlias = str | Document | Mapping[str, Any]
+
+
+class QwenRerank(RerankSettings, BaseDocumentCompressor):
+    """Puts documents in the order of their relevance to the query, best first.
+
+    The options are those of `RerankSettings`. `rerank_field` names metadata keys, or
+    `"page_content"`, or is a function from `Document` to text. Two documents with one id are the
+    same document, and the first one counts.
+
+    Each call is a run of its own in the traces, named after the class, with what it cost.
+
+    Example:
+        >>> compressor = QwenRerank(model="qwen3-rerank", top_n=5)
+        >>> found = store.as_retriever(search_kwargs={"k": 50})
+        >>> retriever = QwenRerankRetriever(base_retriever=found, compressor=compressor)
+    """
+
+    content_field: ClassVar[str] = "page_content"
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Rerank the documents.
+
+        Args:
+            documents: The retrieved documents; they are not changed.
+            query: What they should be relevant to; not blank.
+            callbacks: Get the run as a child of theirs.
+
+        Returns:
+            At most `top_n` copies, best first, each with its score, a float, in
+            `metadata["relevance_score"]`.
+
+        Raises:
+            QwenRerankError: See `RerankEngine.rerank`.
+        """
+        inputs = {"query": query, "documents": list(documents)}
+        return self._run.invoke(inputs, _config(callbacks))["documents"]  # type: ignore[no-any-return]
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """The same as `compress_documents`, without blocking the event loop."""
+        inputs = {"query": query, "documents": list(documents)}
+        return (await self._run.ainvoke(inputs, _config(callbacks)))["documents"]  # type: ignore[no-any-return]
+
+    def rerank(
+        self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
+    ) -> list[dict[str, Any]]:
+        """Rank without making documents.
+
+        Args:
+            documents: Documents, texts, or mappings in which `rerank_field` names the text.
+            query: What they should be relevant to; not blank.
+            top_n: How many to return at most; None for all, -1 for the compressor's own top_n.
+
+        Returns:
+            `{"index": int, "relevance_score": float}`, best first; `index` is the place in
+            `documents`.
+        """
+        records = self._records(documents)
+        ranking = self.engine.rerank(query, records, self.top_n if top_n == -1 else top_n)
+        return _places(ranking, records)
+
+    async def arerank(
+        self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
+    ) -> list[dict[str, Any]]:
+        """The same as `rerank`, without blocking the event loop."""
+        records = self._records(documents)
+        ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
+        return _places(ranking, records)
+
+    @property
+    def _run(self) -> RunnableLambda[dict[str, Any], dict[str, Any]]:
+        # A compressor is not a Runnable: without this, its step does not show in a trace.
+        return RunnableLambda(self._compress, self._acompress, name=type(self).__name__)
+
+    def _compress(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        records = self._records(inputs["documents"])
+        return self._outputs(self.engine.rerank(inputs["query"], records, self.top_n))
+
+    async def _acompress(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        records = self._records(inputs["documents"])
+        return self._outputs(await self.engine.arerank(inputs["query"], records, self.top_n))
+
+    def _records(self, documents: Sequence[Rankable]) -> list[Record]:
+        ids = place_ids(getattr(document, "id", None) for document in documents)
+        return [
+            Record(id_, self._fields(document), source=document)
+            for id_, document in zip(ids, documents, strict=True)
+        ]
+
+    def _fields(self, document: Rankable) -> Mapping[str, Any]:
+        if isinstance(document, Document):
+            return {**document.metadata, self.content_field: document.page_content}
+        return {self.content_field: document} if isinstance(document, str) else document
+
+    def _outputs(self, ranking: Ranking) -> dict[str, Any]:
+        return {
+            "documents": [_with_score(record) for record in ranking],
+            "model": self.engine.scorer.model,
+            "skipped": ranking.skipped,
+            "usage": asdict(ranking.usage),
+        }
+
+
+def _config(callbacks: Callbacks | None) -> RunnableConfig:
+    return RunnableConfig() if callbacks is None else RunnableConfig(callbacks=callbacks)
+
+
+def _with_score(record: Record) -> Document:
+    document: Document = record.source
+    metadata = {key: value for key, value in document.metadata.items() if key != SCORE}
+    if record.score is not None:
+        metadata[SCORE] = record.score
+    return document.model_copy(update={"metadata": metadata})
+
+
+def _places(ranking: Ranking, records: Iterable[Record]) -> list[dict[str, Any]]:
+    places: dict[str, int] = {}
+    for place, record in enumerate(records):
+        places.setdefault(record.id, place)
+    return [{"index": places[record.id], SCORE: record.score} for record in ranking]

@@ -1,0 +1,133 @@
+"""QwenRerank: a node postprocessor that puts nodes in a Qwen reranker's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+
+from qwen_rerank.engine import Ranking
+from qwen_rerank.records import Record, place_ids
+from qwen_rerank.settings import RerankSettings
+
+__all__ = ["QwenRerank"]
+
+RETRIEVAL_SCORE = "retrieval_score"
+"""The metadata key under which `keep_retrieval_score` keeps the first stage's score."""
+
+_dispatcher = get_dispatcher(__name__)
+
+
+class QwenRerank(RerankSettings, BaseNodePostprocessor):
+    """Puts nodes in the order of their relevance to the query, best first.
+
+    The options are those of `RerankSettings`, and two more. `rerank_field` names metadata keys, or
+    `"content"`, or is a function from `NodeWithScore` to text.
+
+    Attributes:
+        metadata_mode: Which metadata go into a node's content: by default those that the
+            embedding model sees too.
+        keep_retrieval_score: Whether the first stage's score is kept, in
+            `metadata["retrieval_score"]`, out of the LLM's and the embedding model's sight.
+
+    Example:
+        >>> rerank = QwenRerank(model="qwen3-rerank", top_n=5)
+        >>> engine = index.as_query_engine(similarity_top_k=50, node_postprocessors=[rerank])
+    """
+
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    keep_retrieval_score: bool = False
+
+    content_field: ClassVar[str] = "content"
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex serializes the component."""
+        return "QwenRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query(query_bundle)
+        with self._step(nodes, query) as step:
+            step.finish(self.engine.rerank(query, self._records(nodes), self.top_n))
+        return step.nodes
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query(query_bundle)
+        with self._step(nodes, query) as step:
+            step.finish(await self.engine.arerank(query, self._records(nodes), self.top_n))
+        return step.nodes
+
+    @contextmanager
+    def _step(self, nodes: list[NodeWithScore], query: str) -> Iterator[_Step]:
+        """Tell both of LlamaIndex's ways of watching when the step starts and ends, always."""
+        step = _Step(self.keep_retrieval_score)
+        model, top_n = self.engine.scorer.model, len(nodes) if self.top_n is None else self.top_n
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: model,
+            EventPayload.QUERY_STR: query,
+            EventPayload.TOP_K: top_n,
+        }
+        _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
+        try:
+            with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+                yield step
+                event.on_end(payload={EventPayload.NODES: step.nodes, **step.facts})
+        finally:
+            _dispatcher.event(ReRankEndEvent(nodes=step.nodes, tags=step.facts))
+
+    def _records(self, nodes: list[NodeWithScore]) -> list[Record]:
+        ids = place_ids(scored.node.node_id for scored in nodes)
+        return [
+            Record(id_, self._fields(scored.node), scored.score, source=scored)
+            for id_, scored in zip(ids, nodes, strict=True)
+        ]
+
+    def _fields(self, node: BaseNode) -> dict[str, Any]:
+        return {**node.metadata, self.content_field: node.get_content(self.metadata_mode)}
+
+
+class _Step:
+    """One reranking: the nodes it gave, none where it failed, and what is to be known of it."""
+
+    def __init__(self, keep_retrieval_score: bool) -> None:
+        self._keep = keep_retrieval_score
+        self.nodes: list[NodeWithScore] = []
+        self.facts: dict[str, Any] = {}
+
+    def finish(self, ranking: Ranking) -> None:
+        self.facts = {"skipped": ranking.skipped, "usage": asdict(ranking.usage)}
+        self.nodes = [
+            NodeWithScore(
+                node=_with_retrieval_score(record.source) if self._keep else record.source.node,
+                score=record.score,
+            )
+            for record in ranking
+        ]
+
+
+def _query(query_bundle: QueryBundle | None) -> str:
+    return "" if query_bundle is None else query_bundle.query_str
+
+
+def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:
+    """A copy of the node that holds the score; of the same id."""
+    node = scored.node
+    return node.model_copy(
+        update={
+            "metadata": {**node.metadata, RETRIEVAL_SCORE: scored.score},
+            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE],
+            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE],
+        }
+    )

@@ -1,0 +1,257 @@
+"""A DashScope on this machine: real HTTP with keep-alive, its limits enforced, faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from aiohttp import web
+from dashscope import get_tokenizer
+
+PATH = "/api/v1/services/rerank/text-rerank/text-rerank"
+KEY = "sk-loopback"
+INSTRUCTED = ("qwen3-rerank", "qwen3-vl-rerank")
+
+Fault = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request as it arrived."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+    connection: tuple[str, int]
+
+    @property
+    def model(self) -> str:
+        return self.body["model"]
+
+    @property
+    def query(self) -> Any:
+        return self.body["input"]["query"]
+
+    @property
+    def documents(self) -> list[Any]:
+        return self.body["input"]["documents"]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.body["parameters"]
+
+
+@dataclass
+class LoopbackDashScope:
+    """Serves in a thread of its own; use as a context manager.
+
+    A document's score is the number after "score=" in it, or the share of the query's words that
+    it has. `faults` are used up, one a request, before anything is answered normally.
+    """
+
+    documents_limit: int = 500
+    item_tokens: int = 4_000
+    request_tokens: int = 30_000
+    cuts_before_counting: bool = True
+    key: str = KEY
+    received: list[Received] = field(default_factory=list)
+    faults: deque[Fault] = field(default_factory=deque)
+    most_in_flight: int = 0
+
+    def __enter__(self) -> LoopbackDashScope:
+        self._in_flight = 0
+        self._awaited = 1
+        self.disconnected = threading.Event()
+        started: threading.Event = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._arrived = asyncio.Condition()
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
+        self._thread.start()
+        started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api/v1"
+
+    @property
+    def connections(self) -> int:
+        """How many connections the requests came on."""
+        return len({request.connection for request in self.received})
+
+    def answer_only_when(self, in_flight: int) -> None:
+        """Hold answers back until so many requests have been here at the same time."""
+        self._awaited = in_flight
+
+    def _serve(self, started: threading.Event) -> None:
+        self._loop.run_until_complete(self._run(started))
+        self._loop.close()
+
+    async def _run(self, started: threading.Event) -> None:
+        self._stopping = asyncio.Event()
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_post(PATH, self._handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        started.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        assert request.transport is not None
+        peer = request.transport.get_extra_info("peername")
+        self.received.append(Received(body, dict(request.headers), peer))
+        self._in_flight += 1
+        try:
+            await self._rendezvous()
+            return await self._answer(request, body)
+        except asyncio.CancelledError:
+            self.disconnected.set()
+            raise
+        finally:
+            self._in_flight -= 1
+
+    async def _rendezvous(self) -> None:
+        async with self._arrived:
+            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+            self._arrived.notify_all()
+            await self._arrived.wait_for(lambda: self.most_in_flight >= self._awaited)
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if self.faults:
+            return await self.faults.popleft()(request, body)
+        if request.headers.get("Authorization") != f"Bearer {self.key}":
+            return error(401, "InvalidApiKey", "Invalid API-key provided.")
+        refusal = self._refusal(body)
+        return refusal or web.json_response(self.ranking(body))
+
+    def _refusal(self, body: dict[str, Any]) -> web.Response | None:
+        query, documents = body["input"]["query"], body["input"]["documents"]
+        vision = body["model"].startswith("qwen3-vl")
+        if any(isinstance(item, dict) is not vision for item in (query, *documents)):
+            return error(400, "InvalidParameter", "query and documents are of the wrong type.")
+        if "instruct" in body["parameters"] and body["model"] not in INSTRUCTED:
+            return error(400, "InvalidParameter", "instruct is not supported.")
+        if len(documents) > self.documents_limit:
+            return error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
+        counts = [self._counted(item) for item in (query, *documents)]
+        if counts[0] * len(documents) + sum(counts[1:]) > self.request_tokens:
+            return error(400, "InvalidParameter", "The request has too many tokens.")
+        return None
+
+    def _counted(self, item: Any) -> int:
+        tokens = token_count(text_of(item))
+        return min(tokens, self.item_tokens) if self.cuts_before_counting else tokens
+
+    def ranking(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request, as the service would give it: best first."""
+        query = text_of(body["input"]["query"])
+        texts = [text_of(document) for document in body["input"]["documents"]]
+        results = [
+            {"index": index, "relevance_score": score_of(query, text)}
+            for index, text in enumerate(texts)
+        ]
+        results.sort(key=lambda result: -result["relevance_score"])
+        tokens = token_count(query) * len(texts) + sum(map(token_count, texts))
+        return {
+            "output": {"results": results[: body["parameters"].get("top_n")]},
+            "usage": {"total_tokens": tokens},
+            "request_id": "loopback-request",
+        }
+
+
+def score_of(query: str, text: str) -> float:
+    """The score that the loopback service gives, for tests to expect."""
+    if found := re.search(r"score=([\d.]+)", text):
+        return float(found[1])
+    words = set(query.lower().split())
+    return len(words & set(text.lower().split())) / len(words)
+
+
+def text_of(item: Any) -> str:
+    return item["text"] if isinstance(item, dict) else item
+
+
+@cache
+def _tokenizer() -> Any:
+    return get_tokenizer("qwen-7b-chat")
+
+
+@cache
+def token_count(text: str) -> int:
+    return len(_tokenizer().encode(text, allowed_special=set(), disallowed_special=()))
+
+
+def error(
+    status: int, code: str, message: str = "Refused.", retry_after: str | None = None
+) -> web.Response:
+    body = {"code": code, "message": message, "request_id": "loopback-refusal"}
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return web.json_response(body, status=status, headers=headers)
+
+
+def refuses(status: int, code: str, message: str = "Refused.", retry_after: str = "0") -> Fault:
+    """Answers with an error of the service's form."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        return error(status, code, message, retry_after)
+
+    return fault
+
+
+def says(text: str, status: int = 200, content_type: str = "application/json") -> Fault:
+    """Answers with this text."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        return web.Response(text=text, status=status, content_type=content_type)
+
+    return fault
+
+
+def edits(server: LoopbackDashScope, edit: Callable[[list[dict[str, Any]]], object]) -> Fault:
+    """Answers normally, but with the results edited in place."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        answer = server.ranking(body)
+        edit(answer["output"]["results"])
+        return web.Response(text=json.dumps(answer), content_type="application/json")
+
+    return fault
+
+
+async def drops(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Closes the connection without an answer."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Promises more than it sends, then closes the connection."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = 1_000
+    await response.prepare(request)
+    await response.write(b'{"output": {"results": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def hangs(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Never answers; ends when the client goes away."""
+    await asyncio.Event().wait()
+    raise AssertionError
