@@ -1,0 +1,133 @@
+"""Does the embedded scorer improve the order that BM25 gives?
+
+    python benchmarks/ranking.py [--data DIR]
+
+The first stage is bm25s with Lucene's defaults; its best 50 sentences a query are ranked again.
+Needs the packages bm25s, ir-measures and tqdm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import bm25s
+import ir_measures
+from ir_measures import Qrel, R, ScoredDoc, nDCG
+from tqdm import tqdm
+
+from qwen_rerank import EmbeddedScorer, Record, RerankEngine
+
+LANGUAGES = ("en", "zh")
+CANDIDATES = 50
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "xquad-r"
+
+ABSENT = """\
+The data set is not in {folder}
+
+It is XQuAD-R as sentence retrieval, from LAReQA (google-research-datasets/lareqa on GitHub),
+CC BY-SA 4.0. Lay it out like this and pass the folder with --data DIR:
+
+    DIR/en/corpus.jsonl    a sentence a line: {{"_id": "0-0-0", "text": "..."}}
+    DIR/en/queries.jsonl   a question a line: {{"_id": "56be...", "text": "..."}}
+    DIR/en/qrels.tsv       question id, sentence id, gain; no header
+    DIR/zh/                the same in Chinese"""
+
+HEADER = """\
+| language | queries | nDCG@10 BM25 | nDCG@10 reranked | R@50 BM25 | rerank, ms a query |
+|---|---|---|---|---|---|"""
+
+Rankings = Mapping[str, list[Record]]
+"""Records, best first, by query id."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=DATA, metavar="DIR")
+    folder = parser.parse_args().data
+    names = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
+    if not all((folder / lang / name).is_file() for lang in LANGUAGES for name in names):
+        print(ABSENT.format(folder=folder), file=sys.stderr)
+        return 2
+    rows = [row(folder / lang) for lang in LANGUAGES]
+    print(HEADER, *rows, sep="\n")
+    return 0
+
+
+def row(folder: Path) -> str:
+    """Rank one language's queries twice, and put the figures in a row of the table."""
+    queries = texts(folder / "queries.jsonl")
+    first = retrieved(queries, texts(folder / "corpus.jsonl"))
+    second, seconds = reranked(queries, first)
+    qrels = list(judgements(folder / "qrels.tsv"))
+    before = ir_measures.calc_aggregate([nDCG @ 10, R @ CANDIDATES], qrels, run(first))
+    after = ir_measures.calc_aggregate([nDCG @ 10], qrels, run(second))
+    return (
+        f"| {folder.name} | {len(queries)} | {before[nDCG @ 10]:.4f} | {after[nDCG @ 10]:.4f} "
+        f"| {before[R @ CANDIDATES]:.4f} | {median(seconds) * 1000:.1f} |"
+    )
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The texts of a JSON Lines file by their ids."""
+    with path.open(encoding="utf-8") as lines:
+        return {entry["_id"]: entry["text"] for entry in map(json.loads, lines)}
+
+
+def judgements(path: Path) -> Iterator[Qrel]:
+    with path.open(encoding="utf-8") as lines:
+        for query_id, sentence_id, gain in map(str.split, lines):
+            yield Qrel(query_id, sentence_id, int(gain))
+
+
+def retrieved(queries: Mapping[str, str], corpus: Mapping[str, str]) -> Rankings:
+    """The first stage: BM25 over the whole corpus."""
+    records = [Record(sentence_id, {"text": text}) for sentence_id, text in corpus.items()]
+    index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+    index.index([terms(text) for text in corpus.values()], show_progress=False)
+    wanted = [terms(text) for text in queries.values()]
+    places, _ = index.retrieve(wanted, k=CANDIDATES, show_progress=False)
+    return {
+        query_id: [records[place] for place in best]
+        for query_id, best in zip(queries, places, strict=True)
+    }
+
+
+def terms(text: str) -> list[str]:
+    """Words in lower case; of Chinese, the characters and the pairs of them."""
+    found = []
+    for part in re.findall(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+", text.lower()):
+        chinese = "\u3400" <= part[0] <= "\u9fff"
+        found += [*part, *map("".join, pairwise(part))] if chinese else [part]
+    return found
+
+
+def reranked(queries: Mapping[str, str], first: Rankings) -> tuple[Rankings, list[float]]:
+    """The second stage, and how many seconds it took for each query."""
+    engine = RerankEngine(EmbeddedScorer(), rerank_field="text")
+    second, seconds = {}, []
+    for query_id, records in tqdm(first.items(), unit="query"):
+        start = time.perf_counter()
+        second[query_id] = list(engine.rerank(queries[query_id], records))
+        seconds.append(time.perf_counter() - start)
+    return second, seconds
+
+
+def run(rankings: Rankings) -> Iterable[ScoredDoc]:
+    """The order alone, as scores: ir-measures would break ties by id, not by place."""
+    return [
+        ScoredDoc(query_id, record.id, -place)
+        for query_id, records in rankings.items()
+        for place, record in enumerate(records)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""EmbeddedScorer: ranking with no key and no network."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.scorers import embedded
+from qwen_rerank.scorers.embedded import EmbeddedScorer
+
+QUERY = "Where do penguins live?"
+TEXTS = [
+    "The stock market fell sharply on Monday.",
+    "Most penguins live in the southern hemisphere.",
+    "Seabirds of this kind are found in Antarctica.",
+]
+
+# Any code point, lone surrogates included; and often those that are split in different ways.
+ANY_TEXT = st.text(st.characters()) | st.text("a1 é防鹅ガ・ｶﾞ한😀\ud800")
+
+
+@pytest.fixture
+def not_loaded() -> Iterator[None]:
+    embedded._load.cache_clear()
+    yield
+    embedded._load.cache_clear()
+
+
+def values(query: str, texts: list[str]) -> list[float]:
+    return EmbeddedScorer().score(query, texts).values
+
+
+def test_a_text_with_the_words_of_the_query_is_above_one_without() -> None:
+    stocks, penguins, _ = values(QUERY, TEXTS)
+    assert penguins > stocks
+
+
+def test_a_paraphrase_is_above_an_unrelated_text() -> None:
+    stocks, _, seabirds = values(QUERY, TEXTS)
+    assert seabirds > stocks
+
+
+@pytest.mark.parametrize(
+    ("query", "relevant", "irrelevant"),
+    [
+        ("企鹅生活在哪里？", "大多数企鹅生活在南半球。", "周一股市大幅下跌。"),
+        ("ペンギンはどこに住んでいますか", "ペンギンは南半球に住む。", "株価は月曜日に急落した。"),
+        ("Где живут пингвины?", "Пингвины живут в Антарктиде.", "Рынок акций упал."),
+    ],
+)
+def test_other_scripts_are_ranked(query: str, relevant: str, irrelevant: str) -> None:
+    low, high = values(query, [irrelevant, relevant])
+    assert high > low
+
+
+def test_a_rare_term_counts_more_than_one_that_all_candidates_share() -> None:
+    texts = ["penguins penguins fish", "penguins and moulting", "penguins and eggs"]
+    fish, moulting, eggs = values("penguins moulting", texts)
+    assert moulting > max(fish, eggs)
+
+
+def test_the_topic_that_all_candidates_share_still_counts() -> None:
+    about, beside = values("penguins", ["penguins penguins penguins", "penguins ate lots of fish"])
+    assert about > beside
+
+
+@pytest.mark.parametrize("text", ["HOW MANY PENGUINS", "ｈｏｗ ｍａｎｙ ｐｅｎｇｕｉｎｓ"])
+def test_case_and_width_make_no_lexical_difference(text: str) -> None:
+    assert embedded._lexical("how many penguins", [text]) == pytest.approx(
+        embedded._lexical("how many penguins", ["how many penguins"])
+    )
+
+
+def test_chinese_is_split_in_characters_and_pairs_and_the_rest_in_words() -> None:
+    assert list(embedded._terms("NFL 308分，黑豹队")) == [
+        *("nfl", "308", "分"),
+        *("黑", "豹", "队", "黑豹", "豹队"),
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(query=ANY_TEXT, texts=st.lists(ANY_TEXT, min_size=1, max_size=6))
+def test_any_text_scores_between_0_and_1_and_equal_texts_equally(
+    query: str, texts: list[str]
+) -> None:
+    scores = values(query, texts + texts)
+    assert all(math.isfinite(score) and 0 <= score <= 1 for score in scores)
+    assert scores[: len(texts)] == scores[len(texts) :]
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\ud800", "\x00", "😀🎉", "。！？", "\U0010ffff"])
+def test_a_text_without_words_has_a_finite_score(text: str) -> None:
+    (score,) = values(QUERY, [text])
+    assert 0 <= score < 0.3
+
+
+@pytest.mark.parametrize("query", ["", " ", "？！"])
+def test_a_query_without_words_scores_nothing_lexically(query: str) -> None:
+    assert all(0 <= score <= 0.3 for score in values(query, TEXTS))
+
+
+def test_a_query_without_tokens_scores_0() -> None:
+    assert values("", TEXTS) == [0, 0, 0]
+
+
+def test_a_single_text_that_repeats_the_query_scores_high() -> None:
+    (score,) = values(QUERY, [QUERY])
+    assert 0.5 < score < 1
+
+
+def test_a_text_of_a_million_characters_is_scored() -> None:
+    long = "penguins live here " * 55_000
+    low, high = values(QUERY, [TEXTS[0], long])
+    assert high > low
+
+
+def test_words_far_into_a_long_text_are_found() -> None:
+    filler = "stocks fell " * 5_000
+    without, with_ = values("penguins", [filler, filler + "penguins"])
+    assert with_ > without
+
+
+def test_the_usage_counts_texts_and_seconds_and_nothing_billed() -> None:
+    usage = EmbeddedScorer().score(QUERY, TEXTS).usage
+    assert (usage.texts_sent, usage.requests, usage.tokens) == (3, 0, 0)
+    assert usage.seconds > 0
+
+
+async def test_ascore_gives_the_same_as_score() -> None:
+    scorer = EmbeddedScorer()
+    assert (await scorer.ascore(QUERY, TEXTS)).values == scorer.score(QUERY, TEXTS).values
+
+
+def test_threads_that_start_together_get_the_same_scores(not_loaded: None) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda _: tuple(values(QUERY, TEXTS)), range(64)))
+    assert set(results) == {tuple(values(QUERY, TEXTS))}
+
+
+def test_a_scorer_can_be_pickled_and_is_small() -> None:
+    pickled = pickle.dumps(EmbeddedScorer())
+    assert len(pickled) < 1_000
+    assert pickle.loads(pickled).score(QUERY, TEXTS).values == values(QUERY, TEXTS)
+
+
+def test_its_model_is_called_embedded() -> None:
+    assert EmbeddedScorer().model == "embedded"
+
+
+@pytest.mark.parametrize("package", ["wordllama", "tokenizers", "safetensors.numpy"])
+def test_a_missing_package_names_the_extra_to_install(
+    package: str, not_loaded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "qwen-rerank\[embedded\]"'):
+        EmbeddedScorer()
+
+
+def test_the_vectors_load_once_a_package_that_was_missing_is_there(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wordllama", None)
+        with pytest.raises(MissingDependencyError):
+            EmbeddedScorer()
+    assert EmbeddedScorer().score(QUERY, TEXTS).values
+
+
+def test_loading_leaves_the_root_logger_alone(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    EmbeddedScorer()
+    assert (root.handlers, root.level) == ([], level)
