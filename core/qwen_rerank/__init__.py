@@ -20,6 +20,8 @@ from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AuthenticationError",
     "BadResponseError",

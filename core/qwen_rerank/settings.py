@@ -127,10 +127,10 @@ class RerankSettings(BaseModel):
 
     def _build(self) -> RerankEngine:
         check_top_n(self.top_n)
-        field = self.rerank_field
+        field = self.content_field if self.rerank_field is None else self.rerank_field
         return RerankEngine(
             self._scorer(),
-            rerank_field=_of_source(field) if callable(field) else field or self.content_field,
+            rerank_field=_of_source(field) if callable(field) else field,
             missing=self.missing,
             min_score=self.min_score,
         )

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,7 +27,7 @@ class Received:
     """One request as it arrived."""
 
     body: dict[str, Any]
-    headers: dict[str, str]
+    headers: Mapping[str, str]  # whatever the case of its keys
     connection: tuple[str, int]
 
     @property
@@ -52,7 +52,8 @@ class LoopbackDashScope:
     """Serves in a thread of its own; use as a context manager.
 
     A document's score is the number after "score=" in it, or the share of the query's words that
-    it has. `faults` are used up, one a request, before anything is answered normally.
+    it has. `faults` are used up, one a request, before anything is answered normally. `arrived` is
+    set when a request has come, `disconnected` when a client has left before its answer.
     """
 
     documents_limit: int = 500
@@ -67,10 +68,11 @@ class LoopbackDashScope:
     def __enter__(self) -> LoopbackDashScope:
         self._in_flight = 0
         self._awaited = 1
+        self.arrived = threading.Event()
         self.disconnected = threading.Event()
         started: threading.Event = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._arrived = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
         self._thread.start()
         started.wait()
@@ -114,8 +116,9 @@ class LoopbackDashScope:
         body = await request.json()
         assert request.transport is not None
         peer = request.transport.get_extra_info("peername")
-        self.received.append(Received(body, dict(request.headers), peer))
+        self.received.append(Received(body, request.headers, peer))
         self._in_flight += 1
+        self.arrived.set()
         try:
             await self._rendezvous()
             return await self._answer(request, body)
@@ -126,10 +129,10 @@ class LoopbackDashScope:
             self._in_flight -= 1
 
     async def _rendezvous(self) -> None:
-        async with self._arrived:
+        async with self._changed:
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
-            self._arrived.notify_all()
-            await self._arrived.wait_for(lambda: self.most_in_flight >= self._awaited)
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self.most_in_flight >= self._awaited)
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.faults:

@@ -76,7 +76,10 @@ class Connections:
 
     def _thread(self) -> _IOThread:
         with self._lock:
-            if self._io is None or not self._io.usable:
+            if self._io is not None and not self._io.usable:
+                self._io.pool.disown()
+                self._io = None
+            if self._io is None:
                 self._io = _IOThread()
             return self._io
 
@@ -95,7 +98,7 @@ class _Pool:
     def open(self, middlewares: tuple[aiohttp.ClientMiddlewareType, ...]) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context()),
+                connector=_Connector(limit=0, ssl=_ssl_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
                 middlewares=middlewares,
                 trust_env=True,
@@ -112,10 +115,21 @@ class _Pool:
         if session is not None:
             await session.close()
 
+    def disown(self) -> None:
+        """Forget the session without closing it, in a child made by fork: it is the parent's."""
+        if self._session is not None:
+            self._session.detach()
 
-# A child made by fork has the parent's sockets and epoll set, but not its thread. Closing them
-# there would disturb the parent, so what was inherited is kept, untouched, and never collected.
-_inherited: list[_IOThread] = []
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector that does nothing when it is collected.
+
+    aiohttp's closes its connections then. In a child made by fork that would take them out of the
+    epoll set that the child shares with its parent, who would never hear of an answer again.
+    """
+
+    def __del__(self, _warnings: object = None) -> None:
+        pass
 
 
 class _IOThread:
@@ -141,7 +155,7 @@ class _IOThread:
 
     def _stop(self) -> None:
         if not self.usable:
-            _inherited.append(self)
+            self.pool.disown()
             return
         self.submit(self.pool.close()).result(_EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)

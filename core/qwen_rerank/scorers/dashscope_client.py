@@ -23,6 +23,7 @@ import aiohttp
 from dashscope import AioTextReRank, Tokenizer, get_tokenizer
 from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictInt, ValidationError
 
+from qwen_rerank import __version__
 from qwen_rerank.errors import (
     AuthenticationError,
     BadResponseError,
@@ -65,6 +66,7 @@ async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) 
         response = await AioTextReRank.call(
             session=session,
             return_documents=False,
+            user_agent=f"qwen-rerank/{__version__}",
             request_timeout=0,  # none: the caller bounds the attempt, and the SDK logs a timeout
             **request,
         )
@@ -163,23 +165,25 @@ def _json_object(text: str) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-class _Result(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Result(_Strict):
     index: StrictInt
     relevance_score: FiniteFloat
 
 
-class _Output(BaseModel):
+class _Output(_Strict):
     results: list[_Result]
 
 
-class _Usage(BaseModel):
+class _Usage(_Strict):
     total_tokens: int | None = None
 
 
-class _Body(BaseModel):
-    """What a success looks like. The SDK reads it again, so that no shape is left to trip over."""
-
-    model_config = ConfigDict(strict=True)
+class _Body(_Strict):
+    """What a success looks like; what the SDK then reads has no shape that it would trip over."""
 
     output: _Output
     usage: _Usage | None = None

@@ -125,7 +125,7 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, RateLimitError | RequestTimeoutError):
         return True
     if isinstance(error, ServiceError):
-        return error.status is None or error.status == 409 or error.status >= 500
+        return error.status is None or error.status in (200, 409) or error.status >= 500
     return False
 
 

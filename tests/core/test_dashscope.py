@@ -1,0 +1,708 @@
+"""DashScopeScorer against the loopback service: real HTTP, real limits, real faults."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import json
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from functools import partial
+from typing import Any
+
+import pytest
+
+from qwen_rerank import (
+    AuthenticationError,
+    BadResponseError,
+    ContentBlockedError,
+    DashScopeScorer,
+    InvalidInputError,
+    Limits,
+    MissingKeyError,
+    QwenRerankError,
+    RateLimitError,
+    RequestTimeoutError,
+    Scores,
+    ServiceError,
+    Usage,
+)
+from qwen_rerank.scorers import dashscope_client
+from tests.support.loopback import (
+    KEY,
+    Fault,
+    LoopbackDashScope,
+    breaks_off,
+    drops,
+    edits,
+    hangs,
+    refuses,
+    says,
+    token_count,
+)
+
+ONE_A_REQUEST = Limits(documents=1)
+
+
+def scored(values: list[float]) -> list[str]:
+    return [f"text {place} score={value}" for place, value in enumerate(values)]
+
+
+Score = Callable[[DashScopeScorer, str, list[str]], Scores]
+
+
+@pytest.fixture(params=["score", "ascore"])
+def score(request: pytest.FixtureRequest) -> Score:
+    """Either way of scoring."""
+    if request.param == "score":
+        return DashScopeScorer.score
+    return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
+
+
+# --- What is sent, and what comes back
+
+
+def test_each_text_gets_its_score_in_the_texts_order(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    assert score(DashScopeScorer(), "q", scored([0.2, 0.9, 0.5])).values == [0.2, 0.9, 0.5]
+
+
+def test_the_request_is_that_of_the_native_api(dashscope: LoopbackDashScope, score: Score) -> None:
+    scorer = DashScopeScorer("qwen3-rerank", instruct="Find the answer.", workspace="ws-1")
+    score(scorer, "query", ["one", "two"])
+    (request,) = dashscope.received
+    assert request.body == {
+        "model": "qwen3-rerank",
+        "input": {"query": "query", "documents": ["one", "two"]},
+        "parameters": {"return_documents": False, "instruct": "Find the answer."},
+    }
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.headers["X-DashScope-WorkSpace"] == "ws-1"
+    assert "qwen-rerank/" in request.headers["user-agent"]
+
+
+def test_the_vision_model_gets_texts_as_objects(dashscope: LoopbackDashScope, score: Score) -> None:
+    scores = score(DashScopeScorer("qwen3-vl-rerank"), "q", scored([0.1, 0.2]))
+    assert scores.values == [0.1, 0.2]
+    assert dashscope.received[0].query == {"text": "q"}
+    assert dashscope.received[0].documents[1] == {"text": "text 1 score=0.2"}
+
+
+def test_the_usage_says_what_it_cost(dashscope: LoopbackDashScope, score: Score) -> None:
+    dashscope.faults.append(refuses(503, "ServiceUnavailable"))
+    usage = score(DashScopeScorer(limits=ONE_A_REQUEST), "q", ["one", "two"]).usage
+    tokens = token_count("q") * 2 + token_count("one") + token_count("two")
+    assert usage == Usage(2, tokens, 2, 0, 1, usage.seconds)
+    assert 0 < usage.seconds < 10
+
+
+def test_the_order_of_the_answer_does_not_matter(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.append(edits(dashscope, lambda results: results.reverse()))
+    assert DashScopeScorer().score("q", scored([0.2, 0.9, 0.5])).values == [0.2, 0.9, 0.5]
+
+
+def test_what_the_answer_has_besides_the_scores_does_not_matter(
+    dashscope: LoopbackDashScope,
+) -> None:
+    answer = {
+        "output": {
+            "results": [{"index": 0, "relevance_score": 1, "document": {"text": "x"}}],
+            "a": 1,
+        },
+        "code": "",
+        "message": "",
+        "extra": None,
+    }
+    dashscope.faults.append(says(json.dumps(answer)))
+    scores = DashScopeScorer().score("q", ["x"])
+    assert (scores.values, scores.usage.tokens) == ([1.0], 0)
+
+
+# --- Packing
+
+
+def test_two_thousand_documents_come_back_whole_and_in_order(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    values = [place / 2000 for place in range(2000)]
+    texts = [f"{text} {'word ' * 90}" for text in scored(values)]
+    scores = score(DashScopeScorer(), "which word?", texts)
+    assert scores.values == values
+    sent = [text for request in dashscope.received for text in request.documents]
+    assert sorted(sent) == sorted(texts)
+    tokens = sum(map(token_count, texts)) + 2000 * token_count("which word?")
+    assert len(dashscope.received) == scores.usage.requests == math.ceil(tokens / 30_000)
+    assert scores.usage.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("model", "region", "requests"),
+    [
+        ("qwen3-rerank", None, 4),
+        ("qwen3-rerank", "ap-southeast-1", 1),
+        ("gte-rerank-v2", "ap-southeast-1", 4),
+    ],
+)
+def test_the_model_and_the_region_set_the_limits(
+    dashscope: LoopbackDashScope, model: str, region: str | None, requests: int
+) -> None:
+    dashscope.request_tokens = 120_000 if requests == 1 else 30_000
+    DashScopeScorer(model, region=region).score("q", ["word " * 1_000 + str(i) for i in range(100)])
+    assert len(dashscope.received) == requests
+
+
+@pytest.mark.parametrize("cuts_before_counting", [True, False])
+def test_texts_over_the_item_limit_fit_whether_the_service_cuts_or_counts_first(
+    dashscope: LoopbackDashScope, cuts_before_counting: bool
+) -> None:
+    dashscope.cuts_before_counting = cuts_before_counting
+    texts = [f"score=0.{place} " + "word " * 6_000 for place in range(1, 8)]
+    with pytest.warns(UserWarning, match="7 of 8 items .* 4000 tokens") as warned:
+        scores = DashScopeScorer().score("q", texts)
+    assert scores.values == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert len(warned) == 1
+
+
+def test_control_tokens_in_a_text_count_as_plain_text(dashscope: LoopbackDashScope) -> None:
+    texts = [f"{'<|im_start|>' * 50} {place}" for place in range(200)]
+    assert len(DashScopeScorer().score("q", texts).values) == 200  # or the service refuses
+
+
+@pytest.mark.parametrize("run", ["score", "ascore"])
+async def test_tokens_are_not_counted_on_the_event_loop(
+    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    threads = []
+
+    def spy(text: str) -> int:
+        threads.append(threading.current_thread())
+        return count_tokens(text)
+
+    count_tokens = dashscope_client.count_tokens
+    monkeypatch.setattr(dashscope_client, "count_tokens", spy)
+    texts = ["你好世界" * 200 + str(place) for place in range(20)]
+    if run == "ascore":
+        await DashScopeScorer().ascore("q", texts)
+        assert threading.current_thread() not in threads
+    else:
+        DashScopeScorer().score("q", texts)
+    assert threads
+    assert not [thread for thread in threads if thread.name == "qwen-rerank-io"]
+
+
+def test_half_a_surrogate_pair_is_refused_before_anything_is_sent(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    with pytest.raises(InvalidInputError, match="text 1 "):
+        score(DashScopeScorer(), "q", ["a", "b\ud800"])
+    assert dashscope.received == []
+
+
+def test_requests_run_at_the_same_time_up_to_max_concurrency(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    dashscope.answer_only_when(in_flight=3)  # fewer would hang, and fail by the deadline
+    scorer = DashScopeScorer(limits=ONE_A_REQUEST, max_concurrency=3, deadline=20)
+    score(scorer, "q", ["a"] * 10)
+    assert dashscope.most_in_flight == 3
+
+
+# --- Failures
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refuses(408, "RequestTimeOut"),
+        refuses(409, "Conflict"),
+        refuses(429, "Throttling.RateQuota"),
+        refuses(429, ""),
+        refuses(500, "InternalError"),
+        refuses(502, "BadGateway"),
+        refuses(503, "ServiceUnavailable"),
+        refuses(504, "GatewayTimeout"),
+        refuses(200, "Throttling.AllocationQuota"),
+        refuses(400, "Throttling"),
+        refuses(200, "InternalError"),
+    ],
+)
+def test_a_passing_refusal_is_retried(
+    dashscope: LoopbackDashScope, score: Score, fault: Fault
+) -> None:
+    dashscope.faults.extend([fault] * 2)
+    scores = score(DashScopeScorer(), "q", scored([0.3]))
+    assert (scores.values, scores.usage.retries) == ([0.3], 2)
+
+
+@pytest.mark.parametrize(
+    "fault", [drops, breaks_off, says("<html>Bad gateway", 502, "text/html")], ids=str
+)
+def test_a_broken_connection_or_gateway_is_retried(
+    dashscope: LoopbackDashScope, fault: Fault
+) -> None:
+    dashscope.faults.append(fault)
+    scores = DashScopeScorer().score("q", scored([0.3]))
+    assert (scores.values, scores.usage.retries) == ([0.3], 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "InvalidParameter", InvalidInputError),
+        (400, "Whatever", InvalidInputError),
+        (400, "DataInspectionFailed", ContentBlockedError),
+        (200, "DataInspectionFailed", ContentBlockedError),
+        (400, "Arrearage", AuthenticationError),
+        (401, "InvalidApiKey", AuthenticationError),
+        (403, "AccessDenied.Unpurchased", AuthenticationError),
+        (403, "", AuthenticationError),
+        (404, "ModelNotExist", InvalidInputError),
+        (400, "Model.NotExist", InvalidInputError),
+        (404, "", InvalidInputError),
+        (405, "", ServiceError),
+    ],
+)
+def test_a_final_refusal_is_not_retried_and_says_what_the_service_said(
+    dashscope: LoopbackDashScope, score: Score, status: int, code: str, kind: type[QwenRerankError]
+) -> None:
+    dashscope.faults.append(refuses(status, code, "Because of the moon."))
+    with pytest.raises(kind, match=r"Because of the moon\.") as failure:
+        score(DashScopeScorer(), "q", ["a"])
+    error = failure.value
+    assert (error.status, error.code, error.request_id) == (
+        status,
+        code or None,
+        "loopback-refusal",
+    )
+    assert len(dashscope.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (refuses(429, "Throttling"), RateLimitError),
+        (refuses(500, "InternalError"), ServiceError),
+        (refuses(408, ""), RequestTimeoutError),
+    ],
+)
+def test_retries_end(
+    dashscope: LoopbackDashScope, fault: Fault, kind: type[QwenRerankError]
+) -> None:
+    dashscope.faults.extend([fault] * 9)
+    with pytest.raises(kind):
+        DashScopeScorer(max_retries=2).score("q", ["a"])
+    assert len(dashscope.received) == 3
+
+
+def test_a_service_that_is_not_there_is_a_service_error() -> None:
+    scorer = DashScopeScorer(api_key=KEY, base_url="http://127.0.0.1:9/api/v1", max_retries=0)
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1 could not be reached"):
+        scorer.score("q", ["a"])
+
+
+def test_a_redirect_is_not_followed(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.append(says("", 302))
+    with pytest.raises(ServiceError, match="status=302"):
+        DashScopeScorer().score("q", ["a"])
+    assert len(dashscope.received) == 1
+
+
+def test_retry_after_is_honoured_in_full(dashscope: LoopbackDashScope, score: Score) -> None:
+    dashscope.faults.append(refuses(429, "Throttling", retry_after="1.5"))
+    started = time.monotonic()
+    score(DashScopeScorer(), "q", ["a"])
+    assert time.monotonic() - started >= 1.5
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_retry_after_past_the_deadline_raises_at_once(
+    dashscope: LoopbackDashScope, score: Score, form: str
+) -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    retry_after = later if form == "date" else "3600"
+    dashscope.faults.append(refuses(429, "Throttling", retry_after=retry_after))
+    with pytest.raises(RateLimitError) as failure:
+        score(DashScopeScorer(deadline=60), "q", ["a"])
+    assert failure.value.retry_after == pytest.approx(3600, abs=30)
+    assert len(dashscope.received) == 1
+
+
+def test_a_request_without_an_answer_times_out_and_is_closed(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    dashscope.faults.append(hangs)
+    with pytest.raises(RequestTimeoutError, match=r"within 0\.2 s"):
+        score(DashScopeScorer(timeout=0.2, max_retries=0), "q", ["a"])
+    assert dashscope.disconnected.wait(10)
+
+
+def test_a_timed_out_request_is_retried(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.append(hangs)
+    assert DashScopeScorer(timeout=1).score("q", scored([0.4])).usage.retries == 1
+
+
+def test_the_deadline_ends_the_whole_call(dashscope: LoopbackDashScope, score: Score) -> None:
+    dashscope.faults.extend([hangs] * 9)
+    scorer = DashScopeScorer(deadline=0.3, limits=ONE_A_REQUEST)
+    with pytest.raises(RequestTimeoutError, match=r"deadline of 0\.3 s"):
+        score(scorer, "q", ["a", "b", "c"])
+    assert dashscope.disconnected.wait(10)
+
+
+def test_one_failure_cancels_the_other_requests(dashscope: LoopbackDashScope, score: Score) -> None:
+    dashscope.answer_only_when(in_flight=3)
+    dashscope.faults.extend([hangs, hangs, refuses(401, "InvalidApiKey")])
+    with pytest.raises(AuthenticationError):
+        score(DashScopeScorer(limits=ONE_A_REQUEST), "q", ["a", "b", "c"])
+    assert dashscope.disconnected.wait(10)
+
+
+def test_a_failure_on_the_way_is_chained_to_its_cause(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.append(drops)
+    with pytest.raises(ServiceError) as failure:
+        DashScopeScorer(max_retries=0).score("q", ["a"])
+    assert type(failure.value.__cause__).__name__ == "ServerDisconnectedError"
+
+
+# --- Answers that are not a whole ranking
+
+
+def _set(key: str, value: Any) -> Callable[[list[dict[str, Any]]], object]:
+    return lambda results: results[0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda results: results.pop(), "1 missing"),
+        (lambda results: results.clear(), "3 missing"),
+        (lambda results: results.append(results[0]), "1 repeated"),
+        (lambda results: results.append({"index": 3, "relevance_score": 0.1}), "not sent"),
+        (_set("index", -1), "1 missing, 1 of documents"),
+        (_set("index", "0"), "index"),
+        (_set("index", None), "index"),
+        (_set("index", True), "index"),
+        (_set("relevance_score", None), "relevance_score"),
+        (_set("relevance_score", "0.5"), "relevance_score"),
+        (_set("relevance_score", math.nan), "relevance_score"),
+        (_set("relevance_score", math.inf), "relevance_score"),
+        (lambda results: results[0].pop("relevance_score"), "relevance_score"),
+        (lambda results: results.append("oops"), "results"),
+    ],
+)
+def test_an_answer_without_exactly_one_score_a_document_is_refused(
+    dashscope: LoopbackDashScope, edit: Callable[[list[Any]], object], named: str
+) -> None:
+    dashscope.faults.append(edits(dashscope, edit))
+    with pytest.raises(BadResponseError, match=named):
+        DashScopeScorer().score("q", ["a", "b", "c"])
+    assert len(dashscope.received) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        says("<html>"),
+        says("<html>", content_type="text/html"),
+        says('{"output": {"results": []}}', content_type="text/plain"),
+        says(""),
+        says("[]"),
+        says("null"),
+        says("{}"),
+        says('{"output": null}'),
+        says('{"output": []}'),
+        says('{"output": {"results": null}}'),
+        says('{"output": {"results": {}}}'),
+        says('{"output": {"results": []}, "usage": 7}'),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused(
+    dashscope: LoopbackDashScope, score: Score, fault: Fault
+) -> None:
+    dashscope.faults.append(fault)
+    with pytest.raises(BadResponseError):
+        score(DashScopeScorer(), "q", ["a"])
+
+
+# --- Threads, loops, connections
+
+
+def test_calls_in_turn_use_one_connection(dashscope: LoopbackDashScope) -> None:
+    for _ in range(3):
+        DashScopeScorer().score("q", ["a"])
+        asyncio.run(DashScopeScorer().ascore("q", ["a"]))
+    assert dashscope.connections == 1
+
+
+def test_many_threads_and_event_loops_share_a_scorer(dashscope: LoopbackDashScope) -> None:
+    scorer = DashScopeScorer()
+
+    def call(place: int) -> list[float]:
+        texts = scored([place / 100, 0.5])
+        if place % 2:
+            return scorer.score("q", texts).values
+        return asyncio.run(scorer.ascore("q", texts)).values
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(call, range(64))) == [[place / 100, 0.5] for place in range(64)]
+
+
+async def test_a_cancelled_call_closes_its_requests(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.extend([hangs] * 2)
+    scorer = DashScopeScorer(limits=ONE_A_REQUEST)
+    task = asyncio.create_task(scorer.ascore("q", ["a", "b"]))
+    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+
+
+async def test_other_work_goes_on_while_a_call_waits(dashscope: LoopbackDashScope) -> None:
+    dashscope.answer_only_when(in_flight=5)  # so the five must be under way together
+    scorer = DashScopeScorer(deadline=20)
+    results = await asyncio.gather(*(scorer.ascore("q", ["a"]) for _ in range(5)))
+    assert len(results) == 5
+
+
+def test_a_sync_call_works_inside_a_running_loop(dashscope: LoopbackDashScope) -> None:
+    async def notebook_cell() -> Scores:
+        return DashScopeScorer().score("q", scored([0.7]))  # as notebooks do
+
+    assert asyncio.run(notebook_cell()).values == [0.7]
+
+
+def test_the_last_scorer_to_close_closes_the_connections(dashscope: LoopbackDashScope) -> None:
+    gc.collect()  # a scorer of another test, in a cycle, would still hold them
+    first, second = DashScopeScorer(), DashScopeScorer()
+    first.score("q", ["a"])
+    second.score("q", ["a"])
+    first.close()
+    second.score("q", ["a"])
+    assert dashscope.connections == 1
+    second.close()
+    DashScopeScorer().score("q", ["a"])
+    assert dashscope.connections == 2
+
+
+async def test_a_closed_scorer_refuses_further_calls(dashscope: LoopbackDashScope) -> None:
+    with DashScopeScorer() as scorer:
+        scorer.score("q", ["a"])
+    with pytest.raises(InvalidInputError, match="closed"):
+        scorer.score("q", ["a"])
+    async with DashScopeScorer() as scorer:
+        await scorer.ascore("q", ["a"])
+    with pytest.raises(InvalidInputError, match="closed"):
+        await scorer.ascore("q", ["a"])
+
+
+def python(code: str, *options: str) -> subprocess.Popen[str]:
+    """Another interpreter."""
+    arguments = [sys.executable, *options, "-c", code]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+def test_a_scorer_that_nobody_closes_warns_nobody(dashscope: LoopbackDashScope) -> None:
+    code = (
+        "import asyncio, qwen_rerank\n"
+        "scorer = qwen_rerank.DashScopeScorer()\n"
+        "asyncio.run(scorer.ascore('q', ['a']))\n"
+        "print(scorer.score('q', ['score=0.5']).values)\n"
+    )
+    in_development_mode = ("-X", "dev", "-W", "error")
+    out, err = python(code, *in_development_mode).communicate(timeout=60)
+    assert (out, err) == ("[0.5]\n", "")
+
+
+def test_an_interrupt_ends_a_call_and_its_requests(dashscope: LoopbackDashScope) -> None:
+    dashscope.faults.append(hangs)
+    process = python("import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])")
+    assert dashscope.arrived.wait(30)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert err.endswith("KeyboardInterrupt\n")
+    assert dashscope.disconnected.wait(10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope) -> None:
+    code = (
+        "import os, qwen_rerank\n"
+        "scorer = qwen_rerank.DashScopeScorer()\n"
+        "scorer.score('q', ['a'])\n"
+        "child = os.fork()\n"
+        "values = scorer.score('q', ['score=0.5']).values\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "assert scorer.score('q', ['a']).values and values == [0.5]\n"
+    )
+    no_fork_warning = ("-W", "ignore::DeprecationWarning")  # Python's, of fork beside threads
+    out, err = python(code, *no_fork_warning).communicate(timeout=60)
+    assert (out, err) == ("", "")
+    assert dashscope.connections == 2
+
+
+# --- Keys
+
+
+def test_each_scorer_uses_its_own_key_and_writes_no_global(dashscope: LoopbackDashScope) -> None:
+    import dashscope as sdk
+
+    before = sdk.api_key
+    with pytest.raises(AuthenticationError):
+        DashScopeScorer(api_key="sk-other").score("q", ["a"])
+    DashScopeScorer(api_key=KEY).score("q", ["a"])
+    keys = [request.headers["Authorization"] for request in dashscope.received]
+    assert keys == ["Bearer sk-other", f"Bearer {KEY}"]
+    assert sdk.api_key is before
+
+
+def test_without_a_key_construction_fails_and_says_how_to_set_one() -> None:
+    with pytest.raises(AuthenticationError, match="DASHSCOPE_API_KEY"):
+        DashScopeScorer()
+
+
+@pytest.mark.parametrize("key", ["sk secret", "sk-secret\n", " sk-secret", "sk-секрет", "\u3000sk"])
+def test_a_string_that_cannot_be_a_key_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(MissingKeyError) as failure:
+        DashScopeScorer(api_key=key)
+    assert key.strip() not in str(failure.value)
+
+
+def test_the_key_shows_nowhere(
+    dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    scorer = DashScopeScorer()
+    dashscope.faults.append(refuses(401, "InvalidApiKey", f"Wrong key: {KEY}!"))
+    with pytest.raises(AuthenticationError, match=r"Wrong key: \*\*\*!") as failure:
+        scorer.score("the query", ["the document"])
+    assert KEY not in repr(scorer) + str(failure.value) + repr(failure.value) + caplog.text
+    assert KEY.encode() not in pickle.dumps(scorer) + pickle.dumps(failure.value)
+
+
+def test_a_pickled_scorer_takes_the_key_of_where_it_is_loaded(
+    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickle.dumps(DashScopeScorer("qwen3-rerank", instruct="Find.", limits=ONE_A_REQUEST))
+    loaded = pickle.loads(pickled)
+    loaded.score("q", ["a", "b"])
+    assert [request.parameters["instruct"] for request in dashscope.received] == ["Find.", "Find."]
+    monkeypatch.delenv("DASHSCOPE_API_KEY")
+    with pytest.raises(MissingKeyError):
+        pickle.loads(pickled)
+
+
+def test_a_copy_is_the_same_scorer(dashscope: LoopbackDashScope) -> None:
+    scorer = DashScopeScorer()
+    assert copy.copy(scorer) is copy.deepcopy(scorer) is scorer
+
+
+def test_texts_are_not_logged_and_retried_failures_are_no_errors_in_the_log(
+    dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    dashscope.faults.extend([drops, refuses(503, "ServiceUnavailable")])
+    DashScopeScorer().score("the query", ["the document"])
+    assert "the query" not in caplog.text
+    assert "the document" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"model": ""}, "model"),
+        ({"model": None}, "model"),
+        ({"instruct": "Find."}, "gte-rerank-v2 takes no instruct"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": None}, "timeout"),
+        ({"timeout": math.inf}, "timeout"),
+        ({"deadline": -1}, "deadline"),
+        ({"deadline": "5"}, "deadline"),
+        ({"max_retries": -1}, "max_retries"),
+        ({"max_retries": 1.5}, "max_retries"),
+        ({"max_concurrency": 0}, "max_concurrency"),
+        ({"base_url": "dashscope.aliyuncs.com"}, "base_url"),
+        ({"base_url": "ftp://dashscope.aliyuncs.com/api/v1"}, "base_url"),
+        ({"base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1"}, "OpenAI-compatible"),
+        ({"region": "eu-central-1"}, "region 'eu-central-1'"),
+        ({"region": "evil.example/"}, "region"),
+        ({"workspace": "ws.evil.example"}, "workspace"),
+        ({"workspace": ""}, "workspace"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused_and_named(
+    options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        DashScopeScorer(api_key=KEY, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "base_url", "request_tokens"),
+    [
+        ({}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
+        ({"region": "cn-beijing"}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
+        ({"region": "ap-southeast-1"}, "https://dashscope-intl.aliyuncs.com/api/v1", 120_000),
+        ({"workspace": "ws"}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
+        (
+            {"workspace": "ws", "region": "eu-central-1"},
+            "https://ws.eu-central-1.maas.aliyuncs.com/api/v1",
+            30_000,
+        ),
+        (
+            {"workspace": "ws", "region": "ap-southeast-1"},
+            "https://ws.ap-southeast-1.maas.aliyuncs.com/api/v1",
+            120_000,
+        ),
+        ({"base_url": "http://proxy:8080/api/v1/"}, "http://proxy:8080/api/v1", 30_000),
+        (
+            {"base_url": "https://dashscope-intl.aliyuncs.com/api/v1"},
+            "https://dashscope-intl.aliyuncs.com/api/v1",
+            120_000,
+        ),
+    ],
+)
+def test_the_address_follows_the_options(
+    options: dict[str, str], base_url: str, request_tokens: int
+) -> None:
+    scorer = DashScopeScorer("qwen3-rerank", KEY, **options)  # type: ignore[arg-type]
+    assert (scorer.base_url, scorer.limits.request_tokens) == (base_url, request_tokens)
+
+
+def test_the_argument_goes_before_the_environment_and_that_before_the_region(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = partial(DashScopeScorer, api_key=KEY, region="ap-southeast-1")
+    monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", "http://second/api/v1")
+    assert make().base_url == "http://second/api/v1"
+    monkeypatch.setenv("DASHSCOPE_BASE_URL", "http://first/api/v1")
+    assert make().base_url == "http://first/api/v1"
+    assert make(base_url="http://given/api/v1").base_url == "http://given/api/v1"
+
+
+def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:
+    code = (
+        "import sys, qwen_rerank\n"
+        "print(sorted({'dashscope', 'aiohttp', 'numpy', 'tiktoken'} & set(sys.modules)))\n"
+    )
+    out, err = python(code).communicate(timeout=60)
+    assert (out, err) == ("[]\n", "")

@@ -1,0 +1,221 @@
+"""The engine: order, ties, dedup, texts, thresholds; nothing lost, nothing sent in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_rerank import (
+    BadResponseError,
+    InvalidInputError,
+    Ranking,
+    Record,
+    RerankEngine,
+    Scorer,
+    Scores,
+    Usage,
+)
+from qwen_rerank.records import place_ids
+
+
+class LengthScorer(Scorer):
+    """Scores a text by its length, and remembers what it was sent."""
+
+    model = "length"
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self.sent.append(list(texts))
+        return Scores([float(len(text)) for text in texts], Usage(texts_sent=len(texts)))
+
+
+class FixedScorer(Scorer):
+    """Gives the same values whatever comes."""
+
+    model = "fixed"
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        return Scores(self.values)
+
+
+def engine(scorer: Scorer | None = None, **options: Any) -> RerankEngine:
+    options.setdefault("rerank_field", "text")
+    return RerankEngine(scorer or LengthScorer(), **options)
+
+
+def records(*texts: Any) -> list[Record]:
+    return [Record(str(place), {"text": text}) for place, text in enumerate(texts)]
+
+
+def ids(ranking: Ranking) -> list[str]:
+    return [record.id for record in ranking]
+
+
+some_records = st.lists(
+    st.builds(
+        Record,
+        id=st.text("abcdef", min_size=1, max_size=1),
+        fields=st.fixed_dictionaries({"text": st.text(" xy", max_size=3) | st.none()}),
+        score=st.none() | st.floats(0, 1),
+    ),
+    max_size=15,
+)
+
+
+@given(some_records, st.none() | st.integers(1, 8), st.sampled_from(["skip", "keep"]))
+def test_what_comes_out_is_the_first_of_each_id_in_a_stable_order(
+    given_records: list[Record], top_n: int | None, missing: Any
+) -> None:
+    ranking = engine(missing=missing).rerank("q", given_records, top_n)
+
+    unique = list({record.id: record for record in reversed(given_records)}.values())[::-1]
+    unique.sort(key=given_records.index)
+    texted = [record for record in unique if (record.fields["text"] or "").strip()]
+    textless = [record for record in unique if record not in texted]
+    expected = sorted(texted, key=lambda record: -len(record.fields["text"]))
+    expected += textless if missing == "keep" else []
+    assert ids(ranking) == [record.id for record in expected][:top_n]
+    assert ranking.skipped == (len(textless) if missing == "skip" else 0)
+    assert [record.score for record in ranking] == [
+        float(len(record.fields["text"])) if record in texted else None for record in expected
+    ][:top_n]
+
+
+@given(some_records)
+def test_sync_and_async_agree(given_records: list[Record]) -> None:
+    ranking = engine().rerank("q", given_records)
+    assert asyncio.run(engine().arerank("q", given_records)).records == ranking.records
+
+
+def test_equal_texts_are_sent_once_and_share_the_score() -> None:
+    scorer = LengthScorer()
+    ranking = engine(scorer).rerank("q", records("same", "longer", "same", "same"))
+    assert scorer.sent == [["same", "longer"]]
+    assert ids(ranking) == ["1", "0", "2", "3"]
+    assert (ranking.usage.texts_sent, ranking.usage.texts_saved) == (2, 2)
+
+
+def test_the_records_passed_in_are_unchanged() -> None:
+    given_records = [Record("a", {"text": "x"}, score=0.7)]
+    ranking = engine().rerank("q", given_records)
+    assert given_records == [Record("a", {"text": "x"}, score=0.7)]
+    assert ranking[0] == Record("a", {"text": "x"}, score=1.0)
+
+
+def test_a_ranking_is_a_sequence() -> None:
+    ranking = engine().rerank("q", records("a", "bbb", "cc"))
+    assert (len(ranking), ranking[0].id, ranking[-1].id) == (3, "1", "0")
+    assert [record.id for record in ranking[:2]] == ["1", "2"]
+    assert ranking[0] in ranking
+
+
+@pytest.mark.parametrize("given_records", [[], records("", "  \n", None)])
+def test_nothing_to_score_is_an_empty_answer_without_a_request(given_records: list[Record]) -> None:
+    scorer = LengthScorer()
+    ranking = engine(scorer).rerank("q", given_records)
+    assert (ids(ranking), ranking.skipped, scorer.sent) == ([], len(given_records), [])
+    assert ranking.usage == Usage()
+
+
+def test_records_without_text_are_kept_behind_the_others_unscored() -> None:
+    given_records = [Record("a", {"text": " "}, 0.9), Record("b", {"text": "x"}), Record("c", {})]
+    ranking = engine(missing="keep", min_score=0.5).rerank("q", given_records)
+    assert ids(ranking) == ["b", "a", "c"]
+    assert [record.score for record in ranking] == [1.0, None, None]
+    assert ranking.skipped == 0
+
+
+def test_records_without_text_can_be_an_error_that_names_the_first() -> None:
+    scorer = LengthScorer()
+    with pytest.raises(InvalidInputError, match=r"2 records.*'1'"):
+        engine(scorer, missing="error").rerank("q", records("x", "", None))
+    assert scorer.sent == []
+
+
+def test_records_that_score_less_than_min_score_are_left_out() -> None:
+    assert ids(engine(min_score=2.0).rerank("q", records("a", "bb", "ccc"))) == ["2", "1"]
+
+
+def test_several_fields_are_joined_and_blank_ones_left_out() -> None:
+    scorer = LengthScorer()
+    fields = {"title": "Title", "year": 1999, "note": " ", "text": "Text"}
+    engine(scorer, rerank_field=["title", "note", "year", "gone", "text"]).rerank(
+        "q", [Record("a", fields)]
+    )
+    assert scorer.sent == [["Title\n1999\nText"]]
+
+
+def test_a_function_can_read_the_text() -> None:
+    scorer = LengthScorer()
+    reader = engine(scorer, rerank_field=lambda record: record.id * 2)
+    reader.rerank("q", [Record("ab", {})])
+    assert scorer.sent == [["abab"]]
+
+
+def test_a_field_that_is_no_text_is_refused_and_named() -> None:
+    with pytest.raises(InvalidInputError, match="text of record '0' is list"):
+        engine().rerank("q", records(["a"]))
+
+
+@pytest.mark.parametrize("query", ["", " \n", None, 7])
+def test_a_blank_query_is_refused_before_anything_is_sent(query: Any) -> None:
+    scorer = LengthScorer()
+    with pytest.raises(InvalidInputError, match="query"):
+        engine(scorer).rerank(query, records("a"))
+    with pytest.raises(InvalidInputError, match="query"):
+        engine(scorer).rerank(query, [])
+    assert scorer.sent == []
+
+
+@pytest.mark.parametrize("top_n", [0, -1, 1.5, "3", True])
+def test_a_top_n_below_one_is_refused_before_anything_is_sent(top_n: Any) -> None:
+    scorer = LengthScorer()
+    with pytest.raises(InvalidInputError, match=f"top_n .* got {top_n!r}"):
+        engine(scorer).rerank("q", records("a"), top_n)
+    assert scorer.sent == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("missing", "drop"),
+        ("min_score", math.nan),
+        ("min_score", "0.5"),
+        ("rerank_field", ""),
+        ("rerank_field", None),
+        ("rerank_field", []),
+        ("rerank_field", ["a", 3]),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused_and_named(option: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=option):
+        engine(**{option: value})
+
+
+@pytest.mark.parametrize(
+    "values", [[], [0.5], [0.5, 0.5, 0.5], [0.5, math.nan], [math.inf, 0.5], [0.5, None], [True, 0]]
+)
+def test_scores_that_are_not_one_finite_number_a_text_are_an_error(values: list[Any]) -> None:
+    with pytest.raises(BadResponseError, match="fixed gave"):
+        engine(FixedScorer(values)).rerank("q", records("a", "b"))
+
+
+def test_a_place_id_is_never_that_of_another_record() -> None:
+    assert place_ids([None, "#0", None, 7, "##x"]) == ["###0", "#0", "###2", "7", "##x"]
+
+
+def test_usages_add_up() -> None:
+    one = Usage(requests=1, tokens=10, texts_sent=3, texts_saved=1, retries=2, seconds=0.5)
+    assert one + one == Usage(2, 20, 6, 2, 4, 1.0)
+    assert sum([one, one, one], Usage()) == one + one + one

@@ -1,0 +1,166 @@
+"""From texts to requests: the properties that packing always has."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from qwen_rerank import InvalidInputError, Limits
+from qwen_rerank.scorers.limits import published_limits
+from qwen_rerank.scorers.packing import byte_bound, pack, plan
+from tests.support.loopback import token_count
+
+SMALL = Limits(documents=5, item_tokens=20, request_tokens=50)
+
+limits = st.builds(
+    Limits,
+    documents=st.integers(1, 20),
+    item_tokens=st.integers(1, 100),
+    request_tokens=st.integers(1, 300),
+)
+token_counts = st.lists(st.integers(1, 400), min_size=1, max_size=60)
+
+
+def cost(query_tokens: int, tokens: int, limits: Limits) -> int:
+    return min(query_tokens + tokens, limits.request_tokens)
+
+
+def first_fit(query_tokens: int, text_tokens: list[int], limits: Limits) -> int:
+    """How many requests the textbook's first-fit takes."""
+    requests: list[list[int]] = []
+    for tokens in text_tokens:
+        size = cost(query_tokens, tokens, limits)
+        for request in requests:
+            room = limits.request_tokens - sum(request)
+            if room >= size and len(request) < limits.documents:
+                request.append(size)
+                break
+        else:
+            requests.append([size])
+    return len(requests)
+
+
+@given(st.integers(1, 50), token_counts, limits)
+def test_every_text_is_in_exactly_one_request(
+    query_tokens: int, text_tokens: list[int], limits: Limits
+) -> None:
+    requests = pack(query_tokens, text_tokens, limits)
+    assert sorted(chain.from_iterable(requests)) == list(range(len(text_tokens)))
+    assert all(requests)
+
+
+@given(st.integers(1, 50), token_counts, limits)
+def test_every_request_is_within_the_limits_or_a_single_text(
+    query_tokens: int, text_tokens: list[int], limits: Limits
+) -> None:
+    for request in pack(query_tokens, text_tokens, limits):
+        tokens = query_tokens * len(request) + sum(text_tokens[place] for place in request)
+        assert len(request) <= limits.documents
+        assert tokens <= limits.request_tokens or len(request) == 1
+
+
+@given(st.integers(1, 50), token_counts, limits)
+@example(1, [7, 5, 6, 5, 6, 5], Limits(request_tokens=20))  # first-fit decreasing takes 3
+def test_there_are_no_more_requests_than_first_fit_gives(
+    query_tokens: int, text_tokens: list[int], limits: Limits
+) -> None:
+    assert len(pack(query_tokens, text_tokens, limits)) <= first_fit(
+        query_tokens, text_tokens, limits
+    )
+
+
+def test_first_fit_decreasing_is_taken_where_it_is_better() -> None:
+    text_tokens = [3, 3, 5, 5]  # with the query's token 4, 4, 6, 6: two requests of 4 + 6
+    capacity = Limits(request_tokens=10)
+    assert first_fit(1, text_tokens, capacity) == 3
+    assert len(pack(1, text_tokens, capacity)) == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("é" * 10)
+@example("\u0344" * 10)  # NFC makes it longer
+@example("<|im_start|>")
+def test_bytes_bound_the_tokens(text: str) -> None:
+    assert token_count(text) <= byte_bound(text)
+
+
+def test_nothing_is_counted_where_the_bound_settles_it() -> None:
+    counted: list[str] = []
+    texts = ["a" * 9] * 4
+    requests, oversized = plan("q", texts, SMALL, lambda text: len(counted.append(text) or ""))
+    assert (requests, oversized, counted) == ([[0, 1, 2, 3]], 0, [])
+
+
+def test_more_requests_than_the_count_of_documents_asks_for_are_counted_exactly() -> None:
+    texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
+    requests, _ = plan("q", texts, SMALL, token_count)
+    assert requests == [[0, 1, 2, 3, 4]]
+
+
+def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
+    def refuse(text: str) -> int:
+        raise AssertionError(text)
+
+    requests, _ = plan("q", ["a"] * 12, SMALL, refuse)
+    assert [len(request) for request in requests] == [5, 5, 2]
+
+
+def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return 3
+
+    long = "a" * 21
+    assert plan("q", ["short", long], SMALL, count) == ([[0, 1]], 0)
+    assert counted == [long]
+
+
+def test_items_over_their_limit_are_told() -> None:
+    texts = ["a " * 21, "short", "b " * 30]
+    assert plan("q", texts, SMALL, token_count).oversized == 2
+    assert plan("q " * 30, ["short"], SMALL, token_count).oversized == 1
+
+
+def test_a_text_too_large_for_any_request_goes_alone() -> None:
+    requests = plan("q", ["short", "a " * 80, "short too"], SMALL, token_count).requests
+    assert sorted(requests) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("query", "texts", "named"), [("\ud800", ["a"], "the query"), ("q", ["a", "\udfff"], "text 1")]
+)
+def test_half_a_surrogate_pair_is_refused_and_named(
+    query: str, texts: list[str], named: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        plan(query, texts, SMALL, token_count)
+
+
+@pytest.mark.parametrize("name", ["documents", "item_tokens", "request_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
+def test_a_limit_below_one_is_refused(name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=f"limits.{name}"):
+        Limits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "singapore", "published"),
+    [
+        ("gte-rerank-v2", False, Limits(500, 4_000, 30_000)),
+        ("gte-rerank-v2", True, Limits(500, 4_000, 30_000)),
+        ("qwen3-rerank", False, Limits(500, 4_000, 30_000)),
+        ("qwen3-rerank", True, Limits(500, 4_000, 120_000)),
+        ("qwen3-vl-rerank", False, Limits(100, 8_000, 120_000)),
+        ("of-tomorrow", False, Limits(500, 4_000, 30_000)),
+    ],
+)
+def test_the_limits_are_those_that_the_service_publishes(
+    model: str, singapore: bool, published: Limits
+) -> None:
+    assert published_limits(model, singapore=singapore) == published

@@ -1,0 +1,74 @@
+"""What a user installs: the wheel, its extras, and the names that are public."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import qwen_rerank
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("qwen_rerank", "langchain_qwen_rerank", "llamaindex_qwen_rerank")
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, timeout=110)
+    return folder
+
+
+def test_the_wheel_has_the_three_packages_typed_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        *PACKAGES,
+        f"qwen_rerank-{qwen_rerank.__version__}.dist-info",
+    }
+    sources = {
+        str(path.relative_to(ROOT / ("core" if package == "qwen_rerank" else "")))
+        for package in PACKAGES
+        for path in (ROOT / ("core" if package == "qwen_rerank" else "") / package).rglob("*.py*")
+        if "__pycache__" not in path.parts
+    }
+    assert sources <= set(names)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+
+
+def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    headers = Parser().parsestr(archive.read(metadata).decode())
+    requires = headers.get_all("Requires-Dist") or []
+    base = {line.split(">")[0].split("<")[0] for line in requires if "extra ==" not in line}
+    assert base == {"dashscope", "pydantic", "tenacity", "aiohttp", "certifi"}
+    assert set(headers.get_all("Provides-Extra") or []) == {
+        "langchain",
+        "llamaindex",
+        "embedded",
+        "all",
+    }
+
+
+def test_the_source_distribution_has_what_a_stranger_needs(dist: Path) -> None:
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+    assert {"Makefile", "README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml"} <= names
+    assert "tests/support/loopback.py" in names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_there_and_every_class_documented(package: str) -> None:
+    module = importlib.import_module(package)
+    public = [getattr(module, name) for name in module.__all__]
+    assert all(thing.__doc__ for thing in public if isinstance(thing, type))
