@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from qwen_rerank.checks import check_query, check_whole
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
 from qwen_rerank.scorers.limits import Limits, published_limits
-from qwen_rerank.scorers.packing import plan
+from qwen_rerank.scorers.packing import fits_one_request, plan
 from qwen_rerank.scorers.retrying import Clock, Patience
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
@@ -134,7 +134,7 @@ class DashScopeScorer(Scorer):
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
         clock = Clock(self._patience)
-        requests = await asyncio.to_thread(self._plan, query, texts)
+        requests = await self._aplan(query, texts)
         return await self._client.connections.arun(self._send(clock, query, texts, requests))
 
     def close(self) -> None:
@@ -156,6 +156,12 @@ class DashScopeScorer(Scorer):
                 stacklevel=3,
             )
         return requests
+
+    async def _aplan(self, query: str, texts: Sequence[str]) -> list[list[int]]:
+        check_query(query)
+        if fits_one_request(query, texts, self._limits):
+            return self._plan(query, texts)
+        return await asyncio.to_thread(self._plan, query, texts)  # it may count tokens
 
     async def _send(
         self, clock: Clock, query: str, texts: Sequence[str], requests: list[list[int]]

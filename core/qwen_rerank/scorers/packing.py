@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.limits import Limits
 
-__all__ = ["Plan", "byte_bound", "pack", "plan"]
+__all__ = ["Plan", "byte_bound", "fits_one_request", "pack", "plan"]
 
 
 class Plan(NamedTuple):
@@ -43,8 +43,10 @@ def plan(
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
+    if fits_one_request(query, texts, limits):
+        return Plan([list(range(len(texts)))], oversized=0)
     items = [query, *texts]
-    tokens = [byte_bound(item, place) for place, item in enumerate(items)]
+    tokens = _bounds(query, texts)
     for place, item in enumerate(items):
         if tokens[place] > limits.item_tokens:
             tokens[place] = count_tokens(item)
@@ -53,6 +55,24 @@ def plan(
         tokens = [count_tokens(item) for item in items]
         requests = pack(tokens[0], tokens[1:], limits)
     return Plan(requests, oversized=sum(count > limits.item_tokens for count in tokens))
+
+
+def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
+    """Whether everything certainly fits in one request: told by bounds alone, at almost no cost.
+
+    Raises:
+        InvalidInputError: A text that can't be written as UTF-8.
+    """
+    query_bound, *bounds = _bounds(query, texts)
+    return (
+        len(texts) <= limits.documents
+        and max(query_bound, *bounds) <= limits.item_tokens
+        and query_bound * len(texts) + sum(bounds) <= limits.request_tokens
+    )
+
+
+def _bounds(query: str, texts: Sequence[str]) -> list[int]:
+    return [byte_bound(item, place) for place, item in enumerate((query, *texts))]
 
 
 def pack(query_tokens: int, text_tokens: Sequence[int], limits: Limits) -> list[list[int]]:
