@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: quickstart test lint format notebooks clean
 
 quickstart: .venv/examples
-	$(BIN)/python examples/quickstart.py
+	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

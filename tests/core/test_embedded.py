@@ -73,6 +73,11 @@ def test_the_topic_that_all_candidates_share_still_counts() -> None:
     assert about > beside
 
 
+def test_english_endings_make_no_lexical_difference() -> None:
+    stocks, reset = embedded._lexical("how do I reset it", ["Stocks fell.", "Resetting a router"])
+    assert reset > stocks == 0
+
+
 @pytest.mark.parametrize("text", ["HOW MANY PENGUINS", "ｈｏｗ ｍａｎｙ ｐｅｎｇｕｉｎｓ"])
 def test_case_and_width_make_no_lexical_difference(text: str) -> None:
     assert embedded._lexical("how many penguins", [text]) == pytest.approx(
@@ -81,7 +86,7 @@ def test_case_and_width_make_no_lexical_difference(text: str) -> None:
 
 
 def test_chinese_is_split_in_characters_and_pairs_and_the_rest_in_words() -> None:
-    assert list(embedded._terms("NFL 308分，黑豹队")) == [
+    assert list(embedded._terms("NFL 308分，黑豹队", embedded._stemmer())) == [
         *("nfl", "308", "分"),
         *("黑", "豹", "队", "黑豹", "豹队"),
     ]
@@ -156,7 +161,7 @@ def test_its_model_is_called_embedded() -> None:
     assert EmbeddedScorer().model == "embedded"
 
 
-@pytest.mark.parametrize("package", ["wordllama", "tokenizers", "safetensors.numpy"])
+@pytest.mark.parametrize("package", ["wordllama", "tokenizers", "safetensors.numpy", "Stemmer"])
 def test_a_missing_package_names_the_extra_to_install(
     package: str, not_loaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

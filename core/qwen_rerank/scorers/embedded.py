@@ -7,7 +7,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -68,18 +68,19 @@ class EmbeddedScorer(Scorer):
         w(t) = 1 + idf(t), k1 = 0.9, b = 0.4
 
     over the distinct terms of the query. Chinese and Japanese are split in characters and pairs of
-    characters, everything else in words, regardless of case and width.
+    characters, everything else in words, regardless of case and width and of English endings.
 
     Scores lie in [0, 1). Unlike those of other scorers they are not pointwise: idf and average
     length are those of the texts in the same call, so the score of a text depends on which others
     came along. Equal texts of one call have equal scores.
 
     Raises:
-        MissingDependencyError: wordllama, or the vectors it bundles, is not installed.
+        MissingDependencyError: wordllama, the vectors it bundles, or PyStemmer is not installed.
     """
 
     def __init__(self) -> None:
         _vectors()
+        _stemmer()
 
     @property
     def model(self) -> str:
@@ -108,8 +109,9 @@ class EmbeddedScorer(Scorer):
 
 def _lexical(query: str, texts: Sequence[str]) -> list[float]:
     """The share of the attainable BM25 weight that each text reaches, in [0, 1)."""
-    wanted = dict.fromkeys(_terms(query))
-    documents = [list(_terms(text)) for text in texts]
+    stem = _stemmer()
+    wanted = dict.fromkeys(_terms(query, stem))
+    documents = [list(_terms(text, stem)) for text in texts]
     found = [Counter(filter(wanted.__contains__, terms)) for terms in documents]
     weights = _weights(wanted, found)
     attainable = sum(weights.values()) or 1.0
@@ -136,12 +138,12 @@ def _reached(counts: Counter[str], weights: dict[str, float], relative_length: f
     return sum(weights[term] * tf / (tf + half) for term, tf in counts.items())
 
 
-def _terms(text: str) -> Iterator[str]:
-    """The words of a text; where the script has no spaces, its characters and pairs of them."""
+def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
+    """The stems of a text; where the script has no spaces, its characters and pairs of them."""
     for match in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
         run = match.group()
         if match["unspaced"] is None:
-            yield run
+            yield stem(run)
         else:
             yield from run
             yield from map("".join, pairwise(run))
@@ -190,11 +192,25 @@ def _load() -> _Vectors:
         table = load_file(folder / _WEIGHTS_FILE)["embedding.weight"].astype("float32")
         tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
     except (ImportError, OSError) as error:
-        raise MissingDependencyError(
-            f"EmbeddedScorer needs the vectors that the wordllama package bundles ({error}).",
-            remedy='Install it: pip install "qwen-rerank[embedded]"',
-        ) from error
+        raise _missing("the vectors that the wordllama package bundles", error) from error
     return _Vectors(tokenizer, table)
+
+
+def _stemmer() -> Callable[[str], str]:
+    """A stemmer of its own for each call: one can't be shared between threads, and costs 1 µs."""
+    try:
+        from Stemmer import Stemmer
+    except ImportError as error:
+        raise _missing("the PyStemmer package", error) from error
+    stem: Callable[[str], str] = Stemmer("english").stemWord
+    return stem
+
+
+def _missing(what: str, error: Exception) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"EmbeddedScorer needs {what} ({error}).",
+        remedy='Install it: pip install "qwen-rerank[embedded]"',
+    )
 
 
 def _wordllama_folder() -> Path:

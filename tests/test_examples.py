@@ -1,0 +1,191 @@
+"""The examples and the notebooks do what they say, run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+
+from tests.support.loopback import LoopbackDashScope
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "examples" / "data"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+@pytest.fixture(autouse=True)
+def _only_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The repository's packages, a proxy that nobody answers at, and no settings of the user's."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "core"), str(ROOT)]))
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "examples/quickstart.py", *arguments],
+        cwd=ROOT,
+        encoding="utf-8",
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def ndcg(output: str, framework: str, language: str) -> tuple[float, float]:
+    """What the quickstart printed: nDCG@10 of the retrieved and of the reranked passages."""
+    row = re.search(rf"^{framework} +{language} +\d+ +([\d.]+) +([\d.]+)", output, re.MULTILINE)
+    assert row is not None
+    return float(row[1]), float(row[2])
+
+
+class TestQuickstart:
+    def test_runs_without_a_key_and_without_a_network(self) -> None:
+        run = quickstart()
+        assert run.returncode == 0, run.stderr
+        assert "Scorer: embedded" in run.stdout
+        assert "DASHSCOPE_API_KEY" in run.stdout
+        assert "nothing sent" in run.stdout
+        assert "Traceback" not in run.stderr
+        assert "Warning" not in run.stderr
+
+        for step in ("import", "load", "index", "retrieve", "retrieve and rerank"):
+            assert re.search(rf"^ +\d+\.\d\d s  .*{step}", run.stdout, re.MULTILINE)
+        for framework in ("LangChain", "LlamaIndex"):
+            before, after = ndcg(run.stdout, framework, "all")
+            assert 0 < before <= after < 1
+
+        langchain, llamaindex = re.split(r"─ LlamaIndex ─", run.stdout)
+        for part in (langchain, llamaindex):
+            moves = re.findall(r"^ +(\d+) +(\d+) +0\.\d{3} +0\.\d{3} ", part, re.MULTILINE)
+            assert len(moves) > 6
+            assert any(now != was for now, was in moves)
+            assert re.search(r"[\u4e00-\u9fff]", part)
+
+    @pytest.mark.parametrize(
+        ("arguments", "model"),
+        [((), "gte-rerank-v2"), (("--model", "qwen3-rerank"), "qwen3-rerank")],
+    )
+    def test_with_a_key_the_service_ranks_by_the_chosen_model(
+        self, dashscope: LoopbackDashScope, arguments: tuple[str, ...], model: str
+    ) -> None:
+        run = quickstart(*arguments)
+        assert run.returncode == 0, run.stderr
+        assert f"Scorer: {model}" in run.stdout
+        assert "48 requests" in run.stdout
+        assert Counter(request.model for request in dashscope.received) == {model: 48}
+        assert {len(request.documents) for request in dashscope.received} == {20}
+
+    def test_an_error_of_the_service_shows_as_its_message(
+        self, dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-refused")
+        run = quickstart()
+        assert run.returncode == 1
+        assert "AuthenticationError: " in run.stderr
+        assert "InvalidApiKey" in run.stderr
+        assert "Traceback" not in run.stderr
+        assert "sk-refused" not in run.stdout + run.stderr
+
+    def test_a_model_without_a_key_says_how_to_get_one(self) -> None:
+        run = quickstart("--model", "qwen3-rerank")
+        assert run.returncode == 1
+        assert "DASHSCOPE_API_KEY" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
+def json_lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+class TestCorpus:
+    @pytest.mark.parametrize(
+        ("name", "keys"),
+        [
+            ("passages.jsonl", {"id", "title", "text", "language"}),
+            ("queries.jsonl", {"id", "text", "language"}),
+        ],
+    )
+    def test_entries_are_whole_and_different(self, name: str, keys: set[str]) -> None:
+        entries = json_lines(name)
+        assert all(entry.keys() == keys for entry in entries)
+        assert all(value.strip() for entry in entries for value in entry.values())
+        assert {entry["language"] for entry in entries} == {"en", "zh"}
+        for key in keys - {"language"}:
+            assert len({entry[key] for entry in entries}) == len(entries)
+
+    def test_the_queries_are_24(self) -> None:
+        assert len(json_lines("queries.jsonl")) == 24
+
+    def test_judgements_are_of_queries_and_passages_that_exist(self) -> None:
+        with (DATA / "qrels.tsv").open(encoding="utf-8", newline="") as table:
+            rows = list(csv.DictReader(table, delimiter="\t"))
+        pairs = [(row["query_id"], row["passage_id"]) for row in rows]
+        queries = {query["id"] for query in json_lines("queries.jsonl")}
+        passages = {passage["id"] for passage in json_lines("passages.jsonl")}
+        assert len(set(pairs)) == len(pairs)
+        assert {passage for _, passage in pairs} <= passages
+        assert {row["gain"] for row in rows} == {"1", "2", "3"}
+        assert {row["query_id"] for row in rows if row["gain"] == "3"} == queries
+
+
+@pytest.fixture(scope="module")
+def execute() -> ModuleType:
+    """notebooks/execute.py, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[str]:
+    """What each code cell printed; anything but text is refused."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert {(o.output_type, o.name) for cell in cells for o in cell.outputs} == {
+        ("stream", "stdout")
+    }
+    return ["".join(output.text for output in cell.outputs) for cell in cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebooks:
+    @pytest.mark.parametrize("folder", ["notebooks", "."])
+    def test_prints_what_is_stored(self, execute: ModuleType, path: Path, folder: str) -> None:
+        stored = "\0".join(outputs(nbformat.read(path, as_version=4)))
+        printed = "\0".join(outputs(execute.executed(path, ROOT / folder)))
+        assert NUMBER.sub("0.0", printed) == NUMBER.sub("0.0", stored)
+        # The last digit may differ between processors.
+        values = [[float(number) for number in NUMBER.findall(text)] for text in (printed, stored)]
+        assert values[0] == pytest.approx(values[1], abs=0.0015)
+
+    def test_is_stored_whole_and_without_what_changes(self, path: Path) -> None:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        assert all(cell.metadata == {} for cell in notebook.cells)
+        assert notebook.metadata == {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+        assert str(ROOT) not in path.read_text(encoding="utf-8")
