@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -349,6 +350,14 @@ def test_a_request_without_an_answer_times_out_and_is_closed(
     assert dashscope.disconnected.wait(10)
 
 
+@pytest.mark.parametrize("value", ["soon", "nan", "inf", "Wed, 99 Foo", ""])
+def test_a_retry_after_that_says_nothing_is_a_usual_retry(
+    dashscope: LoopbackDashScope, value: str
+) -> None:
+    dashscope.faults.append(refuses(429, "Throttling", retry_after=value))
+    assert DashScopeScorer(deadline=20).score("q", scored([0.4])).usage.retries == 1
+
+
 def test_a_timed_out_request_is_retried(dashscope: LoopbackDashScope) -> None:
     dashscope.faults.append(hangs)
     assert DashScopeScorer(timeout=1).score("q", scored([0.4])).usage.retries == 1
@@ -556,6 +565,19 @@ def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope)
     assert dashscope.connections == 2
 
 
+def test_a_netrc_in_the_way_of_the_key_is_a_clear_error(
+    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    code = "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
+    assert python(code).communicate(timeout=60) == ("", "")  # it is not looked into
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    _, err = python(code).communicate(timeout=60)
+    assert "InvalidInputError: The request could not be sent" in err
+
+
 # --- Keys
 
 
@@ -642,6 +664,10 @@ def test_texts_are_not_logged_and_retried_failures_are_no_errors_in_the_log(
         ({"max_concurrency": 0}, "max_concurrency"),
         ({"base_url": "dashscope.aliyuncs.com"}, "base_url"),
         ({"base_url": "ftp://dashscope.aliyuncs.com/api/v1"}, "base_url"),
+        ({"base_url": "http://[::1/api/v1"}, "base_url"),
+        ({"base_url": "http://localhost:99999/api/v1"}, "base_url"),
+        ({"base_url": "https://user:word@dashscope.aliyuncs.com/api/v1"}, "base_url"),
+        ({"base_url": "https://{workspace_id}.cn-beijing.maas.aliyuncs.com/api/v1"}, "base_url"),
         ({"base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1"}, "OpenAI-compatible"),
         ({"region": "eu-central-1"}, "region 'eu-central-1'"),
         ({"region": "evil.example/"}, "region"),

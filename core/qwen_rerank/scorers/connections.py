@@ -15,9 +15,10 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any, TypeVar
+from urllib.request import getproxies
 from weakref import WeakSet
 
 import aiohttp
@@ -101,7 +102,8 @@ class _Pool:
                 connector=_Connector(limit=0, ssl=_ssl_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
                 middlewares=middlewares,
-                trust_env=True,
+                # For a proxy alone: it also looks into ~/.netrc, in a thread, for every request.
+                trust_env=bool(getproxies()),
             )
         return self._session
 
@@ -157,7 +159,8 @@ class _IOThread:
         if not self.usable:
             self.pool.disown()
             return
-        self.submit(self.pool.close()).result(_EXIT_SECONDS)
+        with suppress(TimeoutError):
+            self.submit(self.pool.close()).result(_EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_EXIT_SECONDS)
         self._loop.close()

@@ -283,10 +283,14 @@ def _endpoint(base_url: str | None, workspace: str | None, region: str | None) -
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username or parts.query or parts.fragment or "{" in url:
         raise InvalidInputError(
-            f"base_url must be an http or https address, got {url!r}.",
+            f"base_url must be a plain http or https address, got {url!r}.",
             remedy=f"Pass for example {_GATEWAYS['cn-beijing']!r}.",
         )
     if "/compatible-" in parts.path:

@@ -11,6 +11,7 @@ Imported when the first DashScopeScorer is built, since the SDK takes half a sec
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,6 +73,11 @@ async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) 
         )
     except _Refused as refused:
         raise refused.error from refused.__cause__
+    except ValueError as error:  # aiohttp's, of a request that it will not send
+        raise InvalidInputError(
+            f"The request could not be sent: {error}.",
+            remedy="Check the proxy settings, and ~/.netrc for an entry that fits the service.",
+        ) from error
     results = {result.index: result.relevance_score for result in response.output.results}
     _check_whole(list(results), len(response.output.results), count, response.request_id)
     usage = response.usage.get("total_tokens")
@@ -108,10 +114,9 @@ async def _check_answer(
         body = (await response.read()).decode(errors="replace")
     except (aiohttp.ClientError, OSError) as error:
         raise _Refused(_unreachable(request, error)) from error
-    key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    failure = _failure(response, body.replace(key, "***") if key else body)
+    failure = _failure(response, body)
     if failure is not None:
-        raise _Refused(failure)
+        raise _Refused(_masked(failure, request))
     return response
 
 
@@ -124,6 +129,14 @@ def _unreachable(request: aiohttp.ClientRequest, error: Exception) -> QwenRerank
         f"{request.url.host} could not be reached, or broke off: {type(error).__name__}: {error}.",
         remedy="Check base_url, the network and the proxy settings.",
     )
+
+
+def _masked(error: QwenRerankError, request: aiohttp.ClientRequest) -> QwenRerankError:
+    """The error without the key, which a service may echo."""
+    key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    error.message = error.message.replace(key, "***")
+    error.args = (error.message,)
+    return error
 
 
 def _failure(response: aiohttp.ClientResponse, text: str) -> QwenRerankError | None:
@@ -227,13 +240,17 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """The header's seconds, or its date as seconds from now; None where it has neither."""
     value = headers.get("Retry-After", "").strip()
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
+        seconds = _seconds_until(value)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
-        return None
+        return math.nan
 
 
 _loading = Lock()
