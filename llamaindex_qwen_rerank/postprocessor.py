@@ -127,7 +127,11 @@ def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:
     return node.model_copy(
         update={
             "metadata": {**node.metadata, RETRIEVAL_SCORE: scored.score},
-            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE],
-            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE],
+            "excluded_llm_metadata_keys": _hiding(node.excluded_llm_metadata_keys),
+            "excluded_embed_metadata_keys": _hiding(node.excluded_embed_metadata_keys),
         }
     )
+
+
+def _hiding(excluded: list[str]) -> list[str]:
+    return excluded if RETRIEVAL_SCORE in excluded else [*excluded, RETRIEVAL_SCORE]

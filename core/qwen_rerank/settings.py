@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import (
     AliasChoices,
@@ -41,6 +41,11 @@ _SCORER_OPTIONS = (
 """The options that make a DashScopeScorer, which a scorer of the user's own replaces."""
 
 _NOT_SAVED = "not_saved"
+
+if TYPE_CHECKING:
+    _Key: TypeAlias = SecretStr | str  # either can be passed; it is a SecretStr from then on
+else:
+    _Key = SecretStr
 
 
 def _key_from_environment() -> SecretStr | None:
@@ -89,7 +94,7 @@ class RerankSettings(BaseModel):
     model: str = "gte-rerank-v2"
     top_n: int | None = 3
     rerank_field: str | Sequence[str] | Callable[[Any], str | None] | None = None
-    api_key: SecretStr | None = Field(
+    api_key: _Key | None = Field(
         default_factory=_key_from_environment,
         validation_alias=AliasChoices("api_key", "dashscope_api_key"),
         exclude=True,
@@ -170,7 +175,18 @@ class RerankSettings(BaseModel):
         # Without the key, and without the engine that holds it: DASHSCOPE_API_KEY gives it again.
         keyless = self.model_copy(update={"api_key": None})
         keyless._built = None
-        return super(RerankSettings, keyless).__getstate__()
+        state = super(RerankSettings, keyless).__getstate__()
+        lost = RerankSettings.model_fields.keys() - state["__dict__"].keys()
+        if lost:  # LlamaIndex leaves out what can't be pickled: another model would rank then
+            raise InvalidInputError(
+                f"{', '.join(sorted(lost))} can't be pickled.",
+                remedy="Use a function or a class at the top level of a module.",
+            )
+        return state
+
+    def __eq__(self, other: object) -> bool:
+        # By the options, and not, as pydantic does, by the engines made of them too.
+        return type(self) is type(other) and dict(self) == dict(other)
 
 
 def _of_source(function: Callable[[Any], str | None]) -> Callable[[Record], str | None]:

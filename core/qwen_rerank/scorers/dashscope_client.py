@@ -111,12 +111,12 @@ async def _check_answer(
     """Let only a well-formed ranking pass to the SDK; the session's middleware."""
     try:
         response = await send(request)
-        body = (await response.read()).decode(errors="replace")
+        text = (await response.read()).decode(errors="replace")
     except (aiohttp.ClientError, OSError) as error:
         raise _Refused(_unreachable(request, error)) from error
-    failure = _failure(response, body)
+    failure = _failure(response, text)
     if failure is not None:
-        raise _Refused(_masked(failure, request))
+        raise _Refused(_failure(response, _masked(text, request)) or failure)
     return response
 
 
@@ -131,12 +131,12 @@ def _unreachable(request: aiohttp.ClientRequest, error: Exception) -> QwenRerank
     )
 
 
-def _masked(error: QwenRerankError, request: aiohttp.ClientRequest) -> QwenRerankError:
-    """The error without the key, which a service may echo."""
+def _masked(text: str, request: aiohttp.ClientRequest) -> str:
+    """The text without the key, which a service may echo, as it is or as JSON writes it."""
     key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    error.message = error.message.replace(key, "***")
-    error.args = (error.message,)
-    return error
+    for form in (json.dumps(key)[1:-1], key):
+        text = text.replace(form, "***") if form else text
+    return text
 
 
 def _failure(response: aiohttp.ClientResponse, text: str) -> QwenRerankError | None:

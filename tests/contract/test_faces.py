@@ -1,0 +1,228 @@
+"""What holds of every face of the engine, over every scorer, called either way."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from qwen_rerank import BadResponseError, InvalidInputError, Scorer, Scores, ServiceError
+from tests.contract.conftest import Watched
+from tests.contract.faces import FACES, Face, Item, Ranked
+from tests.support.loopback import LoopbackDashScope
+
+Rank = Callable[..., Ranked]
+
+QUERY = "penguins eat krill"
+TEXTS = {
+    "stocks": "markets fell on monday",
+    "all": "penguins eat krill",
+    "one": "penguins lay eggs on bare rock",
+    "two": "penguins eat small squid",
+}
+ITEMS = [Item(id_, {"text": text}) for id_, text in TEXTS.items()]
+BEST_FIRST = ["all", "two", "one", "stocks"]
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.__name__)
+def face(request: pytest.FixtureRequest) -> type[Face]:
+    made: type[Face] = request.param
+    return made
+
+
+@pytest.fixture(params=["sync", "async"])
+def rank_by(request: pytest.FixtureRequest, face: type[Face]) -> Rank:
+    """Rank by a scorer, or await it in a loop of its own."""
+
+    def call(scorer: Scorer, items: Sequence[Item], query: Any = QUERY, **options: Any) -> Ranked:
+        made = face(scorer, **options)
+        things = [made.make(item) for item in items]
+        before = copy.deepcopy(things)
+        try:
+            if request.param == "sync":
+                return made.rank(things, query)
+            return asyncio.run(_awaited(made, things, query))
+        finally:
+            assert things == before, "the input was changed"
+
+    return call
+
+
+@pytest.fixture
+def rank(rank_by: Rank, watched: Watched) -> Rank:
+    return partial(rank_by, watched)
+
+
+async def _awaited(face: Face, things: list[Any], query: Any) -> Ranked:
+    return await face.arank(things, query)
+
+
+def ids(ranked: Ranked) -> list[str]:
+    return [id_ for id_, _ in ranked]
+
+
+def test_the_best_come_first_whatever_the_order_they_came_in(rank: Rank) -> None:
+    for items in itertools.islice(itertools.permutations(ITEMS), 0, None, 5):
+        ranked = rank(items)
+        assert ids(ranked) == BEST_FIRST
+        scores = [score for _, score in ranked]
+        assert scores == sorted(scores, key=lambda score: score or 0.0, reverse=True)
+
+
+def test_each_item_has_the_score_of_its_text(rank: Rank, scorer: Scorer) -> None:
+    values = scorer.score(QUERY, list(TEXTS.values())).values
+    assert dict(rank(ITEMS)) == pytest.approx(dict(zip(TEXTS, values, strict=True)))
+
+
+def test_the_sync_and_the_async_way_agree(face: type[Face], scorer: Scorer) -> None:
+    made = face(scorer)
+    things = [made.make(item) for item in ITEMS]
+    assert made.rank(things, QUERY) == asyncio.run(_awaited(made, things, QUERY))
+
+
+def test_ties_keep_the_order_they_came_in(rank: Rank) -> None:
+    items = [Item(id_, {"text": TEXTS["two"]}) for id_ in "cabed"]
+    assert ids(rank([*items, ITEMS[0], ITEMS[1]])) == ["all", *"cabed", "stocks"]
+
+
+def test_equal_texts_are_scored_once_and_all_come_back(rank: Rank, watched: Watched) -> None:
+    ranked = rank([Item(id_, {"text": TEXTS["two"]}) for id_ in "abc"])
+    assert ids(ranked) == ["a", "b", "c"]
+    assert len({score for _, score in ranked}) == 1
+    assert watched.sent == [TEXTS["two"]]
+
+
+def test_of_items_with_one_id_the_first_wins(rank: Rank, watched: Watched) -> None:
+    items = [Item("same", {"text": TEXTS["one"]}), ITEMS[0], Item("same", {"text": TEXTS["all"]})]
+    assert ids(rank(items)) == ["same", "stocks"]
+    assert watched.sent == [TEXTS["one"], TEXTS["stocks"]]
+
+
+BLANKS = [
+    Item("missing"),
+    Item("none", {"text": None}),
+    Item("empty", {"text": ""}),
+    Item("blank", {"text": " \n\t\u3000"}),
+]
+
+
+def test_items_without_text_are_skipped(rank: Rank, watched: Watched) -> None:
+    assert ids(rank([*BLANKS[:2], *ITEMS, *BLANKS[2:]])) == BEST_FIRST
+    assert sorted(watched.sent) == sorted(TEXTS.values())
+
+
+def test_items_without_text_can_be_kept_behind_the_others(rank: Rank) -> None:
+    ranked = rank([*BLANKS, *ITEMS], missing="keep")
+    assert ids(ranked) == [*BEST_FIRST, *(item.id for item in BLANKS)]
+    assert [score for _, score in ranked[len(ITEMS) :]] == [None] * len(BLANKS)
+
+
+def test_items_kept_without_text_count_for_top_n(rank: Rank) -> None:
+    assert ids(rank([*BLANKS, *ITEMS], missing="keep", top_n=5)) == [*BEST_FIRST, "missing"]
+
+
+@pytest.mark.parametrize("blank", BLANKS, ids=lambda item: item.id)
+def test_an_item_without_text_can_be_an_error(rank: Rank, watched: Watched, blank: Item) -> None:
+    with pytest.raises(InvalidInputError, match=blank.id):
+        rank([*ITEMS, blank], missing="error")
+    assert watched.sent == []
+
+
+@pytest.mark.parametrize("top_n", [1, 2, 4, 50])
+def test_top_n_is_the_most_that_come_back(rank: Rank, top_n: int) -> None:
+    assert ids(rank(ITEMS, top_n=top_n)) == BEST_FIRST[:top_n]
+
+
+@pytest.mark.parametrize("top_n", [0, -1, 1.5])
+def test_a_top_n_under_one_is_refused_before_anything_is_sent(
+    rank: Rank, watched: Watched, top_n: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"top_?n"):
+        rank(ITEMS, top_n=top_n)
+    assert watched.sent == []
+
+
+@pytest.mark.parametrize("items", [[], BLANKS], ids=["no items", "no texts"])
+def test_nothing_to_rank_is_an_empty_answer_without_a_request(
+    rank: Rank, watched: Watched, dashscope: LoopbackDashScope, items: list[Item]
+) -> None:
+    assert rank(items) == []
+    assert watched.sent == []
+    assert not dashscope.received
+
+
+@pytest.mark.parametrize("items", [ITEMS, []], ids=["items", "no items"])
+@pytest.mark.parametrize("query", ["", " \n", None])
+def test_a_blank_query_is_refused_before_anything_is_sent(
+    rank: Rank, watched: Watched, query: Any, items: list[Item]
+) -> None:
+    with pytest.raises(InvalidInputError, match="query"):
+        rank(items, query)
+    assert watched.sent == []
+
+
+def test_what_scores_less_than_the_threshold_is_left_out(rank: Rank) -> None:
+    scores = dict(rank(ITEMS))
+    assert ids(rank(ITEMS, min_score=scores["two"])) == ["all", "two"]
+    assert rank(ITEMS, min_score=1.5) == []
+
+
+def test_text_in_any_script_comes_back_by_its_id(rank: Rank) -> None:
+    texts = ["企鹅吃磷虾。", "ペンギンはオキアミを食べる", "🐧🦐", "<|im_start|>", "café e\u0301"]
+    items = [Item(str(place), {"text": text}) for place, text in enumerate(texts)]
+    assert sorted(ids(rank(items))) == ["0", "1", "2", "3", "4"]
+
+
+def test_ranking_again_gives_the_same(rank: Rank) -> None:
+    assert rank(ITEMS) == rank(ITEMS)
+
+
+class Answering(Scorer):
+    """A scorer of a user's own, which answers with whatever it is told."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    @property
+    def model(self) -> str:
+        return "mine"
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        return Scores([*self.values])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(), (0.1,), (0.1,) * 5, (0.1, 0.2, 0.3, math.nan), (0.1, math.inf, 0, 0), (0.1, 0, 0, None)],
+)
+def test_scores_that_are_not_whole_are_an_error(rank_by: Rank, values: tuple[Any, ...]) -> None:
+    with pytest.raises(BadResponseError, match="mine"):
+        rank_by(Answering(*values), ITEMS)
+
+
+def test_scores_may_be_of_any_size_and_sign(rank_by: Rank) -> None:
+    assert rank_by(Answering(-3, 7, 0, 2.5), ITEMS) == [
+        ("all", 7.0),
+        ("two", 2.5),
+        ("one", 0.0),
+        ("stocks", -3.0),
+    ]
+
+
+class Failing(Answering):
+    """A scorer that fails."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        raise ServiceError("The model is down.", code="Down", status=503)
+
+
+def test_the_scorers_error_comes_through_as_it_is(rank_by: Rank) -> None:
+    with pytest.raises(ServiceError, match="The model is down") as caught:
+        rank_by(Failing(), ITEMS)
+    assert (caught.value.code, caught.value.status) == ("Down", 503)

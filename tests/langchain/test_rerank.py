@@ -1,0 +1,142 @@
+"""rerank and arerank: places and scores, without making documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+
+from langchain_qwen_rerank import QwenRerank
+from qwen_rerank import InvalidInputError
+from tests.support.loopback import LoopbackDashScope
+
+Rank = Callable[..., list[dict[str, Any]]]
+
+QUERY = "What do penguins eat?"
+TEXTS = ["score=0.2 ", "score=0.9 ", "score=0.5 ", "score=0.1 "]
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        pytest.param(TEXTS, id="strings"),
+        pytest.param([Document(page_content=text) for text in TEXTS], id="documents"),
+        pytest.param([{"page_content": text} for text in TEXTS], id="mappings"),
+        pytest.param(
+            [TEXTS[0], Document(page_content=TEXTS[1]), {"page_content": TEXTS[2]}, TEXTS[3]],
+            id="mixed",
+        ),
+    ],
+)
+def test_places_of_the_input_come_back_best_first(
+    dashscope: LoopbackDashScope, rank: Rank, documents: list[Any]
+) -> None:
+    assert rank(QwenRerank(), documents, QUERY) == [
+        {"index": 1, "relevance_score": 0.9},
+        {"index": 2, "relevance_score": 0.5},
+        {"index": 0, "relevance_score": 0.2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 2),
+        ({"top_n": -1}, 2),
+        ({"top_n": None}, 4),
+        ({"top_n": 1}, 1),
+        ({"top_n": 3}, 3),
+        ({"top_n": 50}, 4),
+    ],
+)
+def test_top_n_is_the_compressors_own_unless_given(
+    dashscope: LoopbackDashScope, rank: Rank, options: dict[str, Any], expected: int
+) -> None:
+    assert len(rank(QwenRerank(top_n=2), TEXTS, QUERY, **options)) == expected
+
+
+def test_minus_one_is_all_where_the_compressor_returns_all(
+    dashscope: LoopbackDashScope, rank: Rank
+) -> None:
+    assert len(rank(QwenRerank(top_n=None), TEXTS, QUERY, top_n=-1)) == 4
+
+
+@pytest.mark.parametrize("top_n", [0, -2, 1.5, "2", True])
+def test_any_other_top_n_is_refused_before_anything_is_sent(
+    dashscope: LoopbackDashScope, rank: Rank, top_n: Any
+) -> None:
+    with pytest.raises(InvalidInputError, match="top_n"):
+        rank(QwenRerank(), TEXTS, QUERY, top_n=top_n)
+    assert not dashscope.received
+
+
+def test_indices_skip_documents_without_text(dashscope: LoopbackDashScope, rank: Rank) -> None:
+    places = rank(QwenRerank(), ["", TEXTS[0], " ", TEXTS[1]], QUERY)
+    assert [place["index"] for place in places] == [3, 1]
+
+
+def test_documents_kept_without_text_have_no_score(
+    dashscope: LoopbackDashScope, rank: Rank
+) -> None:
+    assert rank(QwenRerank(missing="keep"), ["", TEXTS[0]], QUERY) == [
+        {"index": 1, "relevance_score": 0.2},
+        {"index": 0, "relevance_score": None},
+    ]
+
+
+def test_equal_strings_all_come_back_and_are_sent_once(
+    dashscope: LoopbackDashScope, rank: Rank
+) -> None:
+    places = rank(QwenRerank(), [TEXTS[0], TEXTS[1], TEXTS[0]], QUERY)
+    assert [place["index"] for place in places] == [1, 0, 2]
+    assert sorted(dashscope.received[0].documents) == sorted(TEXTS[:2])
+
+
+def test_the_index_of_documents_of_one_id_is_that_of_the_first(
+    dashscope: LoopbackDashScope, rank: Rank
+) -> None:
+    documents = [
+        Document(page_content=TEXTS[3]),
+        Document(page_content=TEXTS[0], id="same"),
+        Document(page_content=TEXTS[1], id="same"),
+    ]
+    assert [place["index"] for place in rank(QwenRerank(), documents, QUERY)] == [1, 0]
+
+
+def test_ids_that_look_like_places_do_not_collide_with_places(
+    dashscope: LoopbackDashScope, rank: Rank
+) -> None:
+    documents = [
+        Document(page_content=text, id=id_)
+        for text, id_ in zip(TEXTS, ["#1", None, "1", None], strict=True)
+    ]
+    places = rank(QwenRerank(), documents, QUERY, top_n=None)
+    assert [place["index"] for place in places] == [1, 2, 0, 3]
+
+
+def test_rerank_field_names_the_text_in_a_mapping(dashscope: LoopbackDashScope, rank: Rank) -> None:
+    rows = [{"title": "a", "body": "score=0.1 "}, {"title": "b", "body": "score=0.2 "}]
+    places = rank(QwenRerank(rerank_field=["title", "body"]), rows, QUERY)
+    assert [place["index"] for place in places] == [1, 0]
+    assert sorted(dashscope.received[0].documents) == ["a\nscore=0.1 ", "b\nscore=0.2 "]
+
+
+@pytest.mark.parametrize(
+    ("read", "documents"),
+    [
+        (lambda row: row["n"], [{"n": "score=0.1 "}, {"n": "score=0.2 "}]),
+        (str.strip, ["score=0.1 ", "score=0.2 "]),
+    ],
+)
+def test_a_function_reads_what_was_passed(
+    dashscope: LoopbackDashScope, rank: Rank, read: Any, documents: list[Any]
+) -> None:
+    places = rank(QwenRerank(rerank_field=read), documents, QUERY)
+    assert [place["index"] for place in places] == [1, 0]
+
+
+def test_nothing_to_rank_makes_no_request(dashscope: LoopbackDashScope, rank: Rank) -> None:
+    assert rank(QwenRerank(), [], QUERY) == []
+    assert not dashscope.received

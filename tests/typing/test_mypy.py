@@ -1,0 +1,55 @@
+"""The types hold for users: mypy --strict accepts what is right and reports what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+# Without a cache of the frameworks' types, mypy takes half a minute.
+pytestmark = pytest.mark.timeout(300)
+
+_ERROR = re.compile(r"^.*?(?P<file>\w+\.py):(?P<line>\d+): error: .*\[(?P<code>[\w-]+)\]$", re.M)
+_MARK = re.compile(r"# reported: (?P<code>[\w-]+)$")
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    """What mypy says of both files, in one run."""
+    silent = ["--follow-imports=silent", "--no-error-summary", "--no-pretty"]
+    files = [HERE / "user_code.py", HERE / "mistakes.py"]
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", *silent, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (1, ""), run.stdout + run.stderr
+    return run.stdout
+
+
+def errors_in(report: str, file: str) -> list[tuple[int, str]]:
+    return [
+        (int(error["line"]), error["code"])
+        for error in _ERROR.finditer(report)
+        if error["file"] == file
+    ]
+
+
+def test_user_code_has_no_errors(report: str) -> None:
+    assert errors_in(report, "user_code.py") == [], report
+
+
+def test_mistakes_are_reported_where_they_are_and_nowhere_else(report: str) -> None:
+    lines = (HERE / "mistakes.py").read_text(encoding="utf-8").splitlines()
+    marks = [(number, _MARK.search(line)) for number, line in enumerate(lines, start=1)]
+    expected = [(number, mark["code"]) for number, mark in marks if mark]
+    assert len(expected) > 20
+    assert errors_in(report, "mistakes.py") == expected, report
