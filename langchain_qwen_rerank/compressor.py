@@ -122,6 +122,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
             "documents": [_with_score(record) for record in ranking],
             "model": self.engine.scorer.model,
             "skipped": ranking.skipped,
+            "duplicates": ranking.duplicates,
             "usage": asdict(ranking.usage),
         }
 

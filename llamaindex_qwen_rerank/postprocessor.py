@@ -107,7 +107,11 @@ class _Step:
         self.facts: dict[str, Any] = {}
 
     def finish(self, ranking: Ranking) -> None:
-        self.facts = {"skipped": ranking.skipped, "usage": asdict(ranking.usage)}
+        self.facts = {
+            "skipped": ranking.skipped,
+            "duplicates": ranking.duplicates,
+            "usage": asdict(ranking.usage),
+        }
         self.nodes = [
             NodeWithScore(
                 node=_with_retrieval_score(record.source) if self._keep else record.source.node,

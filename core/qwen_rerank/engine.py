@@ -27,11 +27,13 @@ class Ranking(Sequence[Record]):
         records: The records, each with its relevance score; those kept without text have None.
         usage: What the ranking cost.
         skipped: How many records were left out because their text is missing or blank.
+        duplicates: How many were left out because another one with their id came before.
     """
 
     records: tuple[Record, ...]
     usage: Usage
     skipped: int
+    duplicates: int = 0
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -56,6 +58,7 @@ class Prepared:
         texts: The different texts to score.
         placed: Each record that has a text, in input order, and the place of that text in `texts`.
         textless: The records without text, in input order.
+        duplicates: How many records came after one with the same id.
         top_n: How many records to return; None for all.
     """
 
@@ -63,6 +66,7 @@ class Prepared:
     texts: list[str]
     placed: list[tuple[Record, int]]
     textless: list[Record]
+    duplicates: int
     top_n: int | None
 
 
@@ -142,7 +146,9 @@ class RerankEngine:
         places: dict[str, int] = {}
         placed: list[tuple[Record, int]] = []
         textless: list[Record] = []
-        for record in unique_by_id(records):
+        records = list(records)
+        unique = unique_by_id(records)
+        for record in unique:
             text = self._text(record)
             if text is None:
                 textless.append(record)
@@ -153,7 +159,8 @@ class RerankEngine:
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        return Prepared(query, list(places), placed, textless, top_n)
+        duplicates = len(records) - len(unique)
+        return Prepared(query, list(places), placed, textless, duplicates, top_n)
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
@@ -169,6 +176,7 @@ class RerankEngine:
             records=tuple((ranked + unscored)[: prepared.top_n]),
             usage=scores.saving(saved).usage,
             skipped=len(prepared.textless) - len(kept),
+            duplicates=prepared.duplicates,
         )
 
 

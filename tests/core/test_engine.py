@@ -87,6 +87,7 @@ def test_what_comes_out_is_the_first_of_each_id_in_a_stable_order(
     expected += textless if missing == "keep" else []
     assert ids(ranking) == [record.id for record in expected][:top_n]
     assert ranking.skipped == (len(textless) if missing == "skip" else 0)
+    assert ranking.duplicates == len(given_records) - len(unique)
     assert [record.score for record in ranking] == [
         float(len(record.fields["text"])) if record in texted else None for record in expected
     ][:top_n]
