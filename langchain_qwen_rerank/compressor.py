@@ -10,9 +10,8 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
-from qwen_rerank.engine import Ranking
-from qwen_rerank.records import Record, place_ids
-from qwen_rerank.settings import RerankSettings
+from qwen_rerank import Ranking, Record, RerankSettings
+from qwen_rerank.records import place_ids
 
 __all__ = ["QwenRerank"]
 
@@ -57,14 +56,14 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
             QwenRerankError: See `RerankEngine.rerank`.
         """
         inputs = {"query": query, "documents": list(documents)}
-        return self._run.invoke(inputs, _config(callbacks))["documents"]  # type: ignore[no-any-return]
+        return self._step.invoke(inputs, _config(callbacks))["documents"]  # type: ignore[no-any-return]
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
         inputs = {"query": query, "documents": list(documents)}
-        return (await self._run.ainvoke(inputs, _config(callbacks)))["documents"]  # type: ignore[no-any-return]
+        return (await self._step.ainvoke(inputs, _config(callbacks)))["documents"]  # type: ignore[no-any-return]
 
     def rerank(
         self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
@@ -93,7 +92,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         return _places(ranking, records)
 
     @property
-    def _run(self) -> RunnableLambda[dict[str, Any], dict[str, Any]]:
+    def _step(self) -> RunnableLambda[dict[str, Any], dict[str, Any]]:
         # A compressor is not a Runnable: without this, its step does not show in a trace.
         return RunnableLambda(self._compress, self._acompress, name=type(self).__name__)
 

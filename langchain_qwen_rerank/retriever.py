@@ -30,7 +30,7 @@ class QwenRerankRetriever(BaseRetriever):
     base_retriever: RetrieverLike
     compressor: BaseDocumentCompressor
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

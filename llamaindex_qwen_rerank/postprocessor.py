@@ -13,9 +13,8 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
-from qwen_rerank.engine import Ranking
-from qwen_rerank.records import Record, place_ids
-from qwen_rerank.settings import RerankSettings
+from qwen_rerank import Ranking, Record, RerankSettings
+from qwen_rerank.records import place_ids
 
 __all__ = ["QwenRerank"]
 
@@ -99,7 +98,7 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
 
 
 class _Step:
-    """One reranking: the nodes it gave, none where it failed, and what is to be known of it."""
+    """One reranking: its result, empty where it failed, and the facts to report."""
 
     def __init__(self, keep_retrieval_score: bool) -> None:
         self._keep = keep_retrieval_score

@@ -19,6 +19,7 @@ from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.settings import RerankSettings
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "RequestTimeoutError",
     "RerankEngine",
     "RerankField",
+    "RerankSettings",
     "Scorer",
     "Scores",
     "ServiceError",

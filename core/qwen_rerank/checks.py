@@ -19,8 +19,9 @@ def is_finite(value: object) -> TypeGuard[float]:
 def check_query(query: str) -> None:
     """Raise InvalidInputError unless the query is a string that is not blank."""
     if not isinstance(query, str) or not query.strip():
+        got = repr(query) if isinstance(query, str) else type(query).__name__
         raise InvalidInputError(
-            f"The query must be a string that is not blank, got {query!r}.",
+            f"The query must be a string that is not blank, got {got}.",
             remedy="Pass the text that the documents should be relevant to.",
         )
 
@@ -32,7 +33,7 @@ def check_top_n(top_n: int | None, name: str = "top_n") -> None:
 
 
 def check_whole(name: str, value: int, *, at_least: int) -> None:
-    """Raise InvalidInputError unless the value is a whole number of at least so much."""
+    """Raise InvalidInputError unless the value is a whole number not below `at_least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise InvalidInputError(
             f"{name} must be a whole number of at least {at_least}, got {value!r}."

@@ -174,7 +174,7 @@ class RerankEngine:
         saved = len(prepared.placed) - len(prepared.texts)
         return Ranking(
             records=tuple((ranked + unscored)[: prepared.top_n]),
-            usage=scores.saving(saved).usage,
+            usage=scores.usage + Usage(texts_saved=saved),
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
         )

@@ -68,17 +68,9 @@ class QwenRerankError(Exception):
         parts = [self.message, f"[{known}]" if known else None, self.remedy]
         return " ".join(part for part in parts if part)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exception's own reduce would lose the keyword arguments on the way through a process pool.
-        return (_rebuild, (type(self), self.message), self.__dict__)
-
-
-def _rebuild(kind: type[QwenRerankError], message: str) -> QwenRerankError:
-    return kind(message)
-
 
 class InvalidInputError(QwenRerankError, ValueError):
-    """An argument that can't be used: the message names it, its value and the remedy."""
+    """An argument that can't be used: the message names it and, where it is short, its value."""
 
 
 class AuthenticationError(QwenRerankError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["Record", "RerankField", "TextReader", "place_ids", "unique_by_id"]
+__all__ = ["Record", "RerankField", "place_ids", "text_reader", "unique_by_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ def text_reader(rerank_field: RerankField) -> TextReader:
 
 
 def _joined(rerank_field: str | Sequence[str]) -> TextReader:
-    names = [rerank_field] if isinstance(rerank_field, str) else list(rerank_field or ())
-    if not names or not all(isinstance(name, str) and name for name in names):
+    names = [rerank_field] if isinstance(rerank_field, str) else rerank_field
+    if not names or not isinstance(names, Sequence) or not all(_is_name(name) for name in names):
         raise InvalidInputError(
             f"rerank_field must be a field name, several, or a function, got {rerank_field!r}.",
             remedy='Pass for example rerank_field="content".',
@@ -64,10 +65,16 @@ def _joined(rerank_field: str | Sequence[str]) -> TextReader:
     return join
 
 
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name)
+
+
 def _as_text(value: Any, name: str, record_id: str) -> str:
-    if value is None:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # as data frames put it
         return ""
-    if isinstance(value, str | int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise InvalidInputError(
         f"{name} of record {record_id!r} is {type(value).__name__}, not text.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +14,7 @@ from qwen_rerank.engine import Ranking
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Record, place_ids
 from qwen_rerank.scoring import Scorer
-from qwen_rerank.settings import RerankSettings
+from qwen_rerank.settings import DocumentField, RerankSettings
 
 __all__ = ["QwenReRanker", "ScoredDocument"]
 
@@ -48,8 +48,7 @@ class QwenReRanker:
         model: The DashScope model.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
         scorer: Gives the scores instead of DashScope.
-        options: The other options of `RerankSettings`: instruct, min_score, missing, base_url,
-            workspace, region, timeout, deadline, max_retries, max_concurrency.
+        options: The other options of `RerankSettings`, such as instruct, min_score or missing.
 
     Raises:
         ValueError: Blank query, no key, or an option that can't be used.
@@ -59,7 +58,7 @@ class QwenReRanker:
         self,
         query: str,
         topn: int = 10,
-        rerank_field: str | Sequence[str] | Callable[[Any], str | None] = "content",
+        rerank_field: DocumentField = "content",
         model: str = "gte-rerank-v2",
         api_key: str | SecretStr | None = None,
         *,
@@ -68,6 +67,8 @@ class QwenReRanker:
     ) -> None:
         check_query(query)
         check_top_n(topn, "topn")
+        if "top_n" in options:
+            raise InvalidInputError("QwenReRanker calls top_n topn.", remedy="Pass topn=.")
         if api_key is not None:
             options["api_key"] = api_key
         self._settings = RerankSettings(
@@ -86,7 +87,7 @@ class QwenReRanker:
         return self._settings.top_n
 
     @property
-    def rerank_field(self) -> str | Sequence[str] | Callable[[Any], str | None] | None:
+    def rerank_field(self) -> DocumentField | None:
         """Where a document's text is."""
         return self._settings.rerank_field
 
@@ -140,15 +141,15 @@ def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]
             document for documents in lists for document in documents if document is not None
         ]
         ids = place_ids(document.id for document in documents)
+        return [
+            Record(id_, document.fields or {}, document.score, source=document)
+            for id_, document in zip(ids, documents, strict=True)
+        ]
     except (TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"query_results must be lists of documents with id, score and fields: {error}.",
             remedy="Pass a dict of lists by vector field, or a list of lists.",
         ) from error
-    return [
-        Record(id_, document.fields or {}, document.score, source=document)
-        for id_, document in zip(ids, documents, strict=True)
-    ]
 
 
 def _documents(ranking: Ranking) -> list[Any]:

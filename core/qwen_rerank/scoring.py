@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ class Usage:
         tokens: Tokens billed, as the service reports them. 0 where nothing is billed.
         texts_sent: Texts that were scored.
         texts_saved: Texts that were not scored, because an equal one was.
-        retries: Requests that were repeated after a failure.
+        retries: Repeated attempts, after a failure.
         seconds: Time spent scoring, in seconds.
     """
 
@@ -44,10 +44,6 @@ class Scores:
 
     values: list[float]
     usage: Usage = Usage()
-
-    def saving(self, texts: int) -> Scores:
-        """The same scores, with so many equal texts counted as saved."""
-        return replace(self, usage=replace(self.usage, texts_saved=self.usage.texts_saved + texts))
 
 
 class Scorer(ABC):

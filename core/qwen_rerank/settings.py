@@ -24,7 +24,10 @@ from qwen_rerank.records import Record
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scoring import Scorer
 
-__all__ = ["RerankSettings"]
+__all__ = ["DocumentField", "RerankSettings"]
+
+DocumentField: TypeAlias = str | Sequence[str] | Callable[[Any], str | None]
+"""Where a document's text is: a field's name, several, or a function from document to text."""
 
 _SCORER_OPTIONS = (
     "model",
@@ -38,7 +41,7 @@ _SCORER_OPTIONS = (
     "max_retries",
     "max_concurrency",
 )
-"""The options that make a DashScopeScorer, which a scorer of the user's own replaces."""
+"""The options that make a DashScopeScorer, and have no place beside a scorer of the user's own."""
 
 _NOT_SAVED = "not_saved"
 
@@ -58,9 +61,6 @@ class RerankSettings(BaseModel):
 
     Attributes:
         model: The DashScope model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"`, ….
-        top_n: How many documents to return at most, at least 1; None for all.
-        rerank_field: Where a document's text is: None for its content, or the key of a metadata
-            field, or several keys, joined by line breaks, or a function from document to text.
         api_key: The DashScope key; DASHSCOPE_API_KEY by default. Also taken as
             `dashscope_api_key`. It is in no repr, dump, pickle or message.
         base_url: See `DashScopeScorer`, as for all down to max_concurrency.
@@ -71,11 +71,13 @@ class RerankSettings(BaseModel):
         deadline: Seconds for one call with all its retries; None for no limit.
         max_retries: Attempts of one request after the first.
         max_concurrency: Requests of one call that run at the same time.
+        scorer: Gives the scores instead of DashScope. None of the options above goes with it.
+        top_n: How many documents to return at most, at least 1; None for all.
+        rerank_field: Where a document's text is: None for its content, or the key of a metadata
+            field, or several keys, joined by line breaks, or a function from document to text.
         min_score: Documents that score less are left out; None for no threshold.
         missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
             ones) or `"error"`.
-        scorer: Gives the scores instead of DashScope; the options from model to max_concurrency,
-            top_n and rerank_field aside, are then the scorer's own business.
 
     Raises:
         pydantic.ValidationError: An unknown option, or one of the wrong type.
@@ -92,8 +94,6 @@ class RerankSettings(BaseModel):
     )
 
     model: str = "gte-rerank-v2"
-    top_n: int | None = 3
-    rerank_field: str | Sequence[str] | Callable[[Any], str | None] | None = None
     api_key: _Key | None = Field(
         default_factory=_key_from_environment,
         validation_alias=AliasChoices("api_key", "dashscope_api_key"),
@@ -107,9 +107,11 @@ class RerankSettings(BaseModel):
     deadline: float | None = None
     max_retries: int = 3
     max_concurrency: int = 8
+    scorer: Scorer | None = None
+    top_n: int | None = 3
+    rerank_field: DocumentField | None = None
     min_score: float | None = None
     missing: Missing = "skip"
-    scorer: Scorer | None = None
 
     content_field: ClassVar[str] = "content"
     """The field of a record that holds the content when rerank_field is None."""
@@ -147,7 +149,7 @@ class RerankSettings(BaseModel):
         if lost:
             raise InvalidInputError(
                 f"{', '.join(lost)} would have no effect beside scorer={self.scorer!r}.",
-                remedy="Pass them to the scorer, or leave scorer out.",
+                remedy="Pass it to the scorer, or leave the scorer out.",
             )
         return self.scorer
 
@@ -165,9 +167,9 @@ class RerankSettings(BaseModel):
     @classmethod
     def _refuse_not_saved(cls, value: Any) -> Any:
         if isinstance(value, dict) and _NOT_SAVED in value:
-            raise InvalidInputError(
-                f"{value[_NOT_SAVED]!r} is code and was not saved with the other options.",
-                remedy="Pass it again when you load them.",
+            raise ValueError(
+                f"{value[_NOT_SAVED]!r} is code and was not saved with the other options. "
+                "Pass it again when you load them."
             )
         return value
 

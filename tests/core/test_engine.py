@@ -164,9 +164,22 @@ def test_a_function_can_read_the_text() -> None:
     assert scorer.sent == [["abab"]]
 
 
-def test_a_field_that_is_no_text_is_refused_and_named() -> None:
-    with pytest.raises(InvalidInputError, match="text of record '0' is list"):
-        engine().rerank("q", records(["a"]))
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", True])
+def test_a_field_that_is_no_text_is_refused_and_named(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match="text of record '0' is"):
+        engine().rerank("q", records(value))
+
+
+def test_numbers_are_texts_and_nan_is_none() -> None:
+    scorer = LengthScorer()
+    ranking = engine(scorer).rerank("q", records(7, 1.5, math.nan))
+    assert (scorer.sent, ranking.skipped) == ([["7", "1.5"]], 1)
+
+
+def test_arguments_that_were_swapped_are_not_quoted_whole() -> None:
+    with pytest.raises(InvalidInputError, match="got list") as failure:
+        engine().rerank(records("secret"), "q")  # type: ignore[arg-type]
+    assert "secret" not in str(failure.value)
 
 
 @pytest.mark.parametrize("query", ["", " \n", None, 7])
@@ -197,6 +210,7 @@ def test_a_top_n_below_one_is_refused_before_anything_is_sent(top_n: Any) -> Non
         ("rerank_field", None),
         ("rerank_field", []),
         ("rerank_field", ["a", 3]),
+        ("rerank_field", 5),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_and_named(option: str, value: Any) -> None:

@@ -133,7 +133,7 @@ def test_a_text_too_large_for_any_request_goes_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "texts", "named"), [("\ud800", ["a"], "the query"), ("q", ["a", "\udfff"], "text 1")]
+    ("query", "texts", "named"), [("\ud800", ["a"], "The query"), ("q", ["a", "\udfff"], "Text 1")]
 )
 def test_half_a_surrogate_pair_is_refused_and_named(
     query: str, texts: list[str], named: str

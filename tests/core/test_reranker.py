@@ -122,6 +122,8 @@ def test_a_scorer_takes_the_place_of_the_service() -> None:
         {"query": "q", "topn": 0},
         {"query": "q", "rerank_field": ""},
         {"query": "q", "unknown": 1},
+        {"query": "q", "top_n": 5},
+        {"query": "q", "rerank_field": 5},
         {"query": "q", "model": "qwen3-rerank", "scorer": EmbeddedScorer()},
     ],
 )
@@ -137,7 +139,9 @@ def test_no_key_is_a_value_error() -> None:
         QwenReRanker("q")
 
 
-@pytest.mark.parametrize("results", [[doc("a", "x")], ["ab"], 7, [[object()]]])
+@pytest.mark.parametrize(
+    "results", [[doc("a", "x")], ["ab"], 7, [[object()]], [[SimpleNamespace(id="a")]]]
+)
 def test_results_of_another_shape_are_refused(dashscope: LoopbackDashScope, results: Any) -> None:
     with pytest.raises(InvalidInputError, match="lists of documents"):
         QwenReRanker("q").rerank(results)

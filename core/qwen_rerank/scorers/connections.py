@@ -32,11 +32,10 @@ _EXIT_SECONDS = 2.0
 
 
 class Connections:
-    """A session on a background loop, opened when first used and closed when nobody holds it.
+    """A session on a background loop, opened when first used, closed by the last to release it.
 
-    Whoever holds it keeps idle connections open between calls; a holder that is garbage-collected
-    no longer counts. Idle connections close by themselves after aiohttp's keep-alive of 15 s, and
-    all of them when the process ends.
+    A holder that is garbage-collected no longer counts, but closes nothing: idle connections close
+    by themselves after aiohttp's keep-alive of 15 s, and all of them when the process ends.
 
     Args:
         middlewares: aiohttp client middlewares that every request passes.
@@ -49,7 +48,7 @@ class Connections:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the I/O loop and wait for its result."""
-        future = self._thread().submit(coroutine)
+        future = self._running().submit(coroutine)
         try:
             return future.result()
         finally:
@@ -57,12 +56,12 @@ class Connections:
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same from any event loop. Cancelling it cancels the coroutine."""
-        return await asyncio.wrap_future(self._thread().submit(coroutine))
+        return await asyncio.wrap_future(self._running().submit(coroutine))
 
     @asynccontextmanager
     async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
         """The session, on the I/O loop only; `holder` keeps it open until it lets go."""
-        pool = self._thread().pool
+        pool = self._running().pool
         call = _Call()
         pool.holders.update((holder, call))
         try:
@@ -75,7 +74,7 @@ class Connections:
         if self._io is not None and self._io.usable:
             self.run(self._io.pool.release(holder))
 
-    def _thread(self) -> _IOThread:
+    def _running(self) -> _IOThread:
         with self._lock:
             if self._io is not None and not self._io.usable:
                 self._io.pool.disown()

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from qwen_rerank.checks import check_query, check_whole
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
-from qwen_rerank.scorers.limits import Limits, published_limits
-from qwen_rerank.scorers.packing import fits_one_request, plan
-from qwen_rerank.scorers.retrying import Clock, Patience
+from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
+from qwen_rerank.scorers.packing import Plan, fits_one_request, plan
+from qwen_rerank.scorers.retrying import Call, Patience
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class DashScopeScorer(Scorer):
         max_concurrency: int = 8,
         limits: Limits | None = None,
     ) -> None:
-        from qwen_rerank.scorers import dashscope_client
+        from qwen_rerank.scorers import dashscope_client  # here, as it takes half a second
 
         check_whole("max_concurrency", max_concurrency, at_least=1)
         self._model = _checked_model(model, instruct)
@@ -96,9 +96,9 @@ class DashScopeScorer(Scorer):
         self._instruct = instruct
         self._patience = Patience(timeout, deadline, max_retries)
         self._max_concurrency = max_concurrency
-        in_singapore = region == SINGAPORE or _is_singapore(self._base_url)
+        in_singapore = _is_singapore(self._base_url, region)
         self._limits = limits or published_limits(model, singapore=in_singapore)
-        self._client = dashscope_client
+        self._service = dashscope_client
         self._closed = False
 
     @property
@@ -127,84 +127,80 @@ class DashScopeScorer(Scorer):
             InvalidInputError: A blank query, a text that is not UTF-8, or what the service refuses
                 as invalid.
         """
-        clock = Clock(self._patience)
-        requests = self._plan(query, texts)
-        return self._client.connections.run(self._send(clock, query, texts, requests))
+        call = Call(self._patience)
+        requests = self._requests(self._plan(query, texts), len(texts))
+        return self._service.connections.run(self._send(call, query, texts, requests))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
-        clock = Clock(self._patience)
-        requests = await self._aplan(query, texts)
-        return await self._client.connections.arun(self._send(clock, query, texts, requests))
+        call = Call(self._patience)
+        check_query(query)
+        if fits_one_request(query, texts, self._limits):
+            requests = [list(range(len(texts)))]
+        else:  # it may take counting tokens
+            plan = await asyncio.to_thread(self._plan, query, texts)
+            requests = self._requests(plan, len(texts))
+        return await self._service.connections.arun(self._send(call, query, texts, requests))
 
     def close(self) -> None:
-        """Accept no more calls; the last scorer of the process closes the connections.
+        """Accept no more calls; the last open scorer of the process closes the connections.
 
         Calls that are running finish.
         """
         self._closed = True
-        self._client.connections.release(self)
+        self._service.connections.release(self)
 
-    def _plan(self, query: str, texts: Sequence[str]) -> list[list[int]]:
+    def _plan(self, query: str, texts: Sequence[str]) -> Plan:
         check_query(query)
-        requests, oversized = plan(query, texts, self._limits, self._client.count_tokens)
-        if oversized:
+        return plan(query, texts, self._limits, self._service.count_tokens)
+
+    def _requests(self, plan: Plan, count: int) -> list[list[int]]:
+        if plan.oversized:
             warnings.warn(
-                f"{oversized} of {len(texts) + 1} items (the query and the texts) are over the "
+                f"{plan.oversized} of {count + 1} items (the query and the texts) are over the "
                 f"{self._limits.item_tokens} tokens that {self._model} reads of each: the service "
                 "ignores the rest of them. Split long texts into passages first.",
                 stacklevel=3,
             )
-        return requests
-
-    async def _aplan(self, query: str, texts: Sequence[str]) -> list[list[int]]:
-        check_query(query)
-        if fits_one_request(query, texts, self._limits):
-            return self._plan(query, texts)
-        return await asyncio.to_thread(self._plan, query, texts)  # it may count tokens
+        return plan.requests
 
     async def _send(
-        self, clock: Clock, query: str, texts: Sequence[str], requests: list[list[int]]
+        self, call: Call, query: str, texts: Sequence[str], requests: list[list[int]]
     ) -> Scores:
         if self._closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
         slots = asyncio.Semaphore(self._max_concurrency)
 
-        async def answer(places: list[int]) -> tuple[Answer, int]:
+        async def answer(session: ClientSession, places: list[int]) -> tuple[Answer, int]:
             documents = [texts[place] for place in places]
             async with slots:
-                return await clock.attempts(lambda: self._request(session, query, documents))
+                return await call.attempt(lambda: self._request(session, query, documents))
 
-        async with self._client.connections.session(self) as session, clock.deadline():
-            answers = await _all(answer(places) for places in requests)
-        values = [0.0] * len(texts)
-        for places, (scored, _) in zip(requests, answers, strict=True):
-            for place, value in zip(places, scored.values, strict=True):
-                values[place] = value
+        async with self._service.connections.session(self) as session, call.deadline():
+            answers = await _gather(answer(session, places) for places in requests)
         usage = Usage(
             requests=len(requests),
             tokens=sum(scored.tokens for scored, _ in answers),
             texts_sent=len(texts),
             retries=sum(retries for _, retries in answers),
-            seconds=clock.elapsed,
+            seconds=call.elapsed,
         )
-        return Scores(values, usage)
+        return Scores(_in_order(requests, [scored.values for scored, _ in answers]), usage)
 
     async def _request(self, session: ClientSession, query: str, documents: list[str]) -> Answer:
-        return await self._client.rerank(
+        return await self._service.rerank(
             session,
-            count=len(documents),
             model=self._model,
             query=self._item(query),
             documents=[self._item(document) for document in documents],
             instruct=self._instruct,
             api_key=self._api_key.get_secret_value(),
             workspace=self._workspace,
-            base_address=self._base_url,
+            base_url=self._base_url,
         )
 
     def _item(self, text: str) -> str | dict[str, str]:
-        return {"text": text} if self._model.startswith("qwen3-vl") else text
+        return {"text": text} if takes_objects(self._model) else text
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"
@@ -224,7 +220,7 @@ class DashScopeScorer(Scorer):
         return partial(type(self), self._model, **options), ()
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """What they return, all run at the same time; the first failure cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -235,13 +231,23 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def _in_order(requests: list[list[int]], answers: list[list[float]]) -> list[float]:
+    """The scores of all requests' texts, in the order of the texts."""
+    scores = {
+        place: score
+        for places, values in zip(requests, answers, strict=True)
+        for place, score in zip(places, values, strict=True)
+    }
+    return [scores[place] for place in range(len(scores))]
+
+
 def _checked_model(model: str, instruct: str | None) -> str:
     if not isinstance(model, str) or not model.strip():
         raise InvalidInputError(
             f"model must be the service's name of a model, got {model!r}.",
             remedy='Pass for example model="gte-rerank-v2" or model="qwen3-rerank".',
         )
-    if instruct is not None and model.startswith("gte-"):
+    if instruct is not None and not takes_instruct(model):
         raise InvalidInputError(
             f"{model} takes no instruct, got {instruct!r}.",
             remedy='Pass model="qwen3-rerank", which does, or leave instruct out.',
@@ -288,14 +294,15 @@ def _checked_url(url: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
+    # The address is quoted nowhere: what does not belong in it may be a key or a password.
     if not usable or parts.username or parts.query or parts.fragment or "{" in url:
         raise InvalidInputError(
-            f"base_url must be a plain http or https address, got {url!r}.",
+            "base_url must be an http or https address, with no user, query, fragment or braces.",
             remedy=f"Pass for example {_GATEWAYS['cn-beijing']!r}.",
         )
     if "/compatible-" in parts.path:
         raise InvalidInputError(
-            f"base_url {url!r} is of the OpenAI-compatible API, which this scorer does not speak.",
+            f"base_url {url!r} belongs to the OpenAI-compatible API, which is not supported here.",
             remedy=f"Pass the native one, such as {_GATEWAYS['cn-beijing']!r}, or unset "
             "DASHSCOPE_BASE_URL.",
         )
@@ -314,6 +321,9 @@ def _regional(workspace: str | None, region: str | None) -> str:
         ) from None
 
 
-def _is_singapore(base_url: str) -> bool:
+def _is_singapore(base_url: str, region: str | None) -> bool:
+    """By the address, where it is the service's own; a proxy's says nothing, so by the region."""
     host = urlsplit(base_url).hostname or ""
-    return host == urlsplit(_GATEWAYS[SINGAPORE]).hostname or f".{SINGAPORE}." in host
+    if host.endswith(".aliyuncs.com"):
+        return host.startswith("dashscope-intl.") or f".{SINGAPORE}." in host
+    return region == SINGAPORE

@@ -51,13 +51,18 @@ class Answer:
     tokens: int
 
 
-async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) -> Answer:
-    """Send one request of `count` documents.
-
-    Args:
-        session: The session of `connections`.
-        count: How many documents the request has.
-        request: What AioTextReRank.call takes.
+async def rerank(
+    session: aiohttp.ClientSession,
+    *,
+    model: str,
+    query: str | dict[str, str],
+    documents: Sequence[str | dict[str, str]],
+    instruct: str | None,
+    api_key: str,
+    workspace: str | None,
+    base_url: str,
+) -> Answer:
+    """Send one request, over the session of `connections`.
 
     Raises:
         QwenRerankError: The service could not be reached, refused the request, failed, or did not
@@ -65,11 +70,17 @@ async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) 
     """
     try:
         response = await AioTextReRank.call(
-            session=session,
+            model=model,
+            query=query,  # type: ignore[arg-type]  # it passes objects on, as vision models take them
+            documents=documents,  # type: ignore[arg-type]
+            instruct=instruct,
             return_documents=False,
+            api_key=api_key,
+            workspace=workspace,
+            base_address=base_url,
+            session=session,
             user_agent=f"qwen-rerank/{__version__}",
             request_timeout=0,  # none: the caller bounds the attempt, and the SDK logs a timeout
-            **request,
         )
     except _Refused as refused:
         raise refused.error from refused.__cause__
@@ -78,21 +89,23 @@ async def rerank(session: aiohttp.ClientSession, *, count: int, **request: Any) 
             f"The request could not be sent: {error}.",
             remedy="Check the proxy settings, and ~/.netrc for an entry that fits the service.",
         ) from error
-    results = {result.index: result.relevance_score for result in response.output.results}
-    _check_whole(list(results), len(response.output.results), count, response.request_id)
-    usage = response.usage.get("total_tokens")
-    return Answer([results[place] for place in range(count)], usage or 0)
+    results = response.output.results
+    _check_whole([result.index for result in results], len(documents), response.request_id)
+    scores = {result.index: result.relevance_score for result in results}
+    values = [scores[place] for place in range(len(documents))]
+    return Answer(values, tokens=response.usage.get("total_tokens") or 0)
 
 
-def _check_whole(indices: Sequence[int], results: int, count: int, request_id: str) -> None:
-    missing = set(range(count)).difference(indices)
-    foreign = set(indices).difference(range(count))
-    if missing or foreign or results != count:
-        raise BadResponseError(
-            f"The service gave {results} scores for {count} documents: {len(missing)} missing, "
-            f"{len(foreign)} of documents that were not sent, {results - len(indices)} repeated.",
-            request_id=request_id,
-        )
+def _check_whole(indices: list[int], count: int, request_id: str) -> None:
+    if sorted(indices) == list(range(count)):
+        return
+    sent, scored = set(range(count)), set(indices)
+    raise BadResponseError(
+        f"The service gave {len(indices)} scores for {count} documents: {len(sent - scored)} "
+        f"missing, {len(scored - sent)} of documents that were not sent, "
+        f"{len(indices) - len(scored)} repeated.",
+        request_id=request_id,
+    )
 
 
 class _Refused(BaseException):
@@ -196,7 +209,7 @@ class _Usage(_Strict):
 
 
 class _Body(_Strict):
-    """What a success looks like; what the SDK then reads has no shape that it would trip over."""
+    """The body of a success: checked first, so that the SDK cannot trip over it."""
 
     output: _Output
     usage: _Usage | None = None
@@ -217,7 +230,7 @@ _BY_CODE: Mapping[str, _Kind] = {
     "InvalidParameter": (InvalidInputError, None),
     "RequestTimeOut": (RequestTimeoutError, None),
 }
-"""What a service's code means, by how it begins."""
+"""The kind of error and the remedy, by the beginning of the service's code."""
 
 _BY_STATUS: Mapping[int, _Kind] = {
     400: (InvalidInputError, None),

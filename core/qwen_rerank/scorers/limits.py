@@ -1,4 +1,4 @@
-"""What the DashScope service publishes about the size of a request.
+"""What the DashScope service publishes about its models: how large a request may be, what it takes.
 
 Source: Alibaba Cloud Model Studio, text rerank API reference, June 2026.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from qwen_rerank.checks import check_whole
 
-__all__ = ["Limits", "published_limits"]
+__all__ = ["Limits", "published_limits", "takes_instruct", "takes_objects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,16 @@ def published_limits(model: str, *, singapore: bool = False) -> Limits:
         model: The service's name of the model, such as `"gte-rerank-v2"`.
         singapore: Whether the requests go to the Singapore region (ap-southeast-1).
     """
-    if model == "qwen3-vl-rerank":
+    if takes_objects(model):
         return _VISION
-    if singapore and not model.startswith("gte-rerank"):
-        return _SINGAPORE_TEXT
-    return _TEXT
+    return _SINGAPORE_TEXT if singapore and takes_instruct(model) else _TEXT
+
+
+def takes_objects(model: str) -> bool:
+    """Whether the query and the documents are objects, such as {"text": …}, and not strings."""
+    return model.startswith("qwen3-vl-rerank")
+
+
+def takes_instruct(model: str) -> bool:
+    """Whether the model takes a task instruction: all but the gte-rerank family do."""
+    return not model.startswith("gte-rerank")

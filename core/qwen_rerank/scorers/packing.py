@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from qwen_rerank.errors import InvalidInputError
@@ -30,9 +31,9 @@ def plan(
 ) -> Plan:
     """Pack the texts into as few requests as we can.
 
-    Counting tokens exactly is dear, so a bound stands in wherever it settles the matter: exact
-    counts are taken of the items that may be over the item limit, and of all of them only where
-    the bounds ask for more requests than the number of documents does.
+    Counting tokens exactly is slow, so their byte bound is used wherever it decides the packing.
+    Exact counts are taken of the items that may be over the item limit, and of all items only
+    where the bounds ask for more requests than the number of documents does.
 
     Args:
         query: Goes into every request.
@@ -43,18 +44,17 @@ def plan(
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
-    if fits_one_request(query, texts, limits):
-        return Plan([list(range(len(texts)))], oversized=0)
+    count = cache(count_tokens)
     items = [query, *texts]
-    tokens = _bounds(query, texts)
-    for place, item in enumerate(items):
-        if tokens[place] > limits.item_tokens:
-            tokens[place] = count_tokens(item)
+    tokens = [
+        count(item) if bound > limits.item_tokens else bound
+        for item, bound in zip(items, _bounds(query, texts), strict=True)
+    ]
     requests = pack(tokens[0], tokens[1:], limits)
     if len(requests) > math.ceil(len(texts) / limits.documents):
-        tokens = [count_tokens(item) for item in items]
+        tokens = [count(item) for item in items]
         requests = pack(tokens[0], tokens[1:], limits)
-    return Plan(requests, oversized=sum(count > limits.item_tokens for count in tokens))
+    return Plan(requests, oversized=sum(tokens_ > limits.item_tokens for tokens_ in tokens))
 
 
 def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
@@ -63,85 +63,63 @@ def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
-    query_bound, *bounds = _bounds(query, texts)
-    return (
-        len(texts) <= limits.documents
-        and max(query_bound, *bounds) <= limits.item_tokens
-        and query_bound * len(texts) + sum(bounds) <= limits.request_tokens
-    )
-
-
-def _bounds(query: str, texts: Sequence[str]) -> list[int]:
-    return [byte_bound(item, place) for place, item in enumerate((query, *texts))]
+    # A character is at least a byte: what is too long by characters needs no closer look.
+    if len(texts) > limits.documents or sum(map(len, texts)) > limits.request_tokens:
+        return False
+    bounds = _bounds(query, texts)
+    tokens = bounds[0] * len(texts) + sum(bounds[1:])
+    return max(bounds) <= limits.item_tokens and tokens <= limits.request_tokens
 
 
 def pack(query_tokens: int, text_tokens: Sequence[int], limits: Limits) -> list[list[int]]:
     """Put each text in a request: the better of first-fit and first-fit decreasing.
 
-    A text costs its own tokens and the query's once more. One that is too large for any request
-    goes alone, since the service may cut it. A text over the item limit counts in full: whether
-    the service cuts before it counts is not published, and this is right either way.
+    A text costs its own tokens and the query's once more. Whether the service cuts a text over the
+    item limit before it counts is not published: it counts in full here, which is never too much
+    for a request. One that is larger than a whole request goes alone, in the hope that it is cut.
     """
-    room = limits.request_tokens
-    costs = [min(query_tokens + count, room) for count in text_tokens]
+    costs = [min(query_tokens + tokens, limits.request_tokens) for tokens in text_tokens]
     in_order = range(len(costs))
     decreasing = sorted(in_order, key=costs.__getitem__, reverse=True)
-    first_fit, first_fit_decreasing = (
-        _first_fit(order, costs, limits) for order in (in_order, decreasing)
-    )
-    return min(first_fit, first_fit_decreasing, key=len)
-
-
-def byte_bound(text: str, place: int = 0) -> int:
-    """The most tokens that the text can have: its bytes, as each token is at least one.
-
-    Bytes of UTF-8 after NFC, which the Qwen tokenizer applies first. Holds for any byte-level BPE.
-    """
-    try:
-        return len(text) if text.isascii() else len(unicodedata.normalize("NFC", text).encode())
-    except UnicodeEncodeError as error:
-        item = "the query" if place == 0 else f"text {place - 1}"
-        raise InvalidInputError(
-            f"{item} holds {text[error.start]!r}, half of a surrogate pair, which UTF-8 has not.",
-            remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
-        ) from None
+    return min((_first_fit(order, costs, limits) for order in (in_order, decreasing)), key=len)
 
 
 def _first_fit(order: Iterable[int], costs: Sequence[int], limits: Limits) -> list[list[int]]:
-    rooms = _Rooms(len(costs), limits.request_tokens)
-    requests: list[list[int]] = [[] for _ in costs]
+    requests: list[list[int]] = []
+    rooms: list[int] = []  # what is left in each
     for place in order:
-        number = rooms.first_with(costs[place])
+        for number, room in enumerate(rooms):
+            if room >= costs[place] and len(requests[number]) < limits.documents:
+                break
+        else:
+            number = len(requests)
+            requests.append([])
+            rooms.append(limits.request_tokens)
         requests[number].append(place)
-        full = len(requests[number]) == limits.documents
-        rooms.take(number, costs[place], full)
-    return [request for request in requests if request]
+        rooms[number] -= costs[place]
+    return requests
 
 
-_FULL = -1
+def byte_bound(text: str) -> int:
+    """The most tokens that the text can have: its bytes, as each token is at least one.
 
+    Bytes of UTF-8 after NFC, which the Qwen tokenizer applies first. Holds for any byte-level BPE.
 
-class _Rooms:
-    """The room left in each of `count` requests; finds the first with enough in log(count).
-
-    A binary tree in an array: each node holds the largest room below it, the leaves the requests'.
+    Raises:
+        UnicodeEncodeError: The text holds half of a surrogate pair.
     """
+    return len(text) if text.isascii() else len(unicodedata.normalize("NFC", text).encode())
 
-    def __init__(self, count: int, room: int) -> None:
-        self._leaves = 1 << max(count - 1, 0).bit_length()
-        self._most = [room] * (2 * self._leaves)
 
-    def first_with(self, cost: int) -> int:
-        node = 1
-        while node < self._leaves:
-            node *= 2
-            if self._most[node] < cost:
-                node += 1
-        return node - self._leaves
-
-    def take(self, number: int, cost: int, full: bool) -> None:
-        node = number + self._leaves
-        self._most[node] = _FULL if full else self._most[node] - cost
-        while node > 1:
-            node //= 2
-            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
+def _bounds(query: str, texts: Sequence[str]) -> list[int]:
+    bounds = []
+    for place, item in enumerate((query, *texts)):
+        try:
+            bounds.append(byte_bound(item))
+        except UnicodeEncodeError:
+            name = "The query" if place == 0 else f"Text {place - 1}"
+            raise InvalidInputError(
+                f"{name} holds half of a surrogate pair, which UTF-8 cannot encode.",
+                remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
+            ) from None
+    return bounds

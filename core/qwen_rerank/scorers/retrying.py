@@ -25,7 +25,7 @@ from qwen_rerank.errors import (
     ServiceError,
 )
 
-__all__ = ["Clock", "Patience"]
+__all__ = ["Call", "Patience"]
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """The time of one call, which starts when the clock is made."""
+class Call:
+    """One call, which starts when this is made: its attempts and its deadline."""
 
     patience: Patience
     started: float = field(default_factory=time.monotonic)
@@ -87,7 +87,7 @@ class Clock:
                 remedy="Raise deadline=, or send fewer documents.",
             ) from None
 
-    async def attempts(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+    async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """Send until it succeeds or patience ends.
 
         Returns:
@@ -98,7 +98,7 @@ class Clock:
                 wait before the next attempt would end past the deadline.
         """
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes), wait=_wait, stop=self._gives_up, reraise=True
+            retry=retry_if_exception(_is_transient), wait=_wait, stop=self._gives_up, reraise=True
         )
         async for attempt in retrying:
             with attempt:
@@ -120,8 +120,11 @@ class Clock:
         return too_late or state.attempt_number > self.patience.max_retries
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later."""
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later.
+
+    An error code that nobody knows, under HTTP 200, is taken for a gateway's trouble.
+    """
     if isinstance(error, RateLimitError | RequestTimeoutError):
         return True
     if isinstance(error, ServiceError):
@@ -131,6 +134,5 @@ def _passes(error: BaseException) -> bool:
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome and state.outcome.exception()
-    if isinstance(error, QwenRerankError) and error.retry_after is not None:
-        return error.retry_after
-    return _backoff(state)
+    asked = error.retry_after if isinstance(error, QwenRerankError) else None
+    return max(asked or 0.0, _backoff(state))
