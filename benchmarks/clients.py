@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import dashscope
-from dashscope import AioTextReRank, AsyncClient, TextReRank
+from dashscope import AioTextReRank, AsyncClient, Client, TextReRank
 from tqdm import tqdm
 
 from qwen_rerank import DashScopeScorer
@@ -76,9 +76,11 @@ def report(ways: dict[str, Way], rounds: int) -> None:
 def ways(base_url: str) -> dict[str, Way]:
     scorer = DashScopeScorer(MODEL, KEY, base_url=base_url)
     options = {"model": MODEL, "query": "which?", "documents": TEXTS}
+    client = Client(api_key=KEY, base_url=base_url)
     legacy = {**options, "api_key": KEY, "base_address": base_url}
     return {
         "SDK TextReRank, threads": threaded(lambda: TextReRank.call(**legacy)),
+        "SDK Client, threads": threaded(lambda: client.rerank.create(**options)),
         "DashScopeScorer.score, threads": threaded(lambda: scorer.score("which?", TEXTS)),
         "SDK AsyncClient": with_async_client(base_url, options),
         "SDK AioTextReRank": concurrent(lambda: AioTextReRank.call(**legacy)),

@@ -1,8 +1,9 @@
-"""A scorer that adds up what another one cost: a scorer of your own is two methods."""
+"""A scorer that adds up what another one cost: policies are scorers around scorers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 from qwen_rerank import Scorer, Scores, Usage
 
@@ -13,12 +14,22 @@ class Metered(Scorer):
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
         self.usage = Usage()
+        self._lock = Lock()
 
     @property
     def model(self) -> str:
         return self.scorer.model
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
-        scores = self.scorer.score(query, texts)
-        self.usage += scores.usage
+        return self._counted(self.scorer.score(query, texts))
+
+    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        return self._counted(await self.scorer.ascore(query, texts))
+
+    def close(self) -> None:
+        self.scorer.close()
+
+    def _counted(self, scores: Scores) -> Scores:
+        with self._lock:
+            self.usage += scores.usage
         return scores

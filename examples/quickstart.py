@@ -17,7 +17,7 @@ from typing import TypeAlias
 from tqdm import tqdm
 
 import report
-from report import Comparison, Ranking, timed
+from report import Comparison, ScoresById, timed
 
 with timed("import the frameworks and the plugins"):
     from langchain_classic.retrievers import ContextualCompressionRetriever
@@ -40,7 +40,7 @@ TOP_N = None  # what the reranker returns of it: here all, to show the order; us
 # With the offline scorer the first of three gains, the second hardly changes, the third loses.
 SHOWN = {"LangChain": ("q15", "q05", "q06"), "LlamaIndex": ("q09", "q21", "q11")}
 
-Search: TypeAlias = Callable[[str], Ranking]
+Search: TypeAlias = Callable[[str], ScoresById]
 
 
 def with_langchain(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search, Search]:
@@ -53,11 +53,11 @@ def with_langchain(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search,
         base_compressor=langchain_qwen_rerank.QwenRerank(scorer=scorer, top_n=TOP_N),
     )
 
-    def retrieve(query: str) -> Ranking:
+    def retrieve(query: str) -> ScoresById:
         found = store.similarity_search_with_score(query, k=CANDIDATES)
         return {document.id: score for document, score in found}
 
-    def rerank(query: str) -> Ranking:
+    def rerank(query: str) -> ScoresById:
         found = reranking.invoke(query)
         return {document.id: document.metadata["relevance_score"] for document in found}
 
@@ -76,10 +76,10 @@ def with_llamaindex(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search
         response_mode="no_text",
     )
 
-    def retrieve(query: str) -> Ranking:
+    def retrieve(query: str) -> ScoresById:
         return {found.node_id: found.score for found in retriever.retrieve(query)}
 
-    def rerank(query: str) -> Ranking:
+    def rerank(query: str) -> ScoresById:
         return {found.node_id: found.score for found in engine.query(query).source_nodes}
 
     return retrieve, rerank

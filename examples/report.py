@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from helpcentre import HelpCentre
     from qwen_rerank import Usage
 
-Ranking: TypeAlias = dict[str, float]
+ScoresById: TypeAlias = dict[str, float]
 """Passage ids and their scores, best first."""
 
-Rankings: TypeAlias = Mapping[str, Ranking]
+Rankings: TypeAlias = Mapping[str, ScoresById]
 """The ranking for each query, by the query's id."""
 
 
@@ -146,12 +146,12 @@ def best(centre: HelpCentre, rankings: Rankings) -> Rankings:
     }
 
 
-def places(ranking: Ranking) -> dict[str, int]:
+def places(ranking: ScoresById) -> dict[str, int]:
     """The place of each passage, from 1."""
     return {passage_id: place for place, passage_id in enumerate(ranking, start=1)}
 
 
-def _ideal(ranking: Ranking, gains: Mapping[str, int]) -> Ranking:
+def _ideal(ranking: ScoresById, gains: Mapping[str, int]) -> ScoresById:
     order = sorted(ranking, key=lambda passage_id: gains.get(passage_id, 0), reverse=True)
     return {passage_id: gains.get(passage_id, 0) for passage_id in order}
 

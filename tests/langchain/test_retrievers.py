@@ -180,3 +180,10 @@ def test_two_thousand_documents_come_back_whole_and_in_order(
     sent = [len(request.documents) for request in dashscope.received]
     assert sum(sent) == 2_000
     assert max(sent) <= dashscope.documents_limit
+
+
+def test_the_retriever_refuses_unknown_options() -> None:
+    with pytest.raises(ValidationError, match="top_n"):
+        QwenRerankRetriever(
+            base_retriever=in_store(), compressor=QwenRerank(scorer=EmbeddedScorer()), top_n=5
+        )  # type: ignore[call-arg]

@@ -1,1 +1,1 @@
-"""One file per scorer; the folder listing is the documentation."""
+"""The scorers, and what those that speak HTTP share."""
