@@ -10,7 +10,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
-from qwen_rerank import Ranking, Record, RerankSettings
+from qwen_rerank import InvalidInputError, Ranking, Record, RerankSettings
 from qwen_rerank.records import place_ids
 
 __all__ = ["QwenRerank"]
@@ -114,7 +114,14 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
     def _fields(self, document: Rankable) -> Mapping[str, Any]:
         if isinstance(document, Document):
             return {**document.metadata, self.content_field: document.page_content}
-        return {self.content_field: document} if isinstance(document, str) else document
+        if isinstance(document, str):
+            return {self.content_field: document}
+        if self.rerank_field is None and self.content_field not in document:
+            raise InvalidInputError(
+                f"A {type(document).__name__} does not say which of its values is the text.",
+                remedy="Name it with rerank_field.",
+            )
+        return document
 
     def _outputs(self, ranking: Ranking) -> dict[str, Any]:
         return {

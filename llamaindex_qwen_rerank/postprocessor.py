@@ -12,6 +12,7 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from pydantic import model_validator
 
 from qwen_rerank import Ranking, Record, RerankSettings
 from qwen_rerank.records import place_ids
@@ -45,6 +46,14 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     keep_retrieval_score: bool = False
 
     content_field: ClassVar[str] = "content"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, data: Any) -> Any:
+        # Every dump of LlamaIndex's has it.
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if key != "class_name"}
+        return data
 
     @classmethod
     def class_name(cls) -> str:

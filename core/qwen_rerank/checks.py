@@ -13,7 +13,10 @@ __all__ = ["check_query", "check_seconds", "check_top_n", "check_whole", "is_fin
 
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a number, other than a bool, that is neither infinite nor NaN."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def check_query(query: str) -> None:

@@ -181,8 +181,9 @@ class RerankEngine:
 
 
 def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:
-    if len(values) != expected:
-        raise BadResponseError(f"{model} gave {len(values)} scores for {expected} texts.")
+    if not isinstance(values, Sequence) or len(values) != expected:
+        got = len(values) if isinstance(values, Sequence) else type(values).__name__
+        raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
     for place, value in enumerate(values):
         if not is_finite(value):
             raise BadResponseError(f"{model} gave text {place} the score {value!r}.")

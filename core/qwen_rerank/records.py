@@ -17,7 +17,7 @@ class Record:
     """One thing to rank.
 
     Attributes:
-        id: What the record is known by; two records with one id are the same record.
+        id: What the record is known by; two records with one id are the same record. "" is no id.
         fields: Named values, at least those that `rerank_field` names.
         score: The retrieval score on the way in, the relevance score on the way out, or None.
         source: The framework's own object, for a plugin to find it again. Not compared.
@@ -83,8 +83,8 @@ def _as_text(value: Any, name: str, record_id: str) -> str:
 
 
 def place_ids(ids: Iterable[Any]) -> list[str]:
-    """The ids as strings; one that is None becomes its place, in a form that no other id has."""
-    ids = list(ids)
+    """The ids as strings; None and "" become the place, in a form that no other id has."""
+    ids = [None if id_ == "" else id_ for id_ in ids]
     own = {str(id_) for id_ in ids if id_ is not None}
     mark = "#"
     while any(id_.startswith(mark) for id_ in own):
@@ -93,8 +93,8 @@ def place_ids(ids: Iterable[Any]) -> list[str]:
 
 
 def unique_by_id(records: Iterable[Record]) -> list[Record]:
-    """The records in their order, without those whose id was there before."""
-    seen: dict[str, Record] = {}
+    """The records in their order, without those whose id was there before; "" is no id."""
+    seen: dict[object, Record] = {}
     for record in records:
-        seen.setdefault(record.id, record)
+        seen.setdefault(record.id or object(), record)
     return list(seen.values())

@@ -141,11 +141,13 @@ def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]
             document for documents in lists for document in documents if document is not None
         ]
         ids = place_ids(document.id for document in documents)
+        for document in documents[:1]:  # what can't take a score should show before it is paid for
+            _with_score(document, document.score)
         return [
             Record(id_, document.fields or {}, document.score, source=document)
             for id_, document in zip(ids, documents, strict=True)
         ]
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(
             f"query_results must be lists of documents with id, score and fields: {error}.",
             remedy="Pass a dict of lists by vector field, or a list of lists.",

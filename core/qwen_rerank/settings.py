@@ -16,6 +16,7 @@ from pydantic import (
     field_serializer,
     field_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.checks import check_top_n
 from qwen_rerank.engine import Missing, RerankEngine
@@ -26,7 +27,9 @@ from qwen_rerank.scoring import Scorer
 
 __all__ = ["DocumentField", "RerankSettings"]
 
-DocumentField: TypeAlias = str | Sequence[str] | Callable[[Any], str | None]
+_Function: TypeAlias = Callable[[Any], str | None]
+
+DocumentField: TypeAlias = str | Sequence[str] | _Function
 """Where a document's text is: a field's name, several, or a function from document to text."""
 
 _SCORER_OPTIONS = (
@@ -107,9 +110,9 @@ class RerankSettings(BaseModel):
     deadline: float | None = None
     max_retries: int = 3
     max_concurrency: int = 8
-    scorer: Scorer | None = None
+    scorer: SkipJsonSchema[Scorer | None] = None
     top_n: int | None = 3
-    rerank_field: DocumentField | None = None
+    rerank_field: str | Sequence[str] | SkipJsonSchema[_Function] | None = None
     min_score: float | None = None
     missing: Missing = "skip"
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from qwen_rerank import (
     AuthenticationError,
@@ -204,6 +205,20 @@ async def test_tokens_are_not_counted_on_the_event_loop(
     assert not [thread for thread in threads if thread.name == "qwen-rerank-io"]
 
 
+def test_no_texts_are_no_request(dashscope: LoopbackDashScope, score: Score) -> None:
+    assert score(DashScopeScorer(), "q", []).values == []
+    assert dashscope.received == []
+
+
+def test_the_deadline_bounds_the_counting_of_tokens_too(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    texts = ["中文字 " * 300 + str(place) for place in range(200)]
+    with pytest.raises(RequestTimeoutError, match="deadline"):
+        score(DashScopeScorer(deadline=1e-6), "q", texts)
+    assert dashscope.received == []
+
+
 def test_half_a_surrogate_pair_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
@@ -238,6 +253,8 @@ def test_requests_run_at_the_same_time_up_to_max_concurrency(
         refuses(200, "Throttling.AllocationQuota"),
         refuses(400, "Throttling"),
         refuses(200, "InternalError"),
+        refuses(429, "DataInspectionFailed"),
+        refuses(503, "InvalidParameter"),
     ],
 )
 def test_a_passing_refusal_is_retried(
@@ -274,6 +291,7 @@ def test_a_broken_connection_or_gateway_is_retried(
         (400, "Model.NotExist", InvalidInputError),
         (404, "", InvalidInputError),
         (405, "", ServiceError),
+        (401, "Throttling", RateLimitError),
     ],
 )
 def test_a_final_refusal_is_not_retried_and_says_what_the_service_said(
@@ -350,7 +368,10 @@ def test_a_request_without_an_answer_times_out_and_is_closed(
     assert dashscope.disconnected.wait(10)
 
 
-@pytest.mark.parametrize("value", ["soon", "nan", "inf", "Wed, 99 Foo", ""])
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "nan", "inf", "Wed, 99 Foo", "", "Wed, 21 Oct 2015 07:28:00 +99999999999999"],
+)
 def test_a_retry_after_that_says_nothing_is_a_usual_retry(
     dashscope: LoopbackDashScope, value: str
 ) -> None:
@@ -430,6 +451,7 @@ def test_an_answer_without_exactly_one_score_a_document_is_refused(
         says(""),
         says("[]"),
         says("null"),
+        says("[" * 200_000),
         says("{}"),
         says('{"output": null}'),
         says('{"output": []}'),
@@ -443,6 +465,16 @@ def test_an_answer_of_another_shape_is_refused(
 ) -> None:
     dashscope.faults.append(fault)
     with pytest.raises(BadResponseError):
+        score(DashScopeScorer(), "q", ["a"])
+
+
+def test_an_answer_that_is_not_utf8_is_refused(dashscope: LoopbackDashScope, score: Score) -> None:
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        answer = json.dumps(dashscope.ranking(body)).encode().replace(b"loopback", b"\xff")
+        return web.Response(body=answer, content_type="application/json")
+
+    dashscope.faults.append(fault)
+    with pytest.raises(BadResponseError, match="not text"):
         score(DashScopeScorer(), "q", ["a"])
 
 
@@ -548,6 +580,19 @@ def test_an_interrupt_ends_a_call_and_its_requests(dashscope: LoopbackDashScope)
     assert dashscope.disconnected.wait(10)
 
 
+def test_a_call_in_the_interpreters_last_moments_is_a_clear_error(
+    dashscope: LoopbackDashScope,
+) -> None:
+    code = (
+        "import atexit, qwen_rerank\n"
+        "scorer = qwen_rerank.DashScopeScorer()\n"
+        "atexit.register(lambda: scorer.score('q', ['a']))\n"  # runs after what comes later
+        "scorer.score('q', ['a'])\n"
+    )
+    _, err = python(code).communicate(timeout=60)
+    assert "ServiceError: The interpreter is shutting down" in err
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope) -> None:
     code = (
@@ -625,8 +670,9 @@ def test_a_pickled_scorer_takes_the_key_of_where_it_is_loaded(
     loaded.score("q", ["a", "b"])
     assert [request.parameters["instruct"] for request in dashscope.received] == ["Find.", "Find."]
     monkeypatch.delenv("DASHSCOPE_API_KEY")
+    loaded = pickle.loads(pickled)  # raising here would break a process pool
     with pytest.raises(MissingKeyError):
-        pickle.loads(pickled)
+        loaded.score("q", ["a"])
 
 
 def test_a_copy_is_the_same_scorer(dashscope: LoopbackDashScope) -> None:
@@ -654,6 +700,7 @@ def test_texts_are_not_logged_and_retried_failures_are_no_errors_in_the_log(
         ({"model": ""}, "model"),
         ({"model": None}, "model"),
         ({"instruct": "Find."}, "gte-rerank-v2 takes no instruct"),
+        ({"model": "qwen3-rerank", "instruct": "\ud800"}, "instruct must be a string"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": None}, "timeout"),
         ({"timeout": math.inf}, "timeout"),
@@ -667,6 +714,7 @@ def test_texts_are_not_logged_and_retried_failures_are_no_errors_in_the_log(
         ({"base_url": "http://[::1/api/v1"}, "base_url"),
         ({"base_url": "http://localhost:99999/api/v1"}, "base_url"),
         ({"base_url": "https://user:word@dashscope.aliyuncs.com/api/v1"}, "base_url"),
+        ({"base_url": "https://:word@dashscope.aliyuncs.com/api/v1"}, "base_url"),
         ({"base_url": "https://dashscope.aliyuncs.com/api/v1?api_key=word"}, "base_url"),
         ({"base_url": "https://{workspace_id}.cn-beijing.maas.aliyuncs.com/api/v1"}, "base_url"),
         ({"base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1"}, "OpenAI-compatible"),

@@ -219,7 +219,19 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(option: str, value: 
 
 
 @pytest.mark.parametrize(
-    "values", [[], [0.5], [0.5, 0.5, 0.5], [0.5, math.nan], [math.inf, 0.5], [0.5, None], [True, 0]]
+    "values",
+    [
+        None,
+        10**400,
+        [10**400, 1],
+        [],
+        [0.5],
+        [0.5, 0.5, 0.5],
+        [0.5, math.nan],
+        [math.inf, 0.5],
+        [0.5, None],
+        [True, 0],
+    ],
 )
 def test_scores_that_are_not_one_finite_number_a_text_are_an_error(values: list[Any]) -> None:
     with pytest.raises(BadResponseError, match="fixed gave"):
@@ -228,6 +240,12 @@ def test_scores_that_are_not_one_finite_number_a_text_are_an_error(values: list[
 
 def test_a_place_id_is_never_that_of_another_record() -> None:
     assert place_ids([None, "#0", None, 7, "##x"]) == ["###0", "#0", "###2", "7", "##x"]
+
+
+def test_records_without_an_id_are_different_records() -> None:
+    given_records = [Record("", {"text": "a"}), Record("", {"text": "bb"})]
+    assert [record.score for record in engine().rerank("q", given_records)] == [2.0, 1.0]
+    assert place_ids(["", None, "a"]) == ["#0", "#1", "a"]
 
 
 def test_usages_add_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from itertools import chain
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, Limits
+from qwen_rerank.scorers.dashscope_client import count_tokens
 from qwen_rerank.scorers.limits import published_limits
+from qwen_rerank.scorers.normalizing import normalize
 from qwen_rerank.scorers.packing import byte_bound, pack, plan
 from tests.support.loopback import token_count
 
@@ -140,6 +143,18 @@ def test_half_a_surrogate_pair_is_refused_and_named(
 ) -> None:
     with pytest.raises(InvalidInputError, match=named):
         plan(query, texts, SMALL, token_count)
+
+
+@pytest.mark.timeout(20)
+def test_marks_without_end_do_not_take_quadratic_time() -> None:
+    marks = "a" + "\u0300\u0316" * 200_000  # 24 s in Python's own normalization
+    requests, oversized = plan("q", [marks], Limits(), count_tokens)
+    assert (requests, oversized) == ([[0]], 1)
+
+
+@given(st.text(st.sampled_from("ae\u0300\u0316\u0323\u0344가각"), max_size=25))
+def test_text_without_long_runs_of_marks_is_normalized_as_ever(text: str) -> None:
+    assert normalize("NFC", text) == unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize("name", ["documents", "item_tokens", "request_tokens"])

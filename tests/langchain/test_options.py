@@ -344,6 +344,11 @@ def test_one_compressors_key_is_not_anothers(
     ]
 
 
+def test_the_options_have_a_json_schema() -> None:
+    properties = QwenRerank.model_json_schema()["properties"]
+    assert {"model", "top_n", "rerank_field"} <= properties.keys()
+
+
 def test_compressors_with_the_same_options_are_equal(dashscope: LoopbackDashScope) -> None:
     assert QwenRerank() == QwenRerank()
     assert QwenRerank() != QwenRerank(model="qwen3-rerank")

@@ -24,6 +24,8 @@ from weakref import WeakSet
 import aiohttp
 import certifi
 
+from qwen_rerank.errors import ServiceError
+
 __all__ = ["Connections"]
 
 T = TypeVar("T")
@@ -48,7 +50,7 @@ class Connections:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the I/O loop and wait for its result."""
-        future = self._running().submit(coroutine)
+        future = self._submit(coroutine)
         try:
             return future.result()
         finally:
@@ -56,7 +58,7 @@ class Connections:
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same from any event loop. Cancelling it cancels the coroutine."""
-        return await asyncio.wrap_future(self._running().submit(coroutine))
+        return await asyncio.wrap_future(self._submit(coroutine))
 
     @asynccontextmanager
     async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
@@ -74,8 +76,17 @@ class Connections:
         if self._io is not None and self._io.usable:
             self.run(self._io.pool.release(holder))
 
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            return self._running().submit(coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+
     def _running(self) -> _IOThread:
         with self._lock:
+            if self._io is not None and self._io.stopped:
+                raise ServiceError("The interpreter is shutting down: nothing is sent any more.")
             if self._io is not None and not self._io.usable:
                 self._io.pool.disown()
                 self._io = None
@@ -138,6 +149,7 @@ class _IOThread:
 
     def __init__(self) -> None:
         self.pool = _Pool()
+        self.stopped = False
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -149,7 +161,7 @@ class _IOThread:
     @property
     def usable(self) -> bool:
         """Whether the thread is there: not in a child made by fork, not once the process ends."""
-        return self._pid == os.getpid() and not self._loop.is_closed()
+        return self._pid == os.getpid() and not self.stopped
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -158,6 +170,7 @@ class _IOThread:
         if not self.usable:
             self.pool.disown()
             return
+        self.stopped = True
         with suppress(TimeoutError):
             self.submit(self.pool.close()).result(_EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)

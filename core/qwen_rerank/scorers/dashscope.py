@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Coroutine, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -61,7 +60,7 @@ class DashScopeScorer(Scorer):
         timeout: Seconds for one attempt of one request.
         deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
         max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx, throttling
-            under any status, timeouts and dropped connections, with jittered exponential backoff.
+            under 200 or 400, timeouts and dropped connections, with jittered exponential backoff.
             Retry-After is honoured, unless it would pass the deadline; then the error is raised.
         max_concurrency: Requests of one call that run at the same time.
         limits: How large a request may be; what the service publishes for the model if None.
@@ -86,11 +85,11 @@ class DashScopeScorer(Scorer):
         max_concurrency: int = 8,
         limits: Limits | None = None,
     ) -> None:
-        from qwen_rerank.scorers import dashscope_client  # here, as it takes half a second
+        from qwen_rerank.scorers import dashscope_client  # late: its SDK takes half a second
 
         check_whole("max_concurrency", max_concurrency, at_least=1)
         self._model = _checked_model(model, instruct)
-        self._api_key = _checked_key(api_key)
+        self._api_key: SecretStr | None = _checked_key(api_key)
         self._base_url = _endpoint(base_url, workspace, region)
         self._workspace = workspace
         self._instruct = instruct
@@ -128,7 +127,7 @@ class DashScopeScorer(Scorer):
                 as invalid.
         """
         call = Call(self._patience)
-        requests = self._requests(self._plan(query, texts), len(texts))
+        requests = self._requests(self._plan(call, query, texts), len(texts))
         return self._service.connections.run(self._send(call, query, texts, requests))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
@@ -136,9 +135,9 @@ class DashScopeScorer(Scorer):
         call = Call(self._patience)
         check_query(query)
         if fits_one_request(query, texts, self._limits):
-            requests = [list(range(len(texts)))]
+            requests = [list(range(len(texts)))] if texts else []
         else:  # it may take counting tokens
-            plan = await asyncio.to_thread(self._plan, query, texts)
+            plan = await asyncio.to_thread(self._plan, call, query, texts)
             requests = self._requests(plan, len(texts))
         return await self._service.connections.arun(self._send(call, query, texts, requests))
 
@@ -150,9 +149,14 @@ class DashScopeScorer(Scorer):
         self._closed = True
         self._service.connections.release(self)
 
-    def _plan(self, query: str, texts: Sequence[str]) -> Plan:
+    def _plan(self, call: Call, query: str, texts: Sequence[str]) -> Plan:
+        def count_tokens(text: str) -> int:
+            call.check_deadline()
+            tokens: int = self._service.count_tokens(text)
+            return tokens
+
         check_query(query)
-        return plan(query, texts, self._limits, self._service.count_tokens)
+        return plan(query, texts, self._limits, count_tokens)
 
     def _requests(self, plan: Plan, count: int) -> list[list[int]]:
         if plan.oversized:
@@ -194,7 +198,7 @@ class DashScopeScorer(Scorer):
             query=self._item(query),
             documents=[self._item(document) for document in documents],
             instruct=self._instruct,
-            api_key=self._api_key.get_secret_value(),
+            api_key=(self._api_key or _checked_key(None)).get_secret_value(),
             workspace=self._workspace,
             base_url=self._base_url,
         )
@@ -205,19 +209,15 @@ class DashScopeScorer(Scorer):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the key: where it is unpickled, DASHSCOPE_API_KEY gives it.
-        options: dict[str, Any] = {
-            "base_url": self._base_url,
-            "workspace": self._workspace,
-            "instruct": self._instruct,
-            "timeout": self._patience.timeout,
-            "deadline": self._patience.deadline,
-            "max_retries": self._patience.max_retries,
-            "max_concurrency": self._max_concurrency,
-            "limits": self._limits,
-        }
-        return partial(type(self), self._model, **options), ()
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the key: where it is unpickled, DASHSCOPE_API_KEY gives it, at the first call.
+        return {**self.__dict__, "_api_key": None, "_service": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from qwen_rerank.scorers import dashscope_client
+
+        self.__dict__.update(state)
+        self._service = dashscope_client
 
 
 async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -247,12 +247,23 @@ def _checked_model(model: str, instruct: str | None) -> str:
             f"model must be the service's name of a model, got {model!r}.",
             remedy='Pass for example model="gte-rerank-v2" or model="qwen3-rerank".',
         )
+    for name, text in (("model", model), ("instruct", instruct)):
+        if text is not None and not (isinstance(text, str) and _is_utf8(text)):
+            raise InvalidInputError(f"{name} must be a string that UTF-8 can encode, got {text!r}.")
     if instruct is not None and not takes_instruct(model):
         raise InvalidInputError(
             f"{model} takes no instruct, got {instruct!r}.",
             remedy='Pass model="qwen3-rerank", which does, or leave instruct out.',
         )
     return model
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
@@ -285,7 +296,7 @@ def _endpoint(base_url: str | None, workspace: str | None, region: str | None) -
         or os.environ.get("DASHSCOPE_BASE_URL")
         or os.environ.get("DASHSCOPE_HTTP_BASE_URL")
     )
-    return _checked_url(given) if given else _regional(workspace, region)
+    return _checked_url(given.strip()) if given else _regional(workspace, region)
 
 
 def _checked_url(url: str) -> str:
@@ -295,7 +306,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         usable = False
     # The address is quoted nowhere: what does not belong in it may be a key or a password.
-    if not usable or parts.username or parts.query or parts.fragment or "{" in url:
+    if not usable or "@" in parts.netloc or parts.query or parts.fragment or "{" in url:
         raise InvalidInputError(
             "base_url must be an http or https address, with no user, query, fragment or braces.",
             remedy=f"Pass for example {_GATEWAYS['cn-beijing']!r}.",

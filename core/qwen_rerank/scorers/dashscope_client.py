@@ -36,6 +36,7 @@ from qwen_rerank.errors import (
     ServiceError,
 )
 from qwen_rerank.scorers.connections import Connections
+from qwen_rerank.scorers.normalizing import normalize
 
 __all__ = ["Answer", "connections", "count_tokens", "rerank"]
 
@@ -84,6 +85,8 @@ async def rerank(
         )
     except _Refused as refused:
         raise refused.error from refused.__cause__
+    except UnicodeDecodeError as error:
+        raise BadResponseError(f"The service's answer is not text: {error}.") from error
     except ValueError as error:  # aiohttp's, of a request that it will not send
         raise InvalidInputError(
             f"The request could not be sent: {error}.",
@@ -122,14 +125,15 @@ async def _check_answer(
     request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Let only a well-formed ranking pass to the SDK; the session's middleware."""
+    mask = _Mask(request)
     try:
         response = await send(request)
-        text = (await response.read()).decode(errors="replace")
+        text = await response.text(errors="replace")
     except (aiohttp.ClientError, OSError) as error:
-        raise _Refused(_unreachable(request, error)) from error
-    failure = _failure(response, text)
+        raise _Refused(_unreachable(request, mask(str(error)), error)) from mask.clean(error)
+    failure = _failure(response, text, mask)
     if failure is not None:
-        raise _Refused(_failure(response, _masked(text, request)) or failure)
+        raise _Refused(failure)
     return response
 
 
@@ -137,56 +141,70 @@ connections = Connections(_check_answer)
 """The connections to the service, shared by all scorers of the process."""
 
 
-def _unreachable(request: aiohttp.ClientRequest, error: Exception) -> QwenRerankError:
+class _Mask:
+    """Takes the key out of texts: a service may echo it, as it is or as JSON writes it."""
+
+    def __init__(self, request: aiohttp.ClientRequest) -> None:
+        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        self._forms = {json.dumps(key)[1:-1], key} - {""}
+
+    def __call__(self, text: str) -> str:
+        for form in self._forms:
+            text = text.replace(form, "***")
+        return text
+
+    def clean(self, error: Exception) -> Exception | None:
+        """The error, unless the key is in it."""
+        return error if self(str(error)) == str(error) else None
+
+
+def _unreachable(request: aiohttp.ClientRequest, said: str, error: Exception) -> QwenRerankError:
     return ServiceError(
-        f"{request.url.host} could not be reached, or broke off: {type(error).__name__}: {error}.",
+        f"{request.url.host} could not be reached, or broke off: {type(error).__name__}: {said}.",
         remedy="Check base_url, the network and the proxy settings.",
     )
 
 
-def _masked(text: str, request: aiohttp.ClientRequest) -> str:
-    """The text without the key, which a service may echo, as it is or as JSON writes it."""
-    key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    for form in (json.dumps(key)[1:-1], key):
-        text = text.replace(form, "***") if form else text
-    return text
-
-
-def _failure(response: aiohttp.ClientResponse, text: str) -> QwenRerankError | None:
+def _failure(response: aiohttp.ClientResponse, text: str, mask: _Mask) -> QwenRerankError | None:
     """What is wrong with an answer; None if nothing is."""
     body = _json_object(text)
-    code, request_id = body.get("code"), body.get("request_id")
+    code, request_id = (mask(str(body.get(name) or "")) for name in ("code", "request_id"))
     facts: dict[str, Any] = {
-        "code": str(code) if code else None,
+        "code": code or None,
         "status": response.status,
-        "request_id": str(request_id) if request_id else None,
+        "request_id": request_id or None,
     }
     if response.status != 200 or code:
-        kind, remedy = _kind(response.status, str(code or ""))
-        said = str(body.get("message") or text).strip()[:_QUOTE]
+        kind, remedy = _kind(response.status, code)
+        said = mask(str(body.get("message") or text)).strip()[:_QUOTE]
         facts["retry_after"] = _retry_after(response.headers)
         return kind(
             f"DashScope answered with an error: {said or '(no message)'}", remedy=remedy, **facts
         )
     if not body or response.content_type != "application/json":
         return BadResponseError(
-            f"The service's answer is not a JSON object: {text[:100]!r}", **facts
+            f"The service's answer is {response.content_type}, not a JSON object of type "
+            f"application/json: {mask(text)[:100]!r}",
+            **facts,
         )
+    if wrong := _what_is_wrong(body):
+        return BadResponseError(f"The service's answer is not a ranking: {wrong}.", **facts)
+    return None
+
+
+def _what_is_wrong(body: dict[str, Any]) -> str | None:
     try:
         _Body.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return BadResponseError(
-            f"The service's answer is not a ranking: {where}: {first['msg']}.", **facts
-        )
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     return None
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
@@ -262,7 +280,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _seconds_until(date: str) -> float:
     try:
         return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return math.nan
 
 
@@ -281,4 +299,5 @@ def count_tokens(text: str) -> int:
     """
     with _loading:
         tokenizer = _load_tokenizer()
-    return len(tokenizer.encode(text, allowed_special=set(), disallowed_special=()))
+    plain = normalize("NFC", text)  # the tokenizer does it too, but not in linear time
+    return len(tokenizer.encode(plain, allowed_special=set(), disallowed_special=()))

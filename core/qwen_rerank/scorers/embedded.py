@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.scorers.normalizing import normalize
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _reached(counts: Counter[str], weights: dict[str, float], relative_length: f
 
 def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
     """The stems of a text; where the script has no spaces, its characters and pairs of them."""
-    for match in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
+    for match in _RUN.finditer(normalize("NFKC", text).casefold()):
         run = match.group()
         if match["unspaced"] is None:
             yield stem(run)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scorers.normalizing import normalize
 
 __all__ = ["Plan", "byte_bound", "fits_one_request", "pack", "plan"]
 
@@ -108,7 +108,7 @@ def byte_bound(text: str) -> int:
     Raises:
         UnicodeEncodeError: The text holds half of a surrogate pair.
     """
-    return len(text) if text.isascii() else len(unicodedata.normalize("NFC", text).encode())
+    return len(normalize("NFC", text).encode())
 
 
 def _bounds(query: str, texts: Sequence[str]) -> list[int]:

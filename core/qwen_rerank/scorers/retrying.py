@@ -70,6 +70,11 @@ class Call:
         """Seconds since the call started."""
         return time.monotonic() - self.started
 
+    def check_deadline(self) -> None:
+        """Raise RequestTimeoutError if the call's deadline has passed."""
+        if self.patience.deadline is not None and self.elapsed >= self.patience.deadline:
+            raise self._too_late()
+
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
         """Cancel what runs inside when the call's deadline passes.
@@ -82,10 +87,13 @@ class Call:
             async with asyncio.timeout(None if limit is None else limit - self.elapsed):
                 yield
         except TimeoutError:
-            raise RequestTimeoutError(
-                f"The call ran past its deadline of {limit:g} s.",
-                remedy="Raise deadline=, or send fewer documents.",
-            ) from None
+            raise self._too_late() from None
+
+    def _too_late(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"The call ran past its deadline of {self.patience.deadline:g} s.",
+            remedy="Raise deadline=, or send fewer documents.",
+        )
 
     async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """Send until it succeeds or patience ends.
@@ -121,15 +129,18 @@ class Call:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later.
+    """Whether the same request may well succeed a little later: by its status before its code.
 
     An error code that nobody knows, under HTTP 200, is taken for a gateway's trouble.
     """
-    if isinstance(error, RateLimitError | RequestTimeoutError):
-        return True
-    if isinstance(error, ServiceError):
-        return error.status is None or error.status in (200, 409) or error.status >= 500
-    return False
+    if not isinstance(error, QwenRerankError):
+        return False
+    passing = isinstance(error, RateLimitError | RequestTimeoutError)
+    if error.status in (None, 200):
+        return passing or isinstance(error, ServiceError)
+    if error.status == 400:
+        return passing
+    return error.status in (408, 409, 429) or error.status >= 500
 
 
 def _wait(state: RetryCallState) -> float:
