@@ -137,8 +137,8 @@ class DashScopeScorer(Scorer):
         if fits_one_request(query, texts, self._limits):
             requests = [list(range(len(texts)))] if texts else []
         else:  # it may take counting tokens
-            plan = await asyncio.to_thread(self._plan, call, query, texts)
-            requests = self._requests(plan, len(texts))
+            planned = await asyncio.to_thread(self._plan, call, query, texts)
+            requests = self._requests(planned, len(texts))
         return await self._service.connections.arun(self._send(call, query, texts, requests))
 
     def close(self) -> None:
@@ -158,15 +158,15 @@ class DashScopeScorer(Scorer):
         check_query(query)
         return plan(query, texts, self._limits, count_tokens)
 
-    def _requests(self, plan: Plan, count: int) -> list[list[int]]:
-        if plan.oversized:
+    def _requests(self, planned: Plan, count: int) -> list[list[int]]:
+        if planned.oversized:
             warnings.warn(
-                f"{plan.oversized} of {count + 1} items (the query and the texts) are over the "
+                f"{planned.oversized} of {count + 1} items (the query and the texts) are over the "
                 f"{self._limits.item_tokens} tokens that {self._model} reads of each: the service "
                 "ignores the rest of them. Split long texts into passages first.",
                 stacklevel=3,
             )
-        return plan.requests
+        return planned.requests
 
     async def _send(
         self, call: Call, query: str, texts: Sequence[str], requests: list[list[int]]
