@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar, TypeAlias
 
 from langchain_core.callbacks import Callbacks
@@ -127,9 +126,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         return {
             "documents": [_with_score(record) for record in ranking],
             "model": self.engine.scorer.model,
-            "skipped": ranking.skipped,
-            "duplicates": ranking.duplicates,
-            "usage": asdict(ranking.usage),
+            **ranking.facts,
         }
 
 

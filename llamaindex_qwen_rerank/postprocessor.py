@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -115,11 +114,7 @@ class _Step:
         self.facts: dict[str, Any] = {}
 
     def finish(self, ranking: Ranking) -> None:
-        self.facts = {
-            "skipped": ranking.skipped,
-            "duplicates": ranking.duplicates,
-            "usage": asdict(ranking.usage),
-        }
+        self.facts = ranking.facts
         self.nodes = [
             NodeWithScore(
                 node=_with_retrieval_score(record.source) if self._keep else record.source.node,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
-from typing import Literal, TypeAlias, get_args, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
 from qwen_rerank.errors import BadResponseError, InvalidInputError
@@ -34,6 +34,15 @@ class Ranking(Sequence[Record]):
     usage: Usage
     skipped: int
     duplicates: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a trace reports of the ranking beside its records, as plain values."""
+        return {
+            "skipped": self.skipped,
+            "duplicates": self.duplicates,
+            "usage": asdict(self.usage),
+        }
 
     @overload
     def __getitem__(self, index: int) -> Record: ...

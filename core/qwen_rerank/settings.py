@@ -27,9 +27,7 @@ from qwen_rerank.scoring import Scorer
 
 __all__ = ["DocumentField", "RerankSettings"]
 
-_Function: TypeAlias = Callable[[Any], str | None]
-
-DocumentField: TypeAlias = str | Sequence[str] | _Function
+DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], str | None]]
 """Where a document's text is: a field's name, several, or a function from document to text."""
 
 _SCORER_OPTIONS = (
@@ -112,7 +110,7 @@ class RerankSettings(BaseModel):
     max_concurrency: int = 8
     scorer: SkipJsonSchema[Scorer | None] = None
     top_n: int | None = 3
-    rerank_field: str | Sequence[str] | SkipJsonSchema[_Function] | None = None
+    rerank_field: DocumentField | None = None
     min_score: float | None = None
     missing: Missing = "skip"
 

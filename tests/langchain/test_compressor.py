@@ -10,8 +10,9 @@ import pytest
 from langchain_core.documents import Document
 
 from langchain_qwen_rerank import QwenRerank
-from qwen_rerank import InvalidInputError, Scorer, Scores, ServiceError
+from qwen_rerank import InvalidInputError, ServiceError
 from tests.support.loopback import LoopbackDashScope, refuses
+from tests.support.scorers import AsyncOnly
 
 Compress = Callable[..., list[Document]]
 
@@ -214,20 +215,6 @@ def test_a_failure_of_the_service_is_raised(
     with pytest.raises(ServiceError) as caught:
         compress(QwenRerank(max_retries=0), [scored(0.1)], QUERY)
     assert (caught.value.code, caught.value.status) == ("InternalError", 500)
-
-
-class AsyncOnly(Scorer):
-    """Scores by length, and only when awaited."""
-
-    @property
-    def model(self) -> str:
-        return "async-only"
-
-    def score(self, query: str, texts: Any) -> Scores:
-        raise AssertionError("blocks the event loop")
-
-    async def ascore(self, query: str, texts: Any) -> Scores:
-        return Scores([float(len(text)) for text in texts])
 
 
 async def test_the_asynchronous_methods_await_the_scorer() -> None:

@@ -20,8 +20,9 @@ from llama_index.core.schema import (
 )
 
 from llamaindex_qwen_rerank import QwenRerank
-from qwen_rerank import InvalidInputError, Scorer, Scores, ServiceError
+from qwen_rerank import InvalidInputError, ServiceError
 from tests.support.loopback import LoopbackDashScope, refuses
+from tests.support.scorers import AsyncOnly
 
 Postprocess = Callable[..., list[NodeWithScore]]
 
@@ -275,20 +276,6 @@ def test_a_failure_of_the_service_is_raised(
     with pytest.raises(ServiceError) as caught:
         postprocess(QwenRerank(max_retries=0), [scored(0.1)], query_str=QUERY)
     assert (caught.value.code, caught.value.status) == ("InternalError", 500)
-
-
-class AsyncOnly(Scorer):
-    """Scores by length, and only when awaited."""
-
-    @property
-    def model(self) -> str:
-        return "async-only"
-
-    def score(self, query: str, texts: Any) -> Scores:
-        raise AssertionError("blocks the event loop")
-
-    async def ascore(self, query: str, texts: Any) -> Scores:
-        return Scores([float(len(text)) for text in texts])
 
 
 async def test_the_asynchronous_method_awaits_the_scorer() -> None:

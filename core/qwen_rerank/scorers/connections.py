@@ -64,12 +64,12 @@ class Connections:
     async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
         """The session, on the I/O loop only; `holder` keeps it open until it lets go."""
         pool = self._running().pool
-        call = _Call()
-        pool.holders.update((holder, call))
+        lease = _Lease()
+        pool.holders.update((holder, lease))
         try:
             yield pool.open(self._middlewares)
         finally:
-            await pool.release(call)
+            await pool.release(lease)
 
     def release(self, holder: object) -> None:
         """Let go. The last one closes the connections."""
@@ -95,7 +95,7 @@ class Connections:
             return self._io
 
 
-class _Call:
+class _Lease:
     """A holder that lasts as long as one call."""
 
 
