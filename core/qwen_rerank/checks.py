@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["check_query", "check_seconds", "check_top_n", "check_whole", "is_finite"]
+__all__ = ["check_query", "check_seconds", "check_text", "check_top_n", "check_whole", "is_finite"]
 
 
 def is_finite(value: object) -> TypeGuard[float]:
@@ -27,6 +27,22 @@ def check_query(query: str) -> None:
             f"The query must be a string that is not blank, got {got}.",
             remedy="Pass the text that the documents should be relevant to.",
         )
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise InvalidInputError unless it is a string, not blank, that UTF-8 can encode."""
+    if not isinstance(text, str) or not text.strip() or not _is_utf8(text):
+        raise InvalidInputError(
+            f"{name} must be a string, not blank, that UTF-8 can encode, got {text!r}."
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_top_n(top_n: int | None, name: str = "top_n") -> None:

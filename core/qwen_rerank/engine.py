@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
 from qwen_rerank.errors import BadResponseError, InvalidInputError
-from qwen_rerank.records import Record, RerankField, text_reader, unique_by_id
+from qwen_rerank.records import Record, RerankField, text_reader, unique_by_id, well_formed
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
 __all__ = ["Missing", "Ranking", "RerankEngine"]
@@ -63,8 +63,8 @@ class Prepared:
     """A query and its records, ready to be scored.
 
     Attributes:
-        query: The query, checked.
-        texts: The different texts to score.
+        query: The query, checked and well-formed.
+        texts: The different texts to score, all of them well-formed.
         placed: Each record that has a text, in input order, and the place of that text in `texts`.
         textless: The records without text, in input order.
         duplicates: How many records came after one with the same id.
@@ -169,20 +169,22 @@ class RerankEngine:
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
         duplicates = len(records) - len(unique)
-        return Prepared(query, list(places), placed, textless, duplicates, top_n)
+        return Prepared(well_formed(query), list(places), placed, textless, duplicates, top_n)
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
         values = _checked(scores.values, len(prepared.texts), self.scorer.model)
-        scored = [(values[place], record) for record, place in prepared.placed]
-        scored.sort(key=itemgetter(0), reverse=True)  # stable: ties keep their order
         least = -math.inf if self._min_score is None else self._min_score
-        ranked = [replace(record, score=score) for score, record in scored if score >= least]
+        ranked: list[tuple[float | None, Record]] = [
+            (values[place], record) for record, place in prepared.placed if values[place] >= least
+        ]
+        ranked.sort(key=itemgetter(0), reverse=True)  # stable: ties keep their order
         kept = prepared.textless if self._missing == "keep" else []
-        unscored = [replace(record, score=None) for record in kept]
+        ranked += [(None, record) for record in kept]
+        best = ranked[: prepared.top_n]
         saved = len(prepared.placed) - len(prepared.texts)
         return Ranking(
-            records=tuple((ranked + unscored)[: prepared.top_n]),
+            records=tuple(replace(record, score=score) for score, record in best),
             usage=scores.usage + Usage(texts_saved=saved),
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
@@ -194,6 +196,6 @@ def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:
         got = len(values) if isinstance(values, Sequence) else type(values).__name__
         raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
     for place, value in enumerate(values):
-        if not is_finite(value):
+        if not (type(value) is float and math.isfinite(value)) and not is_finite(value):
             raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
     return [float(value) for value in values]

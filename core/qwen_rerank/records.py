@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["Record", "RerankField", "place_ids", "text_reader", "unique_by_id"]
+__all__ = ["Record", "RerankField", "place_ids", "text_reader", "unique_by_id", "well_formed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +41,45 @@ def text_reader(rerank_field: RerankField) -> TextReader:
     Raises:
         InvalidInputError: `rerank_field` is none of the things it can be.
     """
-    pick = rerank_field if callable(rerank_field) else _joined(rerank_field)
+    pick = rerank_field if callable(rerank_field) else _field_reader(rerank_field)
 
     def read(record: Record) -> str | None:
         text = _as_text(pick(record), "rerank_field", record.id)
-        return text if text.strip() else None
+        return well_formed(text) if text and not text.isspace() else None
 
     return read
 
 
-def _joined(rerank_field: str | Sequence[str]) -> TextReader:
+def _field_reader(rerank_field: str | Sequence[str]) -> TextReader:
     names = [rerank_field] if isinstance(rerank_field, str) else rerank_field
     if not names or not isinstance(names, Sequence) or not all(_is_name(name) for name in names):
         raise InvalidInputError(
             f"rerank_field must be a field name, several, or a function, got {rerank_field!r}.",
             remedy='Pass for example rerank_field="content".',
         )
+    if len(names) == 1:
+        (only,) = names
+        return lambda record: _as_text(record.fields.get(only), only, record.id)
 
     def join(record: Record) -> str:
         texts = (_as_text(record.fields.get(name), name, record.id) for name in names)
         return "\n".join(text for text in texts if text.strip())
 
     return join
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which no encoding of Unicode has.
+
+    Two halves that belong together become the character that they stand for.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _is_name(name: object) -> bool:

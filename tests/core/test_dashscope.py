@@ -41,7 +41,7 @@ from qwen_rerank import (
     ServiceError,
     Usage,
 )
-from qwen_rerank.scorers import dashscope_client
+from qwen_rerank.scorers import service
 from tests.support.loopback import (
     KEY,
     Fault,
@@ -93,7 +93,7 @@ def test_the_request_is_that_of_the_native_api(dashscope: LoopbackDashScope, sco
     }
     assert request.headers["Authorization"] == f"Bearer {KEY}"
     assert request.headers["X-DashScope-WorkSpace"] == "ws-1"
-    assert "qwen-rerank/" in request.headers["user-agent"]
+    assert "qwen-rerank/" in request.headers["User-Agent"]
 
 
 def test_the_vision_model_gets_texts_as_objects(dashscope: LoopbackDashScope, score: Score) -> None:
@@ -162,7 +162,8 @@ def test_the_model_and_the_region_set_the_limits(
     dashscope: LoopbackDashScope, model: str, region: str | None, requests: int
 ) -> None:
     dashscope.request_tokens = 120_000 if requests == 1 else 30_000
-    DashScopeScorer(model, region=region).score("q", ["word " * 1_000 + str(i) for i in range(100)])
+    scorer = DashScopeScorer(model, region=region, max_concurrency=4)
+    scorer.score("q", ["word " * 1_000 + str(i) for i in range(100)])
     assert len(dashscope.received) == requests
 
 
@@ -193,8 +194,8 @@ async def test_tokens_are_not_counted_on_the_event_loop(
         threads.append(threading.current_thread())
         return count_tokens(text)
 
-    count_tokens = dashscope_client.count_tokens
-    monkeypatch.setattr(dashscope_client, "count_tokens", spy)
+    count_tokens = service.count_tokens
+    monkeypatch.setattr(service, "count_tokens", spy)
     texts = ["你好世界" * 200 + str(place) for place in range(20)]
     if run == "ascore":
         await DashScopeScorer().ascore("q", texts)
@@ -474,7 +475,7 @@ def test_an_answer_that_is_not_utf8_is_refused(dashscope: LoopbackDashScope, sco
         return web.Response(body=answer, content_type="application/json")
 
     dashscope.faults.append(fault)
-    with pytest.raises(BadResponseError, match="not text"):
+    with pytest.raises(BadResponseError, match="not a ranking"):
         score(DashScopeScorer(), "q", ["a"])
 
 
@@ -754,7 +755,7 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(
             "https://ws.ap-southeast-1.maas.aliyuncs.com/api/v1",
             120_000,
         ),
-        ({"base_url": "http://proxy:8080/api/v1/"}, "http://proxy:8080/api/v1", 30_000),
+        ({"base_url": "https://proxy:8080/api/v1/"}, "https://proxy:8080/api/v1", 30_000),
         (
             {"base_url": "https://dashscope-intl.aliyuncs.com/api/v1"},
             "https://dashscope-intl.aliyuncs.com/api/v1",
@@ -773,11 +774,11 @@ def test_the_argument_goes_before_the_environment_and_that_before_the_region(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make = partial(DashScopeScorer, api_key=KEY, region="ap-southeast-1")
-    monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", "http://second/api/v1")
-    assert make().base_url == "http://second/api/v1"
-    monkeypatch.setenv("DASHSCOPE_BASE_URL", "http://first/api/v1")
-    assert make().base_url == "http://first/api/v1"
-    assert make(base_url="http://given/api/v1").base_url == "http://given/api/v1"
+    monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", "https://second/api/v1")
+    assert make().base_url == "https://second/api/v1"
+    monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://first/api/v1")
+    assert make().base_url == "https://first/api/v1"
+    assert make(base_url="https://given/api/v1").base_url == "https://given/api/v1"
 
 
 def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from itertools import chain
 
@@ -10,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, Limits
-from qwen_rerank.scorers.dashscope_client import count_tokens
 from qwen_rerank.scorers.limits import published_limits
 from qwen_rerank.scorers.normalizing import normalize
 from qwen_rerank.scorers.packing import byte_bound, pack, plan
+from qwen_rerank.scorers.tokens import count_tokens
 from tests.support.loopback import token_count
 
 SMALL = Limits(documents=5, item_tokens=20, request_tokens=50)
@@ -25,6 +26,7 @@ limits = st.builds(
     request_tokens=st.integers(1, 300),
 )
 token_counts = st.lists(st.integers(1, 400), min_size=1, max_size=60)
+concurrencies = st.integers(1, 9)
 
 
 def cost(query_tokens: int, tokens: int, limits: Limits) -> int:
@@ -46,40 +48,65 @@ def first_fit(query_tokens: int, text_tokens: list[int], limits: Limits) -> int:
     return len(requests)
 
 
-@given(st.integers(1, 50), token_counts, limits)
+@given(st.integers(1, 50), token_counts, limits, concurrencies)
 def test_every_text_is_in_exactly_one_request(
-    query_tokens: int, text_tokens: list[int], limits: Limits
+    query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    requests = pack(query_tokens, text_tokens, limits)
+    requests = pack(query_tokens, text_tokens, limits, concurrency)
     assert sorted(chain.from_iterable(requests)) == list(range(len(text_tokens)))
     assert all(requests)
 
 
-@given(st.integers(1, 50), token_counts, limits)
+@given(st.integers(1, 50), token_counts, limits, concurrencies)
 def test_every_request_is_within_the_limits_or_a_single_text(
-    query_tokens: int, text_tokens: list[int], limits: Limits
+    query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    for request in pack(query_tokens, text_tokens, limits):
+    for request in pack(query_tokens, text_tokens, limits, concurrency):
         tokens = query_tokens * len(request) + sum(text_tokens[place] for place in request)
         assert len(request) <= limits.documents
         assert tokens <= limits.request_tokens or len(request) == 1
 
 
-@given(st.integers(1, 50), token_counts, limits)
-@example(1, [7, 5, 6, 5, 6, 5], Limits(request_tokens=20))  # first-fit decreasing takes 3
-def test_there_are_no_more_requests_than_first_fit_gives(
-    query_tokens: int, text_tokens: list[int], limits: Limits
+@given(st.integers(1, 50), token_counts, limits, concurrencies)
+@example(1, [7, 5, 6, 5, 6, 5], Limits(request_tokens=20), 1)  # first-fit decreasing takes 3
+def test_there_are_no_more_turns_than_first_fit_takes(
+    query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    assert len(pack(query_tokens, text_tokens, limits)) <= first_fit(
-        query_tokens, text_tokens, limits
-    )
+    requests = pack(query_tokens, text_tokens, limits, concurrency)
+    fitted = first_fit(query_tokens, text_tokens, limits)
+    assert math.ceil(len(requests) / concurrency) <= math.ceil(fitted / concurrency)
+
+
+@given(st.integers(1, 50), token_counts, limits, concurrencies)
+def test_what_fits_one_request_is_one(
+    query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
+) -> None:
+    whole = Limits(len(text_tokens), limits.item_tokens, 60 * 450)
+    assert len(pack(query_tokens, text_tokens, whole, concurrency)) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "concurrency", "sizes"),
+    [
+        (5, 4, [5]),
+        (6, 4, [2, 2, 1, 1]),  # as many as run at the same time
+        (6, 8, [1] * 6),  # but none empty
+        (22, 4, [3, 3, 3, 3, 3, 3, 2, 2]),  # in two turns
+        (6, 1, [3, 3]),
+    ],
+)
+def test_what_does_not_fit_one_request_is_shared_out_evenly(
+    texts: int, concurrency: int, sizes: list[int]
+) -> None:
+    requests = pack(1, [3] * texts, SMALL, concurrency)
+    assert sorted(map(len, requests), reverse=True) == sizes
 
 
 def test_first_fit_decreasing_is_taken_where_it_is_better() -> None:
     text_tokens = [3, 3, 5, 5]  # with the query's token 4, 4, 6, 6: two requests of 4 + 6
     capacity = Limits(request_tokens=10)
     assert first_fit(1, text_tokens, capacity) == 3
-    assert len(pack(1, text_tokens, capacity)) == 2
+    assert len(pack(1, text_tokens, capacity, 1)) == 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -94,13 +121,13 @@ def test_bytes_bound_the_tokens(text: str) -> None:
 def test_nothing_is_counted_where_the_bound_settles_it() -> None:
     counted: list[str] = []
     texts = ["a" * 9] * 4
-    requests, oversized = plan("q", texts, SMALL, lambda text: len(counted.append(text) or ""))
+    requests, oversized = plan("q", texts, SMALL, 1, lambda text: len(counted.append(text) or ""))
     assert (requests, oversized, counted) == ([[0, 1, 2, 3]], 0, [])
 
 
 def test_more_requests_than_the_count_of_documents_asks_for_are_counted_exactly() -> None:
     texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
-    requests, _ = plan("q", texts, SMALL, token_count)
+    requests, _ = plan("q", texts, SMALL, 1, token_count)
     assert requests == [[0, 1, 2, 3, 4]]
 
 
@@ -108,8 +135,8 @@ def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
     def refuse(text: str) -> int:
         raise AssertionError(text)
 
-    requests, _ = plan("q", ["a"] * 12, SMALL, refuse)
-    assert [len(request) for request in requests] == [5, 5, 2]
+    requests, _ = plan("q", ["a"] * 12, SMALL, 1, refuse)
+    assert [len(request) for request in requests] == [4, 4, 4]
 
 
 def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
@@ -120,18 +147,18 @@ def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
         return 3
 
     long = "a" * 21
-    assert plan("q", ["short", long], SMALL, count) == ([[0, 1]], 0)
+    assert plan("q", ["short", long], SMALL, 1, count) == ([[0, 1]], 0)
     assert counted == [long]
 
 
 def test_items_over_their_limit_are_told() -> None:
     texts = ["a " * 21, "short", "b " * 30]
-    assert plan("q", texts, SMALL, token_count).oversized == 2
-    assert plan("q " * 30, ["short"], SMALL, token_count).oversized == 1
+    assert plan("q", texts, SMALL, 1, token_count).oversized == 2
+    assert plan("q " * 30, ["short"], SMALL, 1, token_count).oversized == 1
 
 
 def test_a_text_too_large_for_any_request_goes_alone() -> None:
-    requests = plan("q", ["short", "a " * 80, "short too"], SMALL, token_count).requests
+    requests = plan("q", ["short", "a " * 80, "short too"], SMALL, 1, token_count).requests
     assert sorted(requests) == [[0, 2], [1]]
 
 
@@ -142,13 +169,13 @@ def test_half_a_surrogate_pair_is_refused_and_named(
     query: str, texts: list[str], named: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=named):
-        plan(query, texts, SMALL, token_count)
+        plan(query, texts, SMALL, 1, token_count)
 
 
 @pytest.mark.timeout(20)
 def test_marks_without_end_do_not_take_quadratic_time() -> None:
     marks = "a" + "\u0300\u0316" * 200_000  # 24 s in Python's own normalization
-    requests, oversized = plan("q", [marks], Limits(), count_tokens)
+    requests, oversized = plan("q", [marks], Limits(), 1, count_tokens)
     assert (requests, oversized) == ([[0]], 1)
 
 

@@ -38,13 +38,9 @@ class Connections:
 
     A holder that is garbage-collected no longer counts, but closes nothing: idle connections close
     by themselves after aiohttp's keep-alive of 15 s, and all of them when the process ends.
-
-    Args:
-        middlewares: aiohttp client middlewares that every request passes.
     """
 
-    def __init__(self, *middlewares: aiohttp.ClientMiddlewareType) -> None:
-        self._middlewares = middlewares
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._io: _IOThread | None = None
 
@@ -67,7 +63,7 @@ class Connections:
         lease = _Lease()
         pool.holders.update((holder, lease))
         try:
-            yield pool.open(self._middlewares)
+            yield pool.open()
         finally:
             await pool.release(lease)
 
@@ -106,12 +102,12 @@ class _Pool:
         self.holders: WeakSet[object] = WeakSet()
         self._session: aiohttp.ClientSession | None = None
 
-    def open(self, middlewares: tuple[aiohttp.ClientMiddlewareType, ...]) -> aiohttp.ClientSession:
+    def open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=0, ssl=_ssl_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
-                middlewares=middlewares,
+                timeout=aiohttp.ClientTimeout(),  # none: the caller bounds each attempt
                 # For a proxy alone: it also looks into ~/.netrc, in a thread, for every request.
                 trust_env=bool(getproxies()),
             )

@@ -1,32 +1,37 @@
-"""DashScopeScorer: Alibaba Cloud's TextReRank service."""
+"""DashScopeScorer: Alibaba Cloud's TextReRank service.
+
+It speaks the documented HTTP protocol itself. The SDK's clients turn an answer without output into
+an empty result, hide an error code that comes under HTTP 200, log documents, or belong to one event
+loop; and each costs several times the time of the request (`benchmarks/client.py`).
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import warnings
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Required
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import AllowInfNan, SecretStr, Strict, TypeAdapter
+from typing_extensions import TypedDict
 
-from qwen_rerank.checks import check_query, check_whole
-from qwen_rerank.errors import InvalidInputError, MissingKeyError
+from qwen_rerank.checks import check_text
+from qwen_rerank.errors import (
+    AuthenticationError,
+    ContentBlockedError,
+    InvalidInputError,
+    MissingKeyError,
+    RateLimitError,
+    RequestTimeoutError,
+)
+from qwen_rerank.scorers.addresses import checked_url
+from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
-from qwen_rerank.scorers.packing import Plan, fits_one_request, plan
-from qwen_rerank.scorers.retrying import Call, Patience
-from qwen_rerank.scoring import Scorer, Scores, Usage
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
-    from qwen_rerank.scorers.dashscope_client import Answer
+from qwen_rerank.scorers.retrying import Patience
+from qwen_rerank.scorers.service import ServiceScorer
 
 __all__ = ["DashScopeScorer"]
-
-T = TypeVar("T")
 
 SINGAPORE = "ap-southeast-1"
 
@@ -36,7 +41,7 @@ _GATEWAYS = {
 }
 
 
-class DashScopeScorer(Scorer):
+class DashScopeScorer(ServiceScorer):
     """Scores by DashScope's TextReRank: any number of texts, of any length.
 
     Texts are packed into as few requests as the service's limits allow, and those run at the same
@@ -85,185 +90,124 @@ class DashScopeScorer(Scorer):
         max_concurrency: int = 8,
         limits: Limits | None = None,
     ) -> None:
-        from qwen_rerank.scorers import dashscope_client  # late: its SDK takes half a second
-
-        check_whole("max_concurrency", max_concurrency, at_least=1)
-        self._model = _checked_model(model, instruct)
+        _check_model(model, instruct)
         self._api_key: SecretStr | None = _checked_key(api_key)
         self._base_url = _endpoint(base_url, workspace, region)
         self._workspace = workspace
-        self._instruct = instruct
-        self._patience = Patience(timeout, deadline, max_retries)
-        self._max_concurrency = max_concurrency
         in_singapore = _is_singapore(self._base_url, region)
-        self._limits = limits or published_limits(model, singapore=in_singapore)
-        self._service = dashscope_client
-        self._closed = False
-
-    @property
-    def model(self) -> str:
-        """The service's name of the model."""
-        return self._model
+        super().__init__(
+            model,
+            url=f"{self._base_url}/services/rerank/text-rerank/text-rerank",
+            dialect=_NATIVE,
+            instruct=instruct,
+            patience=Patience(timeout, deadline, max_retries),
+            max_concurrency=max_concurrency,
+            limits=limits or published_limits(model, singapore=in_singapore),
+        )
 
     @property
     def base_url(self) -> str:
         """The address that requests go to, up to `/api/v1`."""
         return self._base_url
 
-    @property
-    def limits(self) -> Limits:
-        """How large a request may be."""
-        return self._limits
-
-    def score(self, query: str, texts: Sequence[str]) -> Scores:
-        """Score the texts; see `Scorer.score`.
-
-        Raises:
-            AuthenticationError: The key, or what it may do, was refused.
-            RateLimitError, RequestTimeoutError, ServiceError: Retries did not help.
-            ContentBlockedError: The content inspection refused a text.
-            BadResponseError: An answer that is not a whole ranking.
-            InvalidInputError: A blank query, a text that is not UTF-8, or what the service refuses
-                as invalid.
-        """
-        call = Call(self._patience)
-        requests = self._requests(self._plan(call, query, texts), len(texts))
-        return self._service.connections.run(self._send(call, query, texts, requests))
-
-    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
-        """The same as `score`. A cancelled call closes its requests."""
-        call = Call(self._patience)
-        check_query(query)
-        if fits_one_request(query, texts, self._limits):
-            requests = [list(range(len(texts)))] if texts else []
-        else:  # it may take counting tokens
-            planned = await asyncio.to_thread(self._plan, call, query, texts)
-            requests = self._requests(planned, len(texts))
-        return await self._service.connections.arun(self._send(call, query, texts, requests))
-
-    def close(self) -> None:
-        """Accept no more calls; the last open scorer of the process closes the connections.
-
-        Calls that are running finish.
-        """
-        self._closed = True
-        self._service.connections.release(self)
-
-    def _plan(self, call: Call, query: str, texts: Sequence[str]) -> Plan:
-        def count_tokens(text: str) -> int:
-            call.check_deadline()
-            tokens: int = self._service.count_tokens(text)
-            return tokens
-
-        check_query(query)
-        return plan(query, texts, self._limits, count_tokens)
-
-    def _requests(self, planned: Plan, count: int) -> list[list[int]]:
-        if planned.oversized:
-            warnings.warn(
-                f"{planned.oversized} of {count + 1} items (the query and the texts) are over the "
-                f"{self._limits.item_tokens} tokens that {self._model} reads of each: the service "
-                "ignores the rest of them. Split long texts into passages first.",
-                stacklevel=3,
-            )
-        return planned.requests
-
-    async def _send(
-        self, call: Call, query: str, texts: Sequence[str], requests: list[list[int]]
-    ) -> Scores:
-        if self._closed:
-            raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
-        slots = asyncio.Semaphore(self._max_concurrency)
-
-        async def answer(session: ClientSession, places: list[int]) -> tuple[Answer, int]:
-            documents = [texts[place] for place in places]
-            async with slots:
-                return await call.attempt(lambda: self._request(session, query, documents))
-
-        async with self._service.connections.session(self) as session, call.deadline():
-            answers = await _gather(answer(session, places) for places in requests)
-        usage = Usage(
-            requests=len(requests),
-            tokens=sum(scored.tokens for scored, _ in answers),
-            texts_sent=len(texts),
-            retries=sum(retries for _, retries in answers),
-            seconds=call.elapsed,
-        )
-        return Scores(_in_order(requests, [scored.values for scored, _ in answers]), usage)
-
-    async def _request(self, session: ClientSession, query: str, documents: list[str]) -> Answer:
-        return await self._service.rerank(
-            session,
-            model=self._model,
-            query=self._item(query),
-            documents=[self._item(document) for document in documents],
-            instruct=self._instruct,
-            api_key=(self._api_key or _checked_key(None)).get_secret_value(),
-            workspace=self._workspace,
-            base_url=self._base_url,
-        )
-
-    def _item(self, text: str) -> str | dict[str, str]:
-        return {"text": text} if takes_objects(self._model) else text
+    def _headers(self) -> dict[str, str]:
+        key = self._api_key or _checked_key(None)
+        headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+        if self._workspace is not None:
+            headers["X-DashScope-WorkSpace"] = self._workspace
+        return headers
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the key: where it is unpickled, DASHSCOPE_API_KEY gives it, at the first call.
-        return {**self.__dict__, "_api_key": None, "_service": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        from qwen_rerank.scorers import dashscope_client
-
-        self.__dict__.update(state)
-        self._service = dashscope_client
+        return {**self.__dict__, "_api_key": None}
 
 
-async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they return, all run at the same time; the first failure cancels the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
-    return [task.result() for task in tasks]
+class _Result(TypedDict):
+    index: Annotated[int, Strict()]
+    relevance_score: Annotated[float, Strict(), AllowInfNan(False)]
 
 
-def _in_order(requests: list[list[int]], answers: list[list[float]]) -> list[float]:
-    """The scores of all requests' texts, in the order of the texts."""
-    scores = {
-        place: score
-        for places, values in zip(requests, answers, strict=True)
-        for place, score in zip(places, values, strict=True)
-    }
-    return [scores[place] for place in range(len(scores))]
+class _Output(TypedDict):
+    results: list[_Result]
 
 
-def _checked_model(model: str, instruct: str | None) -> str:
-    if not isinstance(model, str) or not model.strip():
-        raise InvalidInputError(
-            f"model must be the service's name of a model, got {model!r}.",
-            remedy='Pass for example model="gte-rerank-v2" or model="qwen3-rerank".',
+class _Usage(TypedDict, total=False):
+    total_tokens: int | None
+
+
+class _Body(TypedDict, total=False):
+    output: Required[_Output]
+    usage: _Usage | None
+    request_id: str | None
+    code: Literal["", None]
+
+
+_body = TypeAdapter(_Body)
+
+
+class _Native(Dialect):
+    """DashScope's own protocol (Model Studio, "Text rerank", June 2026)."""
+
+    service = "DashScope"
+
+    def payload(
+        self, model: str, query: str, documents: Sequence[str], instruct: str | None
+    ) -> dict[str, Any]:
+        items: list[Any] = [query, *documents]
+        if takes_objects(model):
+            items = [{"text": item} for item in items]
+        parameters: dict[str, Any] = {"return_documents": False}
+        if instruct is not None:
+            parameters["instruct"] = instruct
+        inputs = {"query": items[0], "documents": items[1:]}
+        return {"model": model, "input": inputs, "parameters": parameters}
+
+    def ranked(self, body: bytes) -> Ranked:
+        answer = _body.validate_json(body)
+        return Ranked(
+            [
+                (result["index"], result["relevance_score"])
+                for result in answer["output"]["results"]
+            ],
+            tokens=(answer.get("usage") or {}).get("total_tokens") or 0,
+            request_id=answer.get("request_id"),
         )
-    for name, text in (("model", model), ("instruct", instruct)):
-        if text is not None and not (isinstance(text, str) and _is_utf8(text)):
-            raise InvalidInputError(f"{name} must be a string that UTF-8 can encode, got {text!r}.")
+
+    def refusal(self, body: dict[str, Any]) -> Refusal:
+        return Refusal(*(str(body.get(name) or "") for name in ("code", "message", "request_id")))
+
+    def kind(self, code: str) -> Kind | None:
+        return next((kind for known, kind in _KINDS.items() if code.startswith(known)), None)
+
+
+_NATIVE = _Native()
+
+_MODEL = "Check the model's name, and that base_url is of a region that has it."
+
+_KINDS: Mapping[str, Kind] = {
+    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+    "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
+    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
+    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
+    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
+    "ModelNotExist": (InvalidInputError, _MODEL),
+    "Model.NotExist": (InvalidInputError, _MODEL),
+    "InvalidParameter": (InvalidInputError, None),
+    "RequestTimeOut": (RequestTimeoutError, None),
+}
+"""The kind of error and the remedy, by the beginning of the service's code."""
+
+
+def _check_model(model: str, instruct: str | None) -> None:
+    check_text("model", model)
     if instruct is not None and not takes_instruct(model):
         raise InvalidInputError(
             f"{model} takes no instruct, got {instruct!r}.",
             remedy='Pass model="qwen3-rerank", which does, or leave instruct out.',
         )
-    return model
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
@@ -296,28 +240,18 @@ def _endpoint(base_url: str | None, workspace: str | None, region: str | None) -
         or os.environ.get("DASHSCOPE_BASE_URL")
         or os.environ.get("DASHSCOPE_HTTP_BASE_URL")
     )
-    return _checked_url(given.strip()) if given else _regional(workspace, region)
+    return _native(given) if given else _regional(workspace, region)
 
 
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    # The address is quoted nowhere: what does not belong in it may be a key or a password.
-    if not usable or "@" in parts.netloc or parts.query or parts.fragment or "{" in url:
-        raise InvalidInputError(
-            "base_url must be an http or https address, with no user, query, fragment or braces.",
-            remedy=f"Pass for example {_GATEWAYS['cn-beijing']!r}.",
-        )
-    if "/compatible-" in parts.path:
+def _native(url: str) -> str:
+    url = checked_url("base_url", url, example=_GATEWAYS["cn-beijing"])
+    if "/compatible-" in url:
         raise InvalidInputError(
             f"base_url {url!r} belongs to the OpenAI-compatible API, which is not supported here.",
             remedy=f"Pass the native one, such as {_GATEWAYS['cn-beijing']!r}, or unset "
             "DASHSCOPE_BASE_URL.",
         )
-    return url.rstrip("/")
+    return url
 
 
 def _regional(workspace: str | None, region: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from qwen_rerank.errors import InvalidInputError
@@ -27,9 +28,13 @@ class Plan(NamedTuple):
 
 
 def plan(
-    query: str, texts: Sequence[str], limits: Limits, count_tokens: Callable[[str], int]
+    query: str,
+    texts: Sequence[str],
+    limits: Limits,
+    concurrency: int,
+    count_tokens: Callable[[str], int],
 ) -> Plan:
-    """Pack the texts into as few requests as we can.
+    """Pack the texts into requests that are all answered as soon as can be.
 
     Counting tokens exactly is slow, so their byte bound is used wherever it decides the packing.
     Exact counts are taken of the items that may be over the item limit, and of all items only
@@ -37,23 +42,26 @@ def plan(
 
     Args:
         query: Goes into every request.
-        texts: The documents' texts, at least one.
+        texts: The documents' texts.
         limits: What a request may hold.
+        concurrency: How many requests run at the same time.
         count_tokens: Gives the exact count of tokens of a text.
 
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
+    if fits_one_request(query, texts, limits):
+        return Plan([list(range(len(texts)))] if texts else [], oversized=0)
     count = cache(count_tokens)
     items = [query, *texts]
     tokens = [
         count(item) if bound > limits.item_tokens else bound
         for item, bound in zip(items, _bounds(query, texts), strict=True)
     ]
-    requests = pack(tokens[0], tokens[1:], limits)
-    if len(requests) > math.ceil(len(texts) / limits.documents):
+    requests = pack(tokens[0], tokens[1:], limits, concurrency)
+    if len(requests) > _rounded(math.ceil(len(texts) / limits.documents), concurrency):
         tokens = [count(item) for item in items]
-        requests = pack(tokens[0], tokens[1:], limits)
+        requests = pack(tokens[0], tokens[1:], limits, concurrency)
     return Plan(requests, oversized=sum(tokens_ > limits.item_tokens for tokens_ in tokens))
 
 
@@ -71,14 +79,51 @@ def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
     return max(bounds) <= limits.item_tokens and tokens <= limits.request_tokens
 
 
-def pack(query_tokens: int, text_tokens: Sequence[int], limits: Limits) -> list[list[int]]:
-    """Put each text in a request: the better of first-fit and first-fit decreasing.
+def pack(
+    query_tokens: int, text_tokens: Sequence[int], limits: Limits, concurrency: int
+) -> list[list[int]]:
+    """Put each text in a request: in one if it can be, else in requests of equal size.
 
-    A text costs its own tokens and the query's once more. Whether the service cuts a text over the
-    item limit before it counts is not published: it counts in full here, which is never too much
-    for a request. One that is larger than a whole request goes alone, in the hope that it is cut.
+    A text costs its own tokens and the query's once more, in whichever request: splitting costs
+    nothing, and a smaller request is answered sooner. So where one request does not do, as many
+    are made as run at the same time, or a multiple of it.
+
+    Whether the service cuts a text over the item limit before it counts is not published: it counts
+    in full here, which is never too much for a request. One that is larger than a whole request
+    goes alone, in the hope that it is cut.
     """
     costs = [min(query_tokens + tokens, limits.request_tokens) for tokens in text_tokens]
+    fewest = max(
+        math.ceil(len(costs) / limits.documents), math.ceil(sum(costs) / limits.request_tokens)
+    )
+    count = min(_rounded(fewest, concurrency), len(costs))
+    return _balanced(count, costs, limits) or _filled(costs, limits)
+
+
+def _rounded(requests: int, concurrency: int) -> int:
+    """So many that none of those that run at the same time idles; one stays one."""
+    return requests if requests <= 1 else math.ceil(requests / concurrency) * concurrency
+
+
+def _balanced(count: int, costs: Sequence[int], limits: Limits) -> list[list[int]] | None:
+    """So many requests of almost equal cost, the largest text first; None where one overflows."""
+    requests: list[list[int]] = [[] for _ in range(count)]
+    open_requests = [(0, number) for number in range(count)]  # a heap, by cost
+    for place in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+        if not open_requests:
+            return None
+        cost, number = heappop(open_requests)
+        cost += costs[place]
+        if cost > limits.request_tokens:
+            return None
+        requests[number].append(place)
+        if len(requests[number]) < limits.documents:
+            heappush(open_requests, (cost, number))
+    return [sorted(places) for places in requests]
+
+
+def _filled(costs: Sequence[int], limits: Limits) -> list[list[int]]:
+    """As few requests as the better of first-fit and first-fit decreasing finds."""
     in_order = range(len(costs))
     decreasing = sorted(in_order, key=costs.__getitem__, reverse=True)
     return min((_first_fit(order, costs, limits) for order in (in_order, decreasing)), key=len)
@@ -108,7 +153,7 @@ def byte_bound(text: str) -> int:
     Raises:
         UnicodeEncodeError: The text holds half of a surrogate pair.
     """
-    return len(normalize("NFC", text).encode())
+    return len(text) if text.isascii() else len(normalize("NFC", text).encode())
 
 
 def _bounds(query: str, texts: Sequence[str]) -> list[int]:

@@ -1,0 +1,71 @@
+"""How a service writes requests and answers: the one thing in which rerank services differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from qwen_rerank.errors import QwenRerankError
+
+__all__ = ["Dialect", "Kind", "Ranked", "Refusal"]
+
+Kind: TypeAlias = tuple[type[QwenRerankError], str | None]
+"""A kind of error, and its remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What an answer says.
+
+    Attributes:
+        scores: The place of a document in the request, and its score; in any order.
+        tokens: Tokens billed; 0 where the service does not say.
+        request_id: The service's id of the request, if it has one.
+    """
+
+    scores: list[tuple[int, float]]
+    tokens: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an answer says that is not a ranking; "" for what it does not say."""
+
+    code: str = ""
+    message: str = ""
+    request_id: str = ""
+
+
+class Dialect(ABC):
+    """How a service writes requests and answers.
+
+    Attributes:
+        service: What the service is called in messages.
+    """
+
+    service: str
+
+    @abstractmethod
+    def payload(
+        self, model: str, query: str, documents: Sequence[str], instruct: str | None
+    ) -> dict[str, Any]:
+        """The request's body."""
+
+    @abstractmethod
+    def ranked(self, body: bytes) -> Ranked:
+        """Read the answer's body.
+
+        Raises:
+            pydantic.ValidationError: It is not a ranking.
+        """
+
+    @abstractmethod
+    def refusal(self, body: dict[str, Any]) -> Refusal:
+        """Read what an answer that is no ranking says, whatever the types of its values."""
+
+    def kind(self, code: str) -> Kind | None:
+        """The kind of error that the service's code stands for; None where the status decides."""
+        return None
