@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qwen_rerank import InvalidInputError, Limits
 from qwen_rerank.scorers.limits import published_limits
 from qwen_rerank.scorers.normalizing import normalize
-from qwen_rerank.scorers.packing import byte_bound, pack, plan
+from qwen_rerank.scorers.packing import Plan, byte_bound, pack, plan
 from qwen_rerank.scorers.tokens import count_tokens
 from tests.support.loopback import token_count
 
@@ -121,21 +121,21 @@ def test_bytes_bound_the_tokens(text: str) -> None:
 def test_nothing_is_counted_where_the_bound_settles_it() -> None:
     counted: list[str] = []
     texts = ["a" * 9] * 4
-    requests, oversized = plan("q", texts, SMALL, 1, lambda text: len(counted.append(text) or ""))
-    assert (requests, oversized, counted) == ([[0, 1, 2, 3]], 0, [])
+    planned = plan("q", texts, SMALL, 1, lambda text: len(counted.append(text) or ""))
+    assert planned == Plan([[0, 1, 2, 3]])
+    assert counted == []
 
 
 def test_more_requests_than_the_count_of_documents_asks_for_are_counted_exactly() -> None:
     texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
-    requests, _ = plan("q", texts, SMALL, 1, token_count)
-    assert requests == [[0, 1, 2, 3, 4]]
+    assert plan("q", texts, SMALL, 1, token_count).requests == [[0, 1, 2, 3, 4]]
 
 
 def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
     def refuse(text: str) -> int:
         raise AssertionError(text)
 
-    requests, _ = plan("q", ["a"] * 12, SMALL, 1, refuse)
+    requests = plan("q", ["a"] * 12, SMALL, 1, refuse).requests
     assert [len(request) for request in requests] == [4, 4, 4]
 
 
@@ -147,7 +147,7 @@ def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
         return 3
 
     long = "a" * 21
-    assert plan("q", ["short", long], SMALL, 1, count) == ([[0, 1]], 0)
+    assert plan("q", ["short", long], SMALL, 1, count) == Plan([[0, 1]])
     assert counted == [long]
 
 
@@ -175,8 +175,7 @@ def test_half_a_surrogate_pair_is_refused_and_named(
 @pytest.mark.timeout(20)
 def test_marks_without_end_do_not_take_quadratic_time() -> None:
     marks = "a" + "\u0300\u0316" * 200_000  # 24 s in Python's own normalization
-    requests, oversized = plan("q", [marks], Limits(), 1, count_tokens)
-    assert (requests, oversized) == ([[0]], 1)
+    assert plan("q", [marks], Limits(), 1, count_tokens) == Plan([[0]], oversized=1)
 
 
 @given(st.text(st.sampled_from("ae\u0300\u0316\u0323\u0344가각"), max_size=25))

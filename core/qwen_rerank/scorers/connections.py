@@ -148,9 +148,7 @@ class _IOThread:
         self.stopped = False
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="qwen-rerank-io", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="qwen-rerank-io", daemon=True)
         self._thread.start()
         atexit.register(self._stop)
 
@@ -158,6 +156,11 @@ class _IOThread:
     def usable(self) -> bool:
         """Whether the thread is there: not in a child made by fork, not once the process ends."""
         return self._pid == os.getpid() and not self.stopped
+
+    def _run(self) -> None:
+        with suppress(OSError):  # it will show when the session is opened
+            _ssl_context()  # reads many certificates: not while the loop runs
+        self._loop.run_forever()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -7,6 +7,7 @@ import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen_rerank.checks import check_query, check_text, check_whole
@@ -101,8 +102,9 @@ class ServiceScorer(Scorer):
                 as invalid.
         """
         call = Call(self._patience)
-        requests = self._requests(self._plan(call, query, texts), len(texts))
-        return self._connections.run(self._send(call, query, texts, requests))
+        planned = self._plan(call, query, texts)
+        self._warn_of_cuts(planned, len(texts))
+        return self._connections.run(self._send(call, query, texts, planned))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
@@ -112,8 +114,8 @@ class ServiceScorer(Scorer):
             planned = self._plan(call, query, texts)
         else:  # it may take counting tokens
             planned = await asyncio.to_thread(self._plan, call, query, texts)
-        requests = self._requests(planned, len(texts))
-        return await self._connections.arun(self._send(call, query, texts, requests))
+        self._warn_of_cuts(planned, len(texts))
+        return await self._connections.arun(self._send(call, query, texts, planned))
 
     def close(self) -> None:
         """Accept no more calls; the last open scorer of the process closes the connections.
@@ -129,15 +131,15 @@ class ServiceScorer(Scorer):
 
         return connections
 
-    def _plan(self, call: Call, query: str, texts: Sequence[str]) -> Plan:
+    def _plan(self, call: Call, query: str, texts: Sequence[str], exact: bool = False) -> Plan:
         def count(text: str) -> int:
             call.check_deadline()
             return count_tokens(text)
 
         check_query(query)
-        return plan(query, texts, self._limits, self._max_concurrency, count)
+        return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
 
-    def _requests(self, planned: Plan, count: int) -> list[list[int]]:
+    def _warn_of_cuts(self, planned: Plan, count: int) -> None:
         if planned.oversized:
             warnings.warn(
                 f"{planned.oversized} of {count + 1} items (the query and the texts) are over the "
@@ -145,30 +147,32 @@ class ServiceScorer(Scorer):
                 "ignores the rest of them. Split long texts into passages first.",
                 stacklevel=3,
             )
-        return planned.requests
 
-    async def _send(
-        self, call: Call, query: str, texts: Sequence[str], requests: list[list[int]]
-    ) -> Scores:
+    async def _send(self, call: Call, query: str, texts: Sequence[str], planned: Plan) -> Scores:
         if self._closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
         slots = asyncio.Semaphore(self._max_concurrency)
 
-        async def answer(session: ClientSession, places: list[int]) -> tuple[Answer, int]:
-            async with slots:
-                documents = [texts[place] for place in places]
-                return await call.attempt(self._request(session, query, documents))
+        async def answers(places: list[int], *, estimated: bool) -> list[_Answered]:
+            documents = [texts[place] for place in places]
+            try:
+                async with slots:
+                    answer, retries = await call.attempt(self._request(session, query, documents))
+                return [_Answered(places, answer, retries)]
+            except InvalidInputError:
+                if not estimated:
+                    raise
+                exact = await asyncio.to_thread(self._plan, call, query, documents, exact=True)
+                if len(exact.requests) == 1:  # its size was not why it was refused
+                    raise
+            parts = ([places[place] for place in part] for part in exact.requests)
+            return await _gather(answers(part, estimated=False) for part in parts)
 
         async with self._connections.session(self) as session, call.deadline():
-            answers = await _gather(answer(session, places) for places in requests)
-        usage = Usage(
-            requests=len(requests),
-            tokens=sum(scored.tokens for scored, _ in answers),
-            texts_sent=len(texts),
-            retries=sum(retries for _, retries in answers),
-            seconds=call.elapsed,
-        )
-        return Scores(_in_order(requests, [scored.values for scored, _ in answers]), usage)
+            answered = await _gather(
+                answers(places, estimated=planned.estimated) for places in planned.requests
+            )
+        return _scores(answered, call)
 
     def _request(
         self, session: ClientSession, query: str, documents: list[str]
@@ -182,24 +186,38 @@ class ServiceScorer(Scorer):
         return lambda: send(session, self._url, headers, payload, self._dialect, count)
 
 
-async def _gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they return, all run at the same time; the first failure cancels the others."""
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A request that was answered: the places of its texts, and how many attempts failed before."""
+
+    places: list[int]
+    answer: Answer
+    retries: int
+
+
+async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
+    """All that they return, run at the same time; the first failure cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]
         raise first from first.__cause__
-    return [task.result() for task in tasks]
+    return [result for task in tasks for result in task.result()]
 
 
-def _in_order(requests: list[list[int]], answers: list[list[float]]) -> list[float]:
-    """The scores of all requests' texts, in the order of the texts."""
-    if len(answers) == 1:
-        return answers[0]
+def _scores(answered: list[_Answered], call: Call) -> Scores:
+    """The scores of all requests' texts, in the order of the texts, and what they cost."""
     scores = {
         place: score
-        for places, values in zip(requests, answers, strict=True)
-        for place, score in zip(places, values, strict=True)
+        for part in answered
+        for place, score in zip(part.places, part.answer.values, strict=True)
     }
-    return [scores[place] for place in range(len(scores))]
+    usage = Usage(
+        requests=len(answered),
+        tokens=sum(part.answer.tokens for part in answered),
+        texts_sent=len(scores),
+        retries=sum(part.retries for part in answered),
+        seconds=call.elapsed,
+    )
+    return Scores([scores[place] for place in range(len(scores))], usage)
