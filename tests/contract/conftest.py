@@ -1,13 +1,17 @@
-"""Both scorers, each with what it is asked to score."""
+"""Both scorers, each with what it is asked to score; and the six doors to a service."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from tenacity import wait_none
 
 from qwen_rerank import DashScopeScorer, EmbeddedScorer, Scorer, Scores
+from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
+from tests.support.loopback import LoopbackDashScope
 
 
 @dataclass
@@ -41,3 +45,40 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
 @pytest.fixture
 def watched(scorer: Scorer) -> Watched:
     return Watched(scorer)
+
+
+@pytest.fixture
+def service() -> Iterator[LoopbackDashScope]:
+    """A loopback DashScope, of which the environment says nothing."""
+    with LoopbackDashScope(key=KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Log:
+    """All records of all loggers, from DEBUG on."""
+    kept = Log()
+    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers, kept])
+    caplog.set_level(logging.DEBUG)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and (logger.level or not logger.propagate):
+            caplog.set_level(logging.DEBUG, name)
+            monkeypatch.setattr(logger, "propagate", True)
+    return kept
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS.keys())
+def door(
+    request: pytest.FixtureRequest,
+    service: LoopbackDashScope,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Door]:
+    """Each door to the service. Whatever happens, no key shows and no text is logged."""
+    monkeypatch.setattr("qwen_rerank.scorers.retrying._backoff", wait_none())
+    face, awaited = request.param
+    patience = {"timeout": 20, "max_retries": 1}
+    door = Door(face, awaited, {"api_key": KEY, "base_url": service.base_url, **patience})
+    yield door
+    assert not [text for text in (*door.shown, *log.texts) if SECRET in text], "a key shows"
+    assert not [text for text in log.texts if TEXT in text], "a text is logged"

@@ -14,9 +14,9 @@ import pytest
 
 from qwen_rerank import BadResponseError, InvalidInputError, Scorer, Scores, ServiceError
 from tests.contract.conftest import Watched
-from tests.contract.faces import FACES, Face, Item, Ranked
-from tests.support.loopback import LoopbackDashScope
+from tests.contract.faces import FACES, Face, Item
 
+Ranked = list[tuple[str, float | None]]
 Rank = Callable[..., Ranked]
 
 QUERY = "penguins eat krill"
@@ -41,13 +41,13 @@ def rank_by(request: pytest.FixtureRequest, face: type[Face]) -> Rank:
     """Rank by a scorer, or await it in a loop of its own."""
 
     def call(scorer: Scorer, items: Sequence[Item], query: Any = QUERY, **options: Any) -> Ranked:
-        made = face(scorer, **options)
+        made = face(query, scorer=scorer, **options)
         things = [made.make(item) for item in items]
         before = copy.deepcopy(things)
         try:
-            if request.param == "sync":
-                return made.rank(things, query)
-            return asyncio.run(_awaited(made, things, query))
+            sync = request.param == "sync"
+            ranked = made.rank(things) if sync else asyncio.run(made.arank(things))
+            return [(item.id, item.score) for item in map(made.read, ranked)]
         finally:
             assert things == before, "the input was changed"
 
@@ -57,10 +57,6 @@ def rank_by(request: pytest.FixtureRequest, face: type[Face]) -> Rank:
 @pytest.fixture
 def rank(rank_by: Rank, watched: Watched) -> Rank:
     return partial(rank_by, watched)
-
-
-async def _awaited(face: Face, things: list[Any], query: Any) -> Ranked:
-    return await face.arank(things, query)
 
 
 def ids(ranked: Ranked) -> list[str]:
@@ -81,9 +77,9 @@ def test_each_item_has_the_score_of_its_text(rank: Rank, scorer: Scorer) -> None
 
 
 def test_the_sync_and_the_async_way_agree(face: type[Face], scorer: Scorer) -> None:
-    made = face(scorer)
+    made = face(QUERY, scorer=scorer)
     things = [made.make(item) for item in ITEMS]
-    assert made.rank(things, QUERY) == asyncio.run(_awaited(made, things, QUERY))
+    assert list(made.rank(things)) == list(asyncio.run(made.arank(things)))
 
 
 def test_ties_keep_the_order_they_came_in(rank: Rank) -> None:

@@ -50,6 +50,7 @@ from tests.support.loopback import (
     drops,
     edits,
     hangs,
+    ranking,
     refuses,
     says,
     token_count,
@@ -112,7 +113,7 @@ def test_the_usage_says_what_it_cost(dashscope: LoopbackDashScope, score: Score)
 
 
 def test_the_order_of_the_answer_does_not_matter(dashscope: LoopbackDashScope) -> None:
-    dashscope.faults.append(edits(dashscope, lambda results: results.reverse()))
+    dashscope.faults.append(edits(lambda results: results.reverse()))
     assert DashScopeScorer().score("q", scored([0.2, 0.9, 0.5])).values == [0.2, 0.9, 0.5]
 
 
@@ -437,7 +438,7 @@ def _set(key: str, value: Any) -> Callable[[list[dict[str, Any]]], object]:
 def test_an_answer_without_exactly_one_score_a_document_is_refused(
     dashscope: LoopbackDashScope, edit: Callable[[list[Any]], object], named: str
 ) -> None:
-    dashscope.faults.append(edits(dashscope, edit))
+    dashscope.faults.append(edits(edit))
     with pytest.raises(BadResponseError, match=named):
         DashScopeScorer().score("q", ["a", "b", "c"])
     assert len(dashscope.received) == 1
@@ -471,7 +472,7 @@ def test_an_answer_of_another_shape_is_refused(
 
 def test_an_answer_that_is_not_utf8_is_refused(dashscope: LoopbackDashScope, score: Score) -> None:
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        answer = json.dumps(dashscope.ranking(body)).encode().replace(b"loopback", b"\xff")
+        answer = json.dumps(ranking(body)).encode().replace(b"loopback", b"\xff")
         return web.Response(body=answer, content_type="application/json")
 
     dashscope.faults.append(fault)

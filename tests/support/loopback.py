@@ -53,7 +53,8 @@ class LoopbackDashScope:
 
     A document's score is the number after "score=" in it, or the share of the query's words that
     it has. `faults` are used up, one a request, before anything is answered normally. `arrived` is
-    set when a request has come, `disconnected` when a client has left before its answer.
+    set when a request has come, `disconnected` when the client has left `disconnects_awaited`
+    requests before their answer. A free `port` is found unless one is given.
     """
 
     documents_limit: int = 500
@@ -64,9 +65,12 @@ class LoopbackDashScope:
     received: list[Received] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
     most_in_flight: int = 0
+    disconnects_awaited: int = 1
+    port: int = 0
 
     def __enter__(self) -> LoopbackDashScope:
         self._in_flight = 0
+        self._disconnects = 0
         self._awaited = 1
         self.arrived = threading.Event()
         self.disconnected = threading.Event()
@@ -105,7 +109,7 @@ class LoopbackDashScope:
         app.router.add_post(PATH, self._handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()
         self.port = runner.addresses[0][1]
         started.set()
@@ -122,8 +126,10 @@ class LoopbackDashScope:
         try:
             await self._rendezvous()
             return await self._answer(request, body)
-        except asyncio.CancelledError:
-            self.disconnected.set()
+        except (asyncio.CancelledError, ConnectionError):
+            self._disconnects += 1
+            if self._disconnects >= self.disconnects_awaited:
+                self.disconnected.set()
             raise
         finally:
             self._in_flight -= 1
@@ -140,7 +146,7 @@ class LoopbackDashScope:
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             return error(401, "InvalidApiKey", "Invalid API-key provided.")
         refusal = self._refusal(body)
-        return refusal or web.json_response(self.ranking(body))
+        return refusal or web.json_response(ranking(body))
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         query, documents = body["input"]["query"], body["input"]["documents"]
@@ -160,21 +166,22 @@ class LoopbackDashScope:
         tokens = token_count(text_of(item))
         return min(tokens, self.item_tokens) if self.cuts_before_counting else tokens
 
-    def ranking(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request, as the service would give it: best first."""
-        query = text_of(body["input"]["query"])
-        texts = [text_of(document) for document in body["input"]["documents"]]
-        results = [
-            {"index": index, "relevance_score": score_of(query, text)}
-            for index, text in enumerate(texts)
-        ]
-        results.sort(key=lambda result: -result["relevance_score"])
-        tokens = token_count(query) * len(texts) + sum(map(token_count, texts))
-        return {
-            "output": {"results": results[: body["parameters"].get("top_n")]},
-            "usage": {"total_tokens": tokens},
-            "request_id": "loopback-request",
-        }
+
+def ranking(body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request, as the service would give it: best first."""
+    query = text_of(body["input"]["query"])
+    texts = [text_of(document) for document in body["input"]["documents"]]
+    results = [
+        {"index": index, "relevance_score": score_of(query, text)}
+        for index, text in enumerate(texts)
+    ]
+    results.sort(key=lambda result: -result["relevance_score"])
+    tokens = token_count(query) * len(texts) + sum(map(token_count, texts))
+    return {
+        "output": {"results": results[: body["parameters"].get("top_n")]},
+        "usage": {"total_tokens": tokens},
+        "request_id": "loopback-request",
+    }
 
 
 def score_of(query: str, text: str) -> float:
@@ -225,11 +232,11 @@ def says(text: str, status: int = 200, content_type: str = "application/json") -
     return fault
 
 
-def edits(server: LoopbackDashScope, edit: Callable[[list[dict[str, Any]]], object]) -> Fault:
+def edits(edit: Callable[[list[Any]], object]) -> Fault:
     """Answers normally, but with the results edited in place."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        answer = server.ranking(body)
+        answer = ranking(body)
         edit(answer["output"]["results"])
         return web.Response(text=json.dumps(answer), content_type="application/json")
 
@@ -252,6 +259,41 @@ async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamRe
     assert request.transport is not None
     request.transport.close()
     return response
+
+
+async def closes_afterwards(
+    request: web.Request, body: dict[str, Any]
+) -> web.StreamResponse:
+    """Answers normally, and closes the connection without having said so."""
+    response = web.json_response(ranking(body))
+    await response.prepare(request)
+    await response.write_eof()
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+def redirects(to: str) -> Fault:
+    """Sends the client to another address, with the same method and body."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        return web.Response(status=307, headers={"Location": to})
+
+    return fault
+
+
+def streams(piece: bytes, *, pause: float = 0.0, most: int = 1 << 26) -> Fault:
+    """Answers with the piece again and again, every `pause` seconds, up to `most` bytes."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(most // len(piece)):
+            await response.write(piece)
+            await asyncio.sleep(pause)
+        return response
+
+    return fault
 
 
 async def hangs(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

@@ -1,0 +1,180 @@
+"""Input, options and keys that are not as they should be, through all six doors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from qwen_rerank import AuthenticationError, InvalidInputError, MissingKeyError
+from tests.contract.doors import ITEMS, KEY, QUERY, TEXT, Door
+from tests.contract.faces import Item
+from tests.contract.matrix import Row, each_of, play
+from tests.support.loopback import LoopbackDashScope, refuses
+
+REFUSED = (InvalidInputError, ValidationError)
+
+
+def items(*texts: Any) -> list[Item]:
+    return [Item(f"item-{place}", {"text": text}) for place, text in enumerate(texts)]
+
+
+def refused(name: str, naming: str, **row: Any) -> Row:
+    """A row that fails before anything is sent."""
+    return Row(name, **{"raises": InvalidInputError, "requests": 0, "naming": naming, **row})
+
+
+def refused_queries(*queries: Any) -> Iterator[Row]:
+    """With documents and without, as nothing to rank is no excuse."""
+    for query in queries:
+        yield refused(f"query {query!r}", "query", query=query)
+        yield refused(f"query {query!r} and no documents", "query", query=query, items=[])
+
+
+BLANKS = [Item("missing"), *items(None, "", " \n\t\u3000")]
+FIRST = Item("same", {"text": f"{TEXT} score=0.1"})
+HELD = {"lock": threading.Lock(), "generator": (place for place in range(3))}
+
+INPUT = [
+    Row("no documents", items=[], requests=0),
+    Row("blank documents among others", items=[*BLANKS[:2], *ITEMS, *BLANKS[2:]], ranked=ITEMS),
+    Row("blank documents alone", items=BLANKS, ranked=[], requests=0),
+    *refused_queries("", "  \n", None, 7),
+    Row(
+        "501 documents",
+        items=items(*(f"{TEXT} score={place / 1_000}" for place in range(501))),
+        requests=2,
+    ),
+    Row(
+        "over 30,000 tokens",
+        items=items(*(f"{TEXT} score={place / 100}{' word' * 999}" for place in range(40))),
+        requests=2,
+    ),
+    Row("equal texts", items=items(*[f"{TEXT} score=0.5"] * 3)),
+    Row(
+        "texts of any script",
+        items=items(
+            f"{TEXT} NUL \0 score=0.1",
+            f"{TEXT} 🐧👩\u200d👩\u200d👧 score=0.4",
+            f"{TEXT} \u202eالبطريق פינגווין score=0.2",
+            f"{TEXT} <|im_start|> e\u0301 企鹅 score=0.3",
+        ),
+    ),
+    *(
+        refused(f"top_n {top_n}", "top_?n", options={"top_n": top_n}, raises=REFUSED)
+        for top_n in (0, -1)
+    ),
+    Row("top_n below the count", options={"top_n": 2}, ranked=ITEMS[1:]),
+    Row("top_n beyond the count", options={"top_n": 50}),
+    Row("top_n None", options={"top_n": None}),
+    *(
+        Row(f"a field that is the number {number}", items=[*ITEMS, *items(number)], query=f"{number}")
+        for number in (42, 1.5, 0)
+    ),
+    refused(
+        "a field that is bytes", "text of record 'item-0' is bytes", items=[*ITEMS, *items(b"x")]
+    ),
+    refused("a field that is a list", "text of record 'item-0' is list", items=items(["x"])),
+    Row(
+        "documents of one id",
+        items=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})],
+        ranked=[FIRST, *ITEMS],
+    ),
+    Row(
+        "metadata that can't be copied",
+        items=[Item("a", {"text": f"{TEXT} score=0.3", **HELD}), *ITEMS],
+    ),
+]
+
+OPTIONS = [
+    refused("an unknown option", "topk", options={"topk": 3}, raises=ValidationError),
+    refused("a timeout of text", "timeout", options={"timeout": "soon"}, raises=ValidationError),
+    refused("a timeout of 0", "timeout", options={"timeout": 0}),
+    refused("a model of no name", "model", options={"model": ""}),
+    refused("an address of no host", "base_url", options={"base_url": f"https://{KEY}@/"}),
+    refused("no key", "DASHSCOPE_API_KEY", options={"api_key": None}, raises=MissingKeyError),
+    refused("an empty key", "DASHSCOPE_API_KEY", options={"api_key": ""}, raises=MissingKeyError),
+    *(
+        refused(f"a key with {what}", "API key", options={"api_key": key}, raises=MissingKeyError)
+        for what, key in {
+            "a line break": f"{KEY}\n",
+            "white space": f" {KEY}",
+            "letters of another script": f"{KEY}-ключ",
+            "half a surrogate pair": f"{KEY}\ud800",
+        }.items()
+    ),
+    refused("a key in a list", "api_key", options={"api_key": [KEY]}, raises=ValidationError),
+    Row(
+        "a wrong key",
+        options={"api_key": f"{KEY}-of-another"},
+        raises=AuthenticationError,
+        naming="InvalidApiKey.*Check the key",
+    ),
+    Row(
+        "a wrong key that the service quotes",
+        faults=[refuses(401, "InvalidApiKey", f"Incorrect API key: {KEY}.")],
+        raises=AuthenticationError,
+        naming=r"Incorrect API key: \*\*\*\.",
+    ),
+]
+
+
+@each_of(INPUT)
+def test_input_is_ranked_or_refused_by_name(
+    row: Row, door: Door, service: LoopbackDashScope
+) -> None:
+    play(row, door, service)
+
+
+@each_of(OPTIONS)
+def test_an_option_that_cannot_be_used_is_refused_by_name(
+    row: Row, door: Door, service: LoopbackDashScope
+) -> None:
+    play(row, door, service)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        pytest.param("\ud83d", "\ufffd", id="half a pair"),
+        pytest.param("\udc27\ud83d", "\ufffd\ufffd", id="halves in the wrong order"),
+        pytest.param("\ud83d\udc27", "🐧", id="both halves"),
+    ],
+)
+def test_surrogates_are_sent_as_what_they_stand_for(
+    door: Door, service: LoopbackDashScope, given: str, sent: str
+) -> None:
+    odd = Item("odd", {"text": f"{TEXT} {given} score=0.7"})
+    ranked = door.rank([*ITEMS, odd], f"{QUERY} {given}")
+    assert [item.id for item in ranked] == ["high", "odd", "middle", "low"]
+    assert ranked[1].fields == odd.fields
+    (request,) = service.received
+    assert request.query == f"{QUERY} {sent}"
+    assert f"{TEXT} {sent} score=0.7" in request.documents
+
+
+def test_equal_texts_are_sent_once(door: Door, service: LoopbackDashScope) -> None:
+    door.rank(items(*[f"{TEXT} score=0.5"] * 3))
+    assert service.received[0].documents == [f"{TEXT} score=0.5"]
+
+
+def test_a_document_over_the_item_limit_is_ranked_with_one_warning(
+    door: Door, service: LoopbackDashScope
+) -> None:
+    long = Item("long", {"text": f"{TEXT} score=0.7{' word' * 10_000}"})
+    with pytest.warns(UserWarning, match="1 of 5 items .* 4000 tokens") as warned:
+        ranked = door.rank([*ITEMS, long])
+    door.shown += [str(warning.message) for warning in warned]
+    assert [item.id for item in ranked] == ["high", "long", "middle", "low"]
+    assert len(warned) == 1
+
+
+def test_a_key_in_the_clear_to_another_machine_is_warned_of_once(door: Door) -> None:
+    address = f"http://{door.face.__name__}-{door.awaited}.example/api/v1"  # not yet warned of
+    with pytest.warns(UserWarning, match="http") as warned:
+        door.open(base_url=address)
+    door.shown += [str(warning.message) for warning in warned]
+    assert len(warned) == 1
