@@ -1,0 +1,100 @@
+"""Answers that are not a whole ranking, through all six doors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from qwen_rerank import BadResponseError
+from tests.contract.doors import KEY, Door
+from tests.contract.matrix import Row, each_of, play
+from tests.support.loopback import Fault, LoopbackDashScope, edits, says, streams
+
+Edit = Callable[[list[Any]], object]
+
+TRUNCATED = '{"output": {"results": [{"index": 0, "relevance_score": 0.5}, {"index": 1, "rel'
+
+
+def refused(name: str, fault: Fault, naming: str) -> Row:
+    """An answer that is of no use, and asked for only once."""
+    return Row(name, faults=[fault], raises=BadResponseError, naming=naming)
+
+
+def body(name: str, body: Any, naming: str) -> Row:
+    return refused(name, says(json.dumps(body)), naming)
+
+
+def results(name: str, edit: Edit, naming: str) -> Row:
+    return refused(f"results {name}", edits(edit), naming)
+
+
+def first(key: str, value: Any) -> Row:
+    """The first result has this value."""
+    return results(f"of {key} {value!r}", lambda found: found[0].update({key: value}), key)
+
+
+def without(key: str) -> Row:
+    """The first result lacks a value."""
+    return results(f"without {key}", lambda found: found[0].pop(key), key)
+
+
+ANSWERS = [
+    refused("no JSON", says(f"Sorry, {KEY}!"), r"Sorry, \*\*\*!"),
+    refused("HTML", says(f"<html>{KEY}", content_type="text/html"), "text/html"),
+    refused("JSON called text", says('{"output": {}}', content_type="text/plain"), "text/plain"),
+    refused("nothing", says(""), "not a JSON object"),
+    refused("truncated", says(TRUNCATED), "not a JSON object"),
+    refused("deep", says("[" * 200_000), "not a JSON object"),
+    refused("no UTF-8", streams(b'{"output": "\xff"}', most=16), "not"),
+    body("a list", [KEY], "not a JSON object"),
+    body("null", None, "not a JSON object"),
+    body("a text", KEY, "not a JSON object"),
+    body("no output", {"request_id": "r"}, "output"),
+    body("output null", {"output": None}, "output"),
+    body("output a list", {"output": []}, "output"),
+    body("no results", {"output": {}}, "results"),
+    body("results null", {"output": {"results": None}}, "results"),
+    body("results an object", {"output": {"results": {}}}, "results"),
+    body("results empty", {"output": {"results": []}}, "0 scores for 3 documents: 3 missing"),
+    body("usage a number", {"output": {"results": []}, "usage": 7}, "usage"),
+    results("short", lambda found: found.pop(), "2 scores for 3 documents: 1 missing"),
+    results("too many", lambda found: found.append({**found[0], "index": 3}), "not sent"),
+    results("twice", lambda found: found.append(found[0]), "1 repeated"),
+    results("of one instead of another", lambda found: found[0].update(found[1]), "1 missing.*1 re"),
+    results("of a text", lambda found: found.append(KEY), "results"),
+    results("of null", lambda found: found.append(None), "results"),
+    results("of index -1", lambda found: found[0].update(index=-1), "1 missing, 1 of documents"),
+    results("of index 3", lambda found: found[0].update(index=3), "1 missing, 1 of documents"),
+    *(first("index", value) for value in (KEY, "0", 0.5, None, True)),
+    *(first("relevance_score", value) for value in (KEY, "0.5", None, math.nan, math.inf)),
+    without("index"),
+    without("relevance_score"),
+]
+
+UNUSUAL = [
+    Row("unsorted", faults=[edits(lambda found: found.reverse())]),
+    Row("with more in it", faults=[edits(lambda found: [each.update(document={}) for each in found])]),
+]
+
+
+@each_of(ANSWERS)
+def test_an_answer_that_is_not_a_whole_ranking_is_refused(
+    row: Row, door: Door, service: LoopbackDashScope
+) -> None:
+    play(row, door, service)
+
+
+@each_of(UNUSUAL)
+def test_an_answer_that_is_whole_is_put_right(
+    row: Row, door: Door, service: LoopbackDashScope
+) -> None:
+    play(row, door, service)
+
+
+def test_an_endless_answer_is_refused_before_its_end(
+    door: Door, service: LoopbackDashScope
+) -> None:
+    play(refused("endless", streams(b" " * (1 << 18)), "16 MiB"), door, service)
+    assert service.disconnected.wait(10)
