@@ -71,7 +71,7 @@ INPUT = [
     Row("top_n beyond the count", options={"top_n": 50}),
     Row("top_n None", options={"top_n": None}),
     *(
-        Row(f"a field that is the number {number}", items=[*ITEMS, *items(number)], query=f"{number}")
+        Row(f"a field that is {number}", items=[*ITEMS, *items(number)], query=str(number))
         for number in (42, 1.5, 0)
     ),
     refused(

@@ -133,9 +133,7 @@ def test_what_stays_is_raised_with_what_the_service_said(
 def test_an_answer_that_does_not_come_in_time_is_left(
     door: Door, service: LoopbackDashScope, fault: Fault, options: dict[str, Any], naming: str
 ) -> None:
-    late = Row(
-        "late", faults=[fault], options=options, raises=RequestTimeoutError, naming=naming
-    )
+    late = Row("late", faults=[fault], options=options, raises=RequestTimeoutError, naming=naming)
     play(late, door, service)
     assert service.disconnected.wait(10)
 

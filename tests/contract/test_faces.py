@@ -87,30 +87,12 @@ def test_ties_keep_the_order_they_came_in(rank: Rank) -> None:
     assert ids(rank([*items, ITEMS[0], ITEMS[1]])) == ["all", *"cabed", "stocks"]
 
 
-def test_equal_texts_are_scored_once_and_all_come_back(rank: Rank, watched: Watched) -> None:
-    ranked = rank([Item(id_, {"text": TEXTS["two"]}) for id_ in "abc"])
-    assert ids(ranked) == ["a", "b", "c"]
-    assert len({score for _, score in ranked}) == 1
-    assert watched.sent == [TEXTS["two"]]
-
-
-def test_of_items_with_one_id_the_first_wins(rank: Rank, watched: Watched) -> None:
-    items = [Item("same", {"text": TEXTS["one"]}), ITEMS[0], Item("same", {"text": TEXTS["all"]})]
-    assert ids(rank(items)) == ["same", "stocks"]
-    assert watched.sent == [TEXTS["one"], TEXTS["stocks"]]
-
-
 BLANKS = [
     Item("missing"),
     Item("none", {"text": None}),
     Item("empty", {"text": ""}),
     Item("blank", {"text": " \n\t\u3000"}),
 ]
-
-
-def test_items_without_text_are_skipped(rank: Rank, watched: Watched) -> None:
-    assert ids(rank([*BLANKS[:2], *ITEMS, *BLANKS[2:]])) == BEST_FIRST
-    assert sorted(watched.sent) == sorted(TEXTS.values())
 
 
 def test_items_without_text_can_be_kept_behind_the_others(rank: Rank) -> None:
@@ -133,34 +115,6 @@ def test_an_item_without_text_can_be_an_error(rank: Rank, watched: Watched, blan
 @pytest.mark.parametrize("top_n", [1, 2, 4, 50])
 def test_top_n_is_the_most_that_come_back(rank: Rank, top_n: int) -> None:
     assert ids(rank(ITEMS, top_n=top_n)) == BEST_FIRST[:top_n]
-
-
-@pytest.mark.parametrize("top_n", [0, -1, 1.5])
-def test_a_top_n_under_one_is_refused_before_anything_is_sent(
-    rank: Rank, watched: Watched, top_n: Any
-) -> None:
-    with pytest.raises(ValueError, match=r"top_?n"):
-        rank(ITEMS, top_n=top_n)
-    assert watched.sent == []
-
-
-@pytest.mark.parametrize("items", [[], BLANKS], ids=["no items", "no texts"])
-def test_nothing_to_rank_is_an_empty_answer_without_a_request(
-    rank: Rank, watched: Watched, dashscope: LoopbackDashScope, items: list[Item]
-) -> None:
-    assert rank(items) == []
-    assert watched.sent == []
-    assert not dashscope.received
-
-
-@pytest.mark.parametrize("items", [ITEMS, []], ids=["items", "no items"])
-@pytest.mark.parametrize("query", ["", " \n", None])
-def test_a_blank_query_is_refused_before_anything_is_sent(
-    rank: Rank, watched: Watched, query: Any, items: list[Item]
-) -> None:
-    with pytest.raises(InvalidInputError, match="query"):
-        rank(items, query)
-    assert watched.sent == []
 
 
 def test_what_scores_less_than_the_threshold_is_left_out(rank: Rank) -> None:

@@ -261,9 +261,7 @@ async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamRe
     return response
 
 
-async def closes_afterwards(
-    request: web.Request, body: dict[str, Any]
-) -> web.StreamResponse:
+async def closes_afterwards(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Answers normally, and closes the connection without having said so."""
     response = web.json_response(ranking(body))
     await response.prepare(request)

@@ -1,0 +1,105 @@
+"""A door sees what it is there to see: keys wherever they show, raw errors, a changed input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qwen_rerank import Record, ServiceError
+from tests.contract.doors import KEY, SECRET, Door, Log
+from tests.contract.faces import Reranker
+
+
+class Shown:
+    """Has the key in its repr."""
+
+    def __repr__(self) -> str:
+        return KEY
+
+
+class Held:
+    """Has the key where only pickle finds it."""
+
+    def __init__(self) -> None:
+        self.key = KEY
+
+
+@pytest.mark.parametrize("component", [Shown(), Held()], ids=["repr", "pickle"])
+def test_a_key_that_a_component_shows_is_seen(component: Any) -> None:
+    @dataclass
+    class Face:
+        query: Any
+        component: Any
+
+    door = Door(Face, False, {"component": component})
+    door.open()
+    assert SECRET in "".join(door.shown)
+
+
+def raising(error: Exception) -> Door:
+    def face(query: Any) -> Any:
+        raise error
+
+    return Door(face, False, {})
+
+
+def _with(**attributes: Any) -> ServiceError:
+    error = ServiceError("The service is down.")
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ServiceError(KEY), id="message"),
+        pytest.param(_with(request_headers={"Authorization": KEY}), id="attribute"),
+        pytest.param(_with(__notes__=[KEY]), id="note"),
+        pytest.param(_with(__cause__=OSError(KEY)), id="cause"),
+        pytest.param(_with(__context__=OSError(KEY), __suppress_context__=True), id="context"),
+        pytest.param(_with(__context__=ExceptionGroup("", [OSError(KEY)])), id="group"),
+    ],
+)
+def test_a_key_that_an_error_shows_is_seen(error: ServiceError) -> None:
+    door = raising(error)
+    with pytest.raises(ServiceError):
+        door.open()
+    assert SECRET in "".join(door.shown)
+
+
+def test_a_raw_error_fails_the_test() -> None:
+    with pytest.raises(pytest.fail.Exception, match="a raw KeyError"):
+        raising(KeyError("results")).open()
+
+
+def test_a_changed_input_fails_the_test(service: Any) -> None:
+    class Changing(Reranker):
+        def rank(self, made: list[Record]) -> list[Record]:
+            made.pop()
+            return made
+
+    door = Door(Changing, False, {"api_key": KEY, "base_url": service.base_url})
+    with pytest.raises(AssertionError, match="the input was changed"):
+        door.rank()
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda logger: logger.debug("key %s", KEY),
+        lambda logger: logger.info("sent", extra={"headers": {"Authorization": KEY}}),
+        lambda logger: logger.error("failed", exc_info=OSError(KEY)),
+    ],
+    ids=["message", "extra", "traceback"],
+)
+@pytest.mark.parametrize("name", ["dashscope", "dashscope.finetune.reinforcement", "new"])
+def test_a_key_that_is_logged_is_seen(
+    log: Log, name: str, say: Callable[[logging.Logger], None]
+) -> None:
+    say(logging.getLogger(name))
+    assert SECRET in "".join(log.texts)
