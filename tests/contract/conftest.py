@@ -67,7 +67,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Lo
     return kept
 
 
-@pytest.fixture(params=DOORS.values(), ids=DOORS.keys())
+@pytest.fixture(params=DOORS.values(), ids=list(DOORS))
 def door(
     request: pytest.FixtureRequest,
     service: LoopbackDashScope,

@@ -58,7 +58,7 @@ class Door:
     does a changed input.
     """
 
-    face: type[Face]
+    face: Callable[..., Any]
     awaited: bool
     options: dict[str, Any]
     shown: list[str] = field(default_factory=list)

@@ -10,11 +10,13 @@ from typing import Any
 from qwen_rerank import BadResponseError
 from tests.contract.doors import KEY, Door
 from tests.contract.matrix import Row, each_of, play
-from tests.support.loopback import Fault, LoopbackDashScope, edits, says, streams
+from tests.support.loopback import Fault, LoopbackDashScope, edits, packs, says, streams
 
 Edit = Callable[[list[Any]], object]
 
-TRUNCATED = '{"output": {"results": [{"index": 0, "relevance_score": 0.5}, {"index": 1, "rel'
+RESULTS = [{"index": place, "relevance_score": 0.5} for place in range(3)]
+WHOLE = json.dumps({"output": {"results": RESULTS}, "request_id": "r"})
+NO_UTF8 = WHOLE.encode().replace(b'"r"', b'"\xff"')
 
 
 def refused(name: str, fault: Fault, naming: str) -> Row:
@@ -22,11 +24,13 @@ def refused(name: str, fault: Fault, naming: str) -> Row:
     return Row(name, faults=[fault], raises=BadResponseError, naming=naming)
 
 
-def body(name: str, body: Any, naming: str) -> Row:
+def shaped(name: str, body: Any, naming: str) -> Row:
+    """An answer of another shape."""
     return refused(name, says(json.dumps(body)), naming)
 
 
 def results(name: str, edit: Edit, naming: str) -> Row:
+    """An answer with results that are edited."""
     return refused(f"results {name}", edits(edit), naming)
 
 
@@ -45,20 +49,20 @@ ANSWERS = [
     refused("HTML", says(f"<html>{KEY}", content_type="text/html"), "text/html"),
     refused("JSON called text", says('{"output": {}}', content_type="text/plain"), "text/plain"),
     refused("nothing", says(""), "not a JSON object"),
-    refused("truncated", says(TRUNCATED), "not a JSON object"),
+    refused("truncated", says(WHOLE[:-40]), "not a JSON object"),
     refused("deep", says("[" * 200_000), "not a JSON object"),
-    refused("no UTF-8", streams(b'{"output": "\xff"}', most=16), "not"),
-    body("a list", [KEY], "not a JSON object"),
-    body("null", None, "not a JSON object"),
-    body("a text", KEY, "not a JSON object"),
-    body("no output", {"request_id": "r"}, "output"),
-    body("output null", {"output": None}, "output"),
-    body("output a list", {"output": []}, "output"),
-    body("no results", {"output": {}}, "results"),
-    body("results null", {"output": {"results": None}}, "results"),
-    body("results an object", {"output": {"results": {}}}, "results"),
-    body("results empty", {"output": {"results": []}}, "0 scores for 3 documents: 3 missing"),
-    body("usage a number", {"output": {"results": []}, "usage": 7}, "usage"),
+    refused("no UTF-8", says(NO_UTF8), "not text|UTF-8"),
+    shaped("a list", [KEY], "not a JSON object"),
+    shaped("null", None, "not a JSON object"),
+    shaped("a text", KEY, "not a JSON object"),
+    shaped("no output", {"request_id": "r"}, "output"),
+    shaped("output null", {"output": None}, "output"),
+    shaped("output a list", {"output": []}, "output"),
+    shaped("no results", {"output": {}}, "results"),
+    shaped("results null", {"output": {"results": None}}, "results"),
+    shaped("results an object", {"output": {"results": {}}}, "results"),
+    shaped("results empty", {"output": {"results": []}}, "0 scores for 3 documents: 3 missing"),
+    shaped("usage a number", {"output": {"results": []}, "usage": 7}, "usage"),
     results("short", lambda found: found.pop(), "2 scores for 3 documents: 1 missing"),
     results("too many", lambda found: found.append({**found[0], "index": 3}), "not sent"),
     results("twice", lambda found: found.append(found[0]), "1 repeated"),
@@ -71,6 +75,7 @@ ANSWERS = [
     results("of index 3", lambda found: found[0].update(index=3), "1 missing, 1 of documents"),
     *(first("index", value) for value in (KEY, "0", 0.5, None, True)),
     *(first("relevance_score", value) for value in (KEY, "0.5", None, math.nan, math.inf)),
+    refused("a bomb", packs(b" " * (1 << 26)), "16 MiB"),
     without("index"),
     without("relevance_score"),
 ]

@@ -95,6 +95,12 @@ FINAL = [
     final(405, "", ServiceError),
     final(200, "InvalidParameter", InvalidInputError),
     final(200, "DataInspectionFailed", ContentBlockedError),
+    Row(
+        "a wrong key",
+        options={"api_key": f"{KEY}-of-another"},
+        raises=AuthenticationError,
+        naming="InvalidApiKey.*Check the key",
+    ),
     always("429 always", THROTTLED, RateLimitError, "Lower max_concurrency"),
     always("500 always", refuses(500, "InternalError", SAID), ServiceError, "InternalError"),
     always("503 in HTML always", HTML, ServiceError, r"Bad gateway for \*\*\*.*status=503"),

@@ -134,11 +134,20 @@ def test_nodes_under_min_score_are_left_out(
     assert scores(postprocess(QwenRerank(min_score=0.5), found, query_str=QUERY)) == [0.9, 0.5]
 
 
-@pytest.mark.parametrize("blank", ["", " \n\t", "\u3000"])
+@pytest.mark.parametrize(
+    "blank",
+    [
+        node(""),
+        node(" \n\t"),
+        node("\u3000"),
+        NodeWithScore(node=ImageNode(image_path="penguin.png")),
+    ],
+    ids=["empty", "blank", "wide blank", "image"],
+)
 def test_a_node_without_text_is_skipped(
-    dashscope: LoopbackDashScope, postprocess: Postprocess, blank: str
+    dashscope: LoopbackDashScope, postprocess: Postprocess, blank: NodeWithScore
 ) -> None:
-    ranked = postprocess(QwenRerank(), [node(blank), scored(0.1)], query_str=QUERY)
+    ranked = postprocess(QwenRerank(), [blank, scored(0.1)], query_str=QUERY)
     assert scores(ranked) == [0.1]
     assert dashscope.received[0].documents == ["score=0.1 "]
 

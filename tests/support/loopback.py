@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import threading
@@ -223,11 +224,23 @@ def refuses(status: int, code: str, message: str = "Refused.", retry_after: str 
     return fault
 
 
-def says(text: str, status: int = 200, content_type: str = "application/json") -> Fault:
+def says(text: str | bytes, status: int = 200, content_type: str = "application/json") -> Fault:
     """Answers with this text."""
+    said = text if isinstance(text, bytes) else text.encode()
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        return web.Response(text=text, status=status, content_type=content_type)
+        return web.Response(body=said, status=status, content_type=content_type, charset="utf-8")
+
+    return fault
+
+
+def packs(text: bytes) -> Fault:
+    """Answers with this text, compressed."""
+    packed = gzip.compress(text)
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        return web.Response(body=packed, headers=headers)
 
     return fault
 
