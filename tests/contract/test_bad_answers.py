@@ -14,6 +14,7 @@ from tests.support.loopback import Fault, LoopbackDashScope, edits, packs, says,
 
 Edit = Callable[[list[Any]], object]
 
+LONG_KEY = f"{KEY}{'0' * 41}"  # 16 times in a thousand characters, and most of a 17th
 RESULTS = [{"index": place, "relevance_score": 0.5} for place in range(3)]
 WHOLE = json.dumps({"output": {"results": RESULTS}, "request_id": "r"})
 NO_UTF8 = WHOLE.encode().replace(b'"r"', b'"\xff"')
@@ -36,48 +37,53 @@ def results(name: str, edit: Edit, naming: str) -> Row:
 
 def first(key: str, value: Any) -> Row:
     """The first result has this value."""
-    return results(f"of {key} {value!r}", lambda found: found[0].update({key: value}), key)
+    where = rf"output\.results\.0\.{key}: "
+    return results(f"of {key} {value!r}", lambda found: found[0].update({key: value}), where)
 
 
 def without(key: str) -> Row:
     """The first result lacks a value."""
-    return results(f"without {key}", lambda found: found[0].pop(key), key)
+    return results(f"without {key}", lambda found: found[0].pop(key), rf"results\.0\.{key}: ")
 
 
 ANSWERS = [
-    refused("no JSON", says(f"Sorry, {KEY}!"), r"Sorry, \*\*\*!"),
-    refused("HTML", says(f"<html>{KEY}", content_type="text/html"), "text/html"),
-    refused("JSON called text", says('{"output": {}}', content_type="text/plain"), "text/plain"),
-    refused("nothing", says(""), "not a JSON object"),
-    refused("truncated", says(WHOLE[:-40]), "not a JSON object"),
-    refused("deep", says("[" * 200_000), "not a JSON object"),
-    refused("no UTF-8", says(NO_UTF8), "not text|UTF-8"),
-    shaped("a list", [KEY], "not a JSON object"),
-    shaped("null", None, "not a JSON object"),
-    shaped("a text", KEY, "not a JSON object"),
-    shaped("no output", {"request_id": "r"}, "output"),
-    shaped("output null", {"output": None}, "output"),
-    shaped("output a list", {"output": []}, "output"),
-    shaped("no results", {"output": {}}, "results"),
-    shaped("results null", {"output": {"results": None}}, "results"),
-    shaped("results an object", {"output": {"results": {}}}, "results"),
+    refused("no JSON", says(f"Sorry, {KEY}!"), r"Invalid JSON.*Sorry, \*\*\*!"),
+    refused("HTML", says(f"<html>{KEY}", content_type="text/html"), "Invalid JSON.*<html>"),
+    refused("nothing", says(""), "Invalid JSON"),
+    refused("truncated", says(WHOLE[:-40]), "Invalid JSON"),
+    refused("deep", says("[" * 200_000), "Invalid JSON"),
+    refused("no UTF-8", says(NO_UTF8), "Invalid JSON.*unicode"),
+    refused("a bomb", packs(b" " * (1 << 26)), "16 MiB"),
+    shaped("a list", [KEY], "should be an object"),
+    shaped("null", None, "should be an object"),
+    shaped("a text", KEY, "should be an object"),
+    shaped("no output", {"request_id": "r"}, "ranking: output: "),
+    shaped("output null", {"output": None}, "ranking: output: "),
+    shaped("output a list", {"output": []}, "ranking: output: "),
+    shaped("no results", {"output": {}}, r"ranking: output\.results: "),
+    shaped("results null", {"output": {"results": None}}, r"ranking: output\.results: "),
+    shaped("results an object", {"output": {"results": {}}}, r"ranking: output\.results: "),
     shaped("results empty", {"output": {"results": []}}, "0 scores for 3 documents: 3 missing"),
-    shaped("usage a number", {"output": {"results": []}, "usage": 7}, "usage"),
+    shaped("usage a number", {"output": {"results": []}, "usage": 7}, "ranking: usage: "),
     results("short", lambda found: found.pop(), "2 scores for 3 documents: 1 missing"),
     results("too many", lambda found: found.append({**found[0], "index": 3}), "not sent"),
     results("twice", lambda found: found.append(found[0]), "1 repeated"),
-    results(
-        "of one instead of another", lambda found: found[0].update(found[1]), "1 missing.*1 re"
-    ),
-    results("of a text", lambda found: found.append(KEY), "results"),
-    results("of null", lambda found: found.append(None), "results"),
+    results("of one for another", lambda found: found[0].update(found[1]), "1 missing.*1 rep"),
+    results("of a text", lambda found: found.append(KEY), r"output\.results\.3: "),
+    results("of null", lambda found: found.append(None), r"output\.results\.3: "),
     results("of index -1", lambda found: found[0].update(index=-1), "1 missing, 1 of documents"),
     results("of index 3", lambda found: found[0].update(index=3), "1 missing, 1 of documents"),
     *(first("index", value) for value in (KEY, "0", 0.5, None, True)),
     *(first("relevance_score", value) for value in (KEY, "0.5", None, math.nan, math.inf)),
-    refused("a bomb", packs(b" " * (1 << 26)), "16 MiB"),
     without("index"),
     without("relevance_score"),
+    Row(
+        "the key again and again",
+        options={"api_key": LONG_KEY},
+        faults=[says(LONG_KEY * 20)],
+        raises=BadResponseError,
+        naming="Invalid JSON",
+    ),
 ]
 
 

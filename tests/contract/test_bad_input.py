@@ -46,11 +46,13 @@ INPUT = [
     Row(
         "501 documents",
         items=items(*(f"{TEXT} score={place / 1_000}" for place in range(501))),
+        options={"max_concurrency": 2},
         requests=2,
     ),
     Row(
         "over 30,000 tokens",
         items=items(*(f"{TEXT} score={place / 100}{' word' * 999}" for place in range(40))),
+        options={"max_concurrency": 2},
         requests=2,
     ),
     Row("equal texts", items=items(*[f"{TEXT} score=0.5"] * 3)),
