@@ -7,7 +7,12 @@ from typing import Any, ClassVar, TypeAlias
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+)
 
 from qwen_rerank import InvalidInputError, Ranking, Record, RerankSettings
 from qwen_rerank.records import place_ids
@@ -55,14 +60,32 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
             QwenRerankError: See `RerankEngine.rerank`.
         """
         inputs = {"query": query, "documents": list(documents)}
-        return self._step.invoke(inputs, _config(callbacks))["documents"]  # type: ignore[no-any-return]
+        manager = get_callback_manager_for_config(_config(callbacks))
+        run = manager.on_chain_start(None, inputs, name=type(self).__name__)
+        try:
+            records = self._records(documents)
+            outputs = self._outputs(self.engine.rerank(query, records, self.top_n))
+        except BaseException as error:
+            run.on_chain_error(error)
+            raise
+        run.on_chain_end(outputs)
+        return outputs["documents"]  # type: ignore[no-any-return]
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
         inputs = {"query": query, "documents": list(documents)}
-        return (await self._step.ainvoke(inputs, _config(callbacks)))["documents"]  # type: ignore[no-any-return]
+        manager = get_async_callback_manager_for_config(_config(callbacks))
+        run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
+        try:
+            records = self._records(documents)
+            outputs = self._outputs(await self.engine.arerank(query, records, self.top_n))
+        except BaseException as error:
+            await run.on_chain_error(error)
+            raise
+        await run.on_chain_end(outputs)
+        return outputs["documents"]  # type: ignore[no-any-return]
 
     def rerank(
         self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
@@ -89,19 +112,6 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         records = self._records(documents)
         ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
-
-    @property
-    def _step(self) -> RunnableLambda[dict[str, Any], dict[str, Any]]:
-        # A compressor is not a Runnable: without this, its step does not show in a trace.
-        return RunnableLambda(self._compress, self._acompress, name=type(self).__name__)
-
-    def _compress(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        records = self._records(inputs["documents"])
-        return self._outputs(self.engine.rerank(inputs["query"], records, self.top_n))
-
-    async def _acompress(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        records = self._records(inputs["documents"])
-        return self._outputs(await self.engine.arerank(inputs["query"], records, self.top_n))
 
     def _records(self, documents: Sequence[Rankable]) -> list[Record]:
         ids = place_ids(getattr(document, "id", None) for document in documents)
@@ -131,7 +141,8 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
-    return RunnableConfig() if callbacks is None else RunnableConfig(callbacks=callbacks)
+    """That of the run around this one, or with the callbacks that were given."""
+    return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
 def _with_score(record: Record) -> Document:

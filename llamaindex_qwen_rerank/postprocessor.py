@@ -14,6 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from pydantic import model_validator
 
 from qwen_rerank import Ranking, Record, RerankSettings
+from qwen_rerank.checks import check_query
 from qwen_rerank.records import place_ids
 
 __all__ = ["QwenRerank"]
@@ -125,7 +126,10 @@ class _Step:
 
 
 def _query(query_bundle: QueryBundle | None) -> str:
-    return "" if query_bundle is None else query_bundle.query_str
+    query = "" if query_bundle is None else query_bundle.query_str
+    if not isinstance(query, str):  # which the events would not take
+        check_query(query)
+    return query
 
 
 def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:

@@ -101,12 +101,14 @@ def _as_text(value: Any, name: str, record_id: str) -> str:
 
 def place_ids(ids: Iterable[Any]) -> list[str]:
     """The ids as strings; None and "" become the place, in a form that no other id has."""
-    ids = [None if id_ == "" else id_ for id_ in ids]
-    own = {str(id_) for id_ in ids if id_ is not None}
+    ids = list(ids)
+    if None not in ids and "" not in ids:
+        return [str(id_) for id_ in ids]
+    own = {str(id_) for id_ in ids if id_ not in (None, "")}
     mark = "#"
     while any(id_.startswith(mark) for id_ in own):
         mark += "#"
-    return [f"{mark}{place}" if id_ is None else str(id_) for place, id_ in enumerate(ids)]
+    return [f"{mark}{place}" if id_ in (None, "") else str(id_) for place, id_ in enumerate(ids)]
 
 
 def unique_by_id(records: Iterable[Record]) -> list[Record]:

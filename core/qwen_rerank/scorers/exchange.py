@@ -82,19 +82,26 @@ async def send(
         ) as response:
             body = await _read(response)
     except (aiohttp.ClientError, OSError) as error:
-        raise _unreachable(url, mask(str(error)), error) from mask.clean(error)
+        failure, cause = _unreachable(url, mask(str(error)), error), mask.clean(error)
     except ValueError as error:  # aiohttp's, of a request that it will not send
-        raise InvalidInputError(
-            f"The request could not be sent: {mask(str(error))}.",
-            remedy="Check the proxy settings, and ~/.netrc for an entry that fits the service.",
-        ) from mask.clean(error)
+        failure, cause = _unsendable(mask(str(error))), mask.clean(error)
+    else:
+        return _answer(response, body, dialect, mask, count)
+    raise failure from cause  # out here, as an error's context may hold the key
+
+
+def _answer(
+    response: aiohttp.ClientResponse, body: bytes, dialect: Dialect, mask: _Mask, count: int
+) -> Answer:
     if response.status != 200:
         raise _refused(response, body, dialect, mask)
     try:
         ranked = dialect.ranked(body)
     except ValidationError as error:
-        raise _not_a_ranking(response, body, dialect, mask, error) from None
-    return Answer(_whole(ranked, count), ranked.tokens)
+        failure = _not_a_ranking(response, body, dialect, mask, error)
+    else:
+        return Answer(_whole(ranked, count), ranked.tokens)
+    raise failure
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -147,6 +154,13 @@ def _unreachable(url: str, said: str, error: Exception) -> QwenRerankError:
     )
 
 
+def _unsendable(said: str) -> QwenRerankError:
+    return InvalidInputError(
+        f"The request could not be sent: {said}.",
+        remedy="Check the proxy settings, and ~/.netrc for an entry that fits the service.",
+    )
+
+
 def _not_a_ranking(
     response: aiohttp.ClientResponse,
     body: bytes,
@@ -160,7 +174,7 @@ def _not_a_ranking(
         return _refused(response, body, dialect, mask)
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "body"
-    beginning = mask(body[: 2 * _QUOTE].decode(errors="replace"))[:100]
+    beginning = mask(body.decode(errors="replace"))[:100]
     return BadResponseError(
         f"{dialect.service}'s answer is not a ranking: {where}: {mask(first['msg'])}. "
         f"It begins with {beginning!r}.",

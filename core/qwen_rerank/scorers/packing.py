@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -65,39 +65,37 @@ def plan(
         for item, bound in zip((query, *texts), _bounds(query, texts), strict=True)
     ]
     oversized = sum(size > limits.item_tokens for size in (query_tokens, *tokens))
-    requests = pack(query_tokens, tokens, limits, concurrency)
-    if len(requests) <= _rounded(math.ceil(len(texts) / limits.documents), concurrency):
-        return Plan(requests, oversized)
+    put = partial(pack, limits=limits, concurrency=concurrency)
+    aim = partial(_aim, limits=limits, concurrency=concurrency)
+    if aim(query_tokens, tokens) <= _rounded(math.ceil(len(texts) / limits.documents), concurrency):
+        return Plan(put(query_tokens, tokens), oversized)
     query_tokens = count(query)
     if not exact:
-        least, most = _tokens_a_unit(texts, tokens, count)
-        fewest, requests = (
-            pack(query_tokens, [math.ceil(size * share) for size in tokens], limits, concurrency)
-            for share in (least, most)
-        )
-        if len(fewest) == len(requests):
-            return Plan(requests, oversized, estimated=True)
-    requests = pack(query_tokens, [count(text) for text in texts], limits, concurrency)
-    return Plan(requests, oversized)
+        fewer, more = _estimates(texts, tokens, count)
+        if aim(query_tokens, fewer) == aim(query_tokens, more):
+            return Plan(put(query_tokens, more), oversized, estimated=True)
+    return Plan(put(query_tokens, [count(text) for text in texts]), oversized)
 
 
 _SAMPLE = 16
 """How many texts are counted for an estimate, spread evenly over all of them."""
 
 
-def _tokens_a_unit(
+def _estimates(
     texts: Sequence[str], sizes: Sequence[int], count: Callable[[str], int]
-) -> tuple[float, float]:
-    """By what the sizes must be multiplied to be tokens: at least and at most, by a sample.
+) -> tuple[list[int], list[int]]:
+    """The texts' tokens, at least and at most, from what part of their sizes a sample's tokens are.
 
-    The sample's mean, less and plus four standard errors: with 16 texts, one standard deviation.
+    That is the sample's mean, less and plus four standard errors; so, with 16 texts, one standard
+    deviation.
     """
     sample = range(0, len(texts), math.ceil(len(texts) / _SAMPLE))
-    shares = [count(texts[place]) / sizes[place] for place in sample]
-    mean = sum(shares) / len(shares)
-    variance = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
-    error = 4 * math.sqrt(variance / len(shares))
-    return max(0.0, mean - error), min(1.0, mean + error)
+    parts = [count(texts[place]) / sizes[place] for place in sample]
+    mean = sum(parts) / len(parts)
+    variance = sum((part - mean) ** 2 for part in parts) / max(1, len(parts) - 1)
+    error = 4 * math.sqrt(variance / len(parts))
+    least, most = max(0.0, mean - error), min(1.0, mean + error)
+    return [math.ceil(size * least) for size in sizes], [math.ceil(size * most) for size in sizes]
 
 
 def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
@@ -127,12 +125,23 @@ def pack(
     in full here, which is never too much for a request. One that is larger than a whole request
     goes alone, in the hope that it is cut.
     """
-    costs = [min(query_tokens + tokens, limits.request_tokens) for tokens in text_tokens]
+    costs = _costs(query_tokens, text_tokens, limits)
+    return _balanced(
+        _aim(query_tokens, text_tokens, limits, concurrency), costs, limits
+    ) or _filled(costs, limits)
+
+
+def _costs(query_tokens: int, text_tokens: Sequence[int], limits: Limits) -> list[int]:
+    return [min(query_tokens + tokens, limits.request_tokens) for tokens in text_tokens]
+
+
+def _aim(query_tokens: int, text_tokens: Sequence[int], limits: Limits, concurrency: int) -> int:
+    """How many requests there should be."""
+    tokens = sum(_costs(query_tokens, text_tokens, limits))
     fewest = max(
-        math.ceil(len(costs) / limits.documents), math.ceil(sum(costs) / limits.request_tokens)
+        math.ceil(len(text_tokens) / limits.documents), math.ceil(tokens / limits.request_tokens)
     )
-    count = min(_rounded(fewest, concurrency), len(costs))
-    return _balanced(count, costs, limits) or _filled(costs, limits)
+    return min(_rounded(fewest, concurrency), len(text_tokens))
 
 
 def _rounded(requests: int, concurrency: int) -> int:

@@ -197,12 +197,17 @@ class _Answered:
 
 async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
     """All that they return, run at the same time; the first failure cancels the others."""
+    failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]
     except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
+        failure = failures.exceptions[0]
+    if failure is not None:  # raised out here, it does not point back to the group that holds it
+        try:
+            raise failure
+        finally:
+            del failure
     return [result for task in tasks for result in task.result()]
 
 
