@@ -1,4 +1,4 @@
-"""Both scorers, each with what it is asked to score; and the six doors to a service."""
+"""All scorers, each with what it is asked to score; and the six doors to a service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 from tenacity import wait_none
 
-from qwen_rerank import DashScopeScorer, EmbeddedScorer, Scorer, Scores
+from qwen_rerank import DashScopeScorer, EmbeddedScorer, Scorer, Scores, ServerScorer
 from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
 from tests.support.loopback import LoopbackDashScope
+from tests.support.servers import VLLM
 
 
 @dataclass
@@ -34,12 +35,15 @@ class Watched(Scorer):
         return await self.scorer.ascore(query, texts)
 
 
-@pytest.fixture(params=[DashScopeScorer, EmbeddedScorer])
-def scorer(request: pytest.FixtureRequest) -> Scorer:
+@pytest.fixture(params=[DashScopeScorer, EmbeddedScorer, ServerScorer])
+def scorer(request: pytest.FixtureRequest) -> Iterator[Scorer]:
+    if request.param is ServerScorer:
+        with VLLM() as server:
+            yield ServerScorer(server.root, dialect="vllm")
+        return
     if request.param is DashScopeScorer:
         request.getfixturevalue("dashscope")
-    made: Scorer = request.param()
-    return made
+    yield request.param()
 
 
 @pytest.fixture

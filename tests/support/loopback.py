@@ -1,4 +1,7 @@
-"""A DashScope on this machine: real HTTP with keep-alive, its limits enforced, faults on demand."""
+"""A DashScope on this machine: real HTTP with keep-alive, its limits enforced, faults on demand.
+
+What other servers share with it is in `Loopback`; those are in `servers.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import gzip
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from aiohttp import web
 from dashscope import get_tokenizer
@@ -49,27 +53,32 @@ class Received:
 
 
 @dataclass
-class LoopbackDashScope:
-    """Serves in a thread of its own; use as a context manager.
+class Loopback(ABC):
+    """A rerank server on this machine, in a thread of its own; use as a context manager.
 
-    A document's score is the number after "score=" in it, or the share of the query's words that
-    it has. `faults` are used up, one a request, before anything is answered normally. `arrived` is
-    set when a request has come, `disconnected` when the client has left `disconnects_awaited`
-    requests before their answer. A free `port` is found unless one is given.
+    `faults` are used up, one a request, before anything is answered normally. `arrived` is set when
+    a request has come, `disconnected` when the client has left `disconnects_awaited` requests
+    before their answer. A free `port` is found unless one is given.
     """
 
-    documents_limit: int = 500
-    item_tokens: int = 4_000
-    request_tokens: int = 30_000
-    cuts_before_counting: bool = True
-    key: str = KEY
+    paths: ClassVar[tuple[str, ...]]
+
+    key: str | None = None
     received: list[Received] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
     most_in_flight: int = 0
     disconnects_awaited: int = 1
     port: int = 0
 
-    def __enter__(self) -> LoopbackDashScope:
+    @abstractmethod
+    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        """What the server says to a request."""
+
+    def not_found(self) -> web.StreamResponse:
+        """What the server says to a request at another path."""
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    def __enter__(self) -> Self:
         self._in_flight = 0
         self._disconnects = 0
         self._awaited = 1
@@ -88,8 +97,8 @@ class LoopbackDashScope:
         self._thread.join()
 
     @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api/v1"
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -107,7 +116,7 @@ class LoopbackDashScope:
     async def _run(self, started: threading.Event) -> None:
         self._stopping = asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_post(PATH, self._handle)
+        app.router.add_post("/{path:.*}", self._handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port)
@@ -144,7 +153,35 @@ class LoopbackDashScope:
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.faults:
             return await self.faults.popleft()(request, body)
-        if request.headers.get("Authorization") != f"Bearer {self.key}":
+        return self.answer(request, body) if request.path in self.paths else self.not_found()
+
+    def is_keyed(self, request: web.Request) -> bool:
+        """Whether the request has the key, if there is one."""
+        return self.key is None or request.headers.get("Authorization") == f"Bearer {self.key}"
+
+
+@dataclass
+class LoopbackDashScope(Loopback):
+    """DashScope's TextReRank, with its limits.
+
+    A document's score is the number after "score=" in it, or the share of the query's words that
+    it has.
+    """
+
+    paths = (PATH,)
+
+    documents_limit: int = 500
+    item_tokens: int = 4_000
+    request_tokens: int = 30_000
+    cuts_before_counting: bool = True
+    key: str = KEY
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.root}/api/v1"
+
+    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if not self.is_keyed(request):
             return error(401, "InvalidApiKey", "Invalid API-key provided.")
         refusal = self._refusal(body)
         return refusal or web.json_response(ranking(body))
@@ -187,7 +224,7 @@ def ranking(body: dict[str, Any]) -> dict[str, Any]:
 
 def score_of(query: str, text: str) -> float:
     """The score that the loopback service gives, for tests to expect."""
-    if found := re.search(r"score=([\d.]+)", text):
+    if found := re.search(r"score=(-?[\d.]+)", text):
         return float(found[1])
     words = set(query.lower().split())
     return len(words & set(text.lower().split())) / len(words)

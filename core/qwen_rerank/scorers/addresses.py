@@ -9,13 +9,11 @@ from urllib.parse import urlsplit
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["checked_url"]
+__all__ = ["checked_url", "warn_if_unencrypted"]
 
 
 def checked_url(name: str, url: str, *, example: str) -> str:
     """The address without white space around it and slashes behind it.
-
-    Warns, once a host and process, where requests would go unencrypted to another machine.
 
     Args:
         name: What the argument is called in messages.
@@ -37,9 +35,19 @@ def checked_url(name: str, url: str, *, example: str) -> str:
             f"{name} must be an http or https address, with no user, query, fragment or braces.",
             remedy=f"Pass for example {example!r}.",
         )
-    if parts.scheme == "http" and not _is_this_machine(str(host)):
-        _warn_unencrypted(str(host))
     return url.strip().rstrip("/")
+
+
+def warn_if_unencrypted(url: str, *, stacklevel: int) -> None:
+    """Warn, once a host and process, where a key would go unencrypted to another machine.
+
+    Args:
+        url: A checked address.
+        stacklevel: As in `warnings.warn`: 2 is who calls this.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not _is_this_machine(str(parts.hostname)):
+        _warn_unencrypted(str(parts.hostname), stacklevel + 1)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -52,9 +60,9 @@ def _is_this_machine(host: str) -> bool:
 
 
 @cache
-def _warn_unencrypted(host: str) -> None:
+def _warn_unencrypted(host: str, stacklevel: int) -> None:
     warnings.warn(
         f"Requests to {host} go over plain http: whoever carries them can read the key and the "
         "texts. Use an https address.",
-        stacklevel=6,
+        stacklevel=stacklevel,
     )

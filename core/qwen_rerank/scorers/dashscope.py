@@ -25,8 +25,9 @@ from qwen_rerank.errors import (
     RateLimitError,
     RequestTimeoutError,
 )
-from qwen_rerank.scorers.addresses import checked_url
+from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
+from qwen_rerank.scorers.keys import checked_key
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.service import ServiceScorer
@@ -93,6 +94,7 @@ class DashScopeScorer(ServiceScorer):
         _check_model(model, instruct)
         self._api_key: SecretStr | None = _checked_key(api_key)
         self._base_url = _endpoint(base_url, workspace, region)
+        warn_if_unencrypted(self._base_url, stacklevel=3)
         self._workspace = workspace
         in_singapore = _is_singapore(self._base_url, region)
         super().__init__(
@@ -179,7 +181,7 @@ class _Native(Dialect):
     def refusal(self, body: dict[str, Any]) -> Refusal:
         return Refusal(*(str(body.get(name) or "") for name in ("code", "message", "request_id")))
 
-    def kind(self, code: str) -> Kind | None:
+    def kind(self, code: str, status: int) -> Kind | None:
         return next((kind for known, kind in _KINDS.items() if code.startswith(known)), None)
 
 
@@ -211,20 +213,14 @@ def _check_model(model: str, instruct: str | None) -> None:
 
 
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
-    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-    key = key or os.environ.get("DASHSCOPE_API_KEY")
+    key = api_key or os.environ.get("DASHSCOPE_API_KEY")
     if not key:
         raise MissingKeyError(
             "There is no DashScope API key.",
             remedy="Make one in the Alibaba Cloud Model Studio console, then pass api_key= or set "
             "the environment variable DASHSCOPE_API_KEY.",
         )
-    if not isinstance(key, str) or not key.isascii() or not key.isprintable() or " " in key:
-        raise MissingKeyError(
-            "The DashScope API key holds white space or characters that no key has.",
-            remedy="Copy it again, without quotes or a line break.",
-        )
-    return SecretStr(key)
+    return checked_key("DashScope API key", key)
 
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")

@@ -66,6 +66,6 @@ class Dialect(ABC):
     def refusal(self, body: dict[str, Any]) -> Refusal:
         """Read what an answer that is no ranking says, whatever the types of its values."""
 
-    def kind(self, code: str) -> Kind | None:
-        """The kind of error that the service's code stands for; None where the status decides."""
+    def kind(self, code: str, status: int) -> Kind | None:
+        """The kind of error that code and status stand for here; None for what HTTP means by it."""
         return None

@@ -170,7 +170,7 @@ def _not_a_ranking(
 ) -> QwenRerankError:
     """What is wrong with an answer under 200: the service refused after all, or talks nonsense."""
     refusal = dialect.refusal(_json_object(body))
-    if refusal.code:
+    if refusal.code or refusal.message:
         return _refused(response, body, dialect, mask)
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "body"
@@ -188,7 +188,7 @@ def _refused(
 ) -> QwenRerankError:
     refusal = dialect.refusal(_json_object(body))
     said = mask(refusal.message or body.decode(errors="replace")).strip()[:_QUOTE]
-    kind, remedy = dialect.kind(refusal.code) or _BY_STATUS.get(
+    kind, remedy = dialect.kind(refusal.code, response.status) or _BY_STATUS.get(
         response.status, (ServiceError, None)
     )
     return kind(

@@ -1,0 +1,297 @@
+"""Rerank servers on this machine, each as its project's own source has it.
+
+The sources are named in docs/scorers.md. What a server ignores is ignored here, what it refuses is
+refused in its own words' form, and its answers have all the fields and the order of the real ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from aiohttp import web
+from pydantic import BaseModel, Field, ValidationError
+
+from tests.support.loopback import Loopback, score_of, token_count
+
+__all__ = ["MODEL", "SERVERS", "Server", "openai_error"]
+
+MODEL = "served-model"
+
+
+@dataclass
+class Server(Loopback):
+    """A server of one model, which it serves under the name of `MODEL`."""
+
+    texts: ClassVar[str] = "documents"
+    """What a request calls the documents."""
+
+    score: ClassVar[str] = "relevance_score"
+    """What an answer calls the score."""
+
+    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if not self.is_keyed(request):
+            return self.unauthorized()
+        return self.refusal(body) or web.json_response(self.ranking(body))
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        """What the server says to a request that it does not take."""
+        raise NotImplementedError
+
+    def unauthorized(self) -> web.Response:
+        """What it says where the key is wrong."""
+        return web.json_response({"error": "Unauthorized"}, status=401)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        """Its answer: best first."""
+        raise NotImplementedError
+
+    def ranked(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each document's place and score, best first."""
+        scores = [score_of(body["query"], text) for text in body[self.texts]]
+        best_first = sorted(range(len(scores)), key=lambda place: -scores[place])
+        return [{"index": place, self.score: scores[place]} for place in best_first]
+
+    def usage(self, body: dict[str, Any]) -> dict[str, int]:
+        """Its count of tokens."""
+        texts = body[self.texts]
+        tokens = token_count(body["query"]) * len(texts) + sum(map(token_count, texts))
+        return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+class OfFastAPI(Server):
+    """A server whose requests are a pydantic model: what it does not know of, it ignores."""
+
+    Request: ClassVar[type[BaseModel]]
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        try:
+            self.Request.model_validate(body)
+        except ValidationError as error:
+            detail = error.errors(include_url=False, include_context=False)
+            return web.json_response({"detail": detail}, status=422)
+        return None
+
+
+def openai_error(status: int, message: str, kind: str | None) -> web.Response:
+    """An error as OpenAI's API nests it."""
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return web.json_response({"error": error}, status=status)
+
+
+class VLLM(OfFastAPI):
+    """vLLM."""
+
+    paths = ("/rerank", "/v1/rerank", "/v2/rerank")
+
+    class Request(BaseModel):
+        query: str
+        documents: str | list[str]
+        model: str | None = None
+        instruction: str | None = None
+        top_n: int = Field(default=0, ge=0)
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if body.get("model") not in (None, MODEL):
+            message = f"The model `{body['model']}` does not exist."
+            return openai_error(404, message, "NotFoundError")
+        return super().refusal(body)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        texts = body["documents"]
+        results = [
+            {**ranked, "document": {"text": texts[ranked["index"]], "multi_modal": None}}
+            for ranked in self.ranked(body)
+        ]
+        usage = self.usage(body)
+        return {"id": "rerank-1", "model": MODEL, "usage": usage, "results": results}
+
+
+class LlamaCpp(Server):
+    """llama.cpp's llama-server."""
+
+    paths = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if not isinstance(body.get("query"), str):
+            return self.error(400, '"query" must be provided', "invalid_request_error")
+        if not body.get("documents"):
+            message = '"documents" must be a non-empty string array'
+            return self.error(400, message, "invalid_request_error")
+        return None
+
+    def unauthorized(self) -> web.Response:
+        return self.error(401, "Invalid API Key", "authentication_error")
+
+    def not_found(self) -> web.Response:
+        return self.error(404, "File Not Found", "not_found_error")
+
+    def error(self, status: int, message: str, kind: str) -> web.Response:
+        error = {"code": status, "message": message, "type": kind}
+        return web.json_response({"error": error}, status=status)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return {
+            "model": body.get("model", MODEL),
+            "object": "list",
+            "usage": self.usage(body),
+            "results": self.ranked(body),
+        }
+
+
+class SGLang(OfFastAPI):
+    """SGLang."""
+
+    paths = ("/v1/rerank",)
+    score = "score"
+
+    class Request(BaseModel):
+        query: str
+        documents: list[str]
+        instruct: str | None = None
+        top_n: int | None = Field(default=None, ge=1)
+        return_documents: bool = True
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        results = [{**ranked, "meta_info": None} for ranked in self.ranked(body)]
+        if body.get("return_documents", True):
+            for result in results:
+                result["document"] = body["documents"][result["index"]]
+        return results
+
+
+class Infinity(OfFastAPI):
+    """Infinity."""
+
+    paths = ("/rerank",)
+
+    class Request(BaseModel):
+        query: str = Field(max_length=8192 * 15)
+        documents: list[str] = Field(min_length=1, max_length=2048)
+        return_documents: bool = False
+        raw_scores: bool = False
+        model: str = "default/not-specified"
+        top_n: int | None = Field(default=None, gt=0)
+
+    def unauthorized(self) -> web.Response:
+        return web.json_response({"detail": "Unauthorized"}, status=401)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return {
+            "object": "rerank",
+            "results": [{**ranked, "document": None} for ranked in self.ranked(body)],
+            "model": MODEL,
+            "usage": self.usage(body),
+            "id": "infinity-1",
+            "created": 1_750_000_000,
+        }
+
+
+class TEI(Server):
+    """Text Embeddings Inference."""
+
+    paths = ("/rerank", "/")
+    texts = "texts"
+    score = "score"
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        for name in ("query", "texts"):
+            if name not in body:
+                message = f"Failed to deserialize the JSON body: missing field `{name}`"
+                return web.Response(text=message, status=422)
+        size = len(body["texts"])
+        if size > 32:
+            message = f"batch size {size} > maximum allowed batch size 32"
+            return self.error(413, message, "Validation")
+        return None
+
+    def unauthorized(self) -> web.Response:
+        return web.Response(status=401)
+
+    def not_found(self) -> web.Response:
+        return web.Response(status=404)
+
+    def error(self, status: int, message: str, kind: str) -> web.Response:
+        return web.json_response({"error": message, "error_type": kind}, status=status)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return self.ranked(body)
+
+
+class LocalAI(Server):
+    """LocalAI."""
+
+    paths = ("/v1/rerank",)
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        return None
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        texts = body["documents"]
+        results = [
+            {**ranked, "document": {"text": texts[ranked["index"]]}} for ranked in self.ranked(body)
+        ]
+        return {"model": body.get("model", ""), "usage": self.usage(body), "results": results}
+
+
+class Xinference(OfFastAPI):
+    """Xinference."""
+
+    paths = ("/v1/rerank",)
+
+    class Request(BaseModel):
+        model: str
+        query: str
+        documents: list[str]
+        top_n: int | None = None
+        return_documents: bool | None = False
+        kwargs: str | None = None
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if body.get("model", MODEL) != MODEL:
+            message = f"Model not found in the model list, uid: {body['model']}"
+            return web.json_response({"detail": message}, status=400)
+        return super().refusal(body)
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return {
+            "id": "8b2f",
+            "results": [{**ranked, "document": None} for ranked in self.ranked(body)],
+            "meta": {"api_version": None, "billed_units": None, "tokens": None, "warnings": None},
+        }
+
+
+class DashScope(Server):
+    """DashScope's compatible endpoint, for qwen3-rerank."""
+
+    paths = ("/compatible-api/v1/reranks",)
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if body.get("model") != MODEL:
+            return openai_error(404, "The model does not exist.", "invalid_request_error")
+        return None
+
+    def unauthorized(self) -> web.Response:
+        return openai_error(401, "Incorrect API key provided.", "invalid_request_error")
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return {
+            "object": "list",
+            "results": self.ranked(body),
+            "model": MODEL,
+            "id": "dashscope-1",
+            "usage": {"total_tokens": self.usage(body)["total_tokens"]},
+        }
+
+
+SERVERS: dict[str, type[Server]] = {
+    "vllm": VLLM,
+    "llama.cpp": LlamaCpp,
+    "sglang": SGLang,
+    "infinity": Infinity,
+    "tei": TEI,
+    "localai": LocalAI,
+    "xinference": Xinference,
+    "dashscope": DashScope,
+}
+"""By the names that ServerScorer has for them."""
