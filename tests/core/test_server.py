@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import pytest
+from tenacity import wait_none
 
 from qwen_rerank import (
     AuthenticationError,
@@ -311,9 +312,12 @@ def test_a_final_refusal_is_not_retried_and_says_what_the_server_said(
         says('{"error": "Busy."}'),
     ],
 )
-def test_a_passing_failure_is_retried(vllm: Server, score: Score, fault: Fault) -> None:
+def test_a_passing_failure_is_retried(
+    vllm: Server, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr("qwen_rerank.scorers.retrying._backoff", wait_none())
     vllm.faults.append(fault)
-    scores = score(scorer_of(vllm, "vllm"), "q", scored([0.3]))
+    scores = scorer_of(vllm, "vllm").score("q", scored([0.3]))
     assert (scores.values, scores.usage.retries) == ([0.3], 1)
 
 
@@ -385,13 +389,13 @@ def test_a_failure_comes_through_every_face_both_ways(
     vllm: Server, face: type[Face], fault: Fault, kind: type[QwenRerankError]
 ) -> None:
     vllm.faults.extend([fault] * 2)
-    ranker = face(scorer_of(vllm, "vllm", max_retries=0, timeout=0.5))
+    ranker = face("q", scorer=scorer_of(vllm, "vllm", max_retries=0, timeout=0.5))
     made = [ranker.make(Item("a", {"text": "one"}))]
     with pytest.raises(kind):
-        ranker.rank(made, "q")
+        ranker.rank(made)
 
     async def arank() -> Any:
-        return await ranker.arank(made, "q")
+        return await ranker.arank(made)
 
     with pytest.raises(kind):
         asyncio.run(arank())

@@ -1,0 +1,180 @@
+"""ServerScorer against real servers with small random models, for those who have the servers.
+
+    INFINITY_EMB=…/bin/infinity_emb   of an environment with infinity-emb[torch,server]
+    LLAMA_SERVER=…/bin/llama-server   of llama.cpp; the tests then need the package gguf
+
+Without these variables nothing here runs. `test_server.py` has what must hold without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from qwen_rerank import (
+    AuthenticationError,
+    BadResponseError,
+    InvalidInputError,
+    Scores,
+    ServerScorer,
+    ServiceError,
+)
+from tests.contract.faces import FACES, Face, Item
+from tests.support import tiny_models
+
+pytestmark = pytest.mark.timeout(300)  # Infinity takes a minute to start
+
+KEY = "sk-local"
+TEXTS = ["markets fell on monday", "penguins eat krill", "rain", "a guitar has six strings"]
+
+NEAR = 0.01
+"""llama.cpp's scores differ so much with what is in the batch beside them, by its 16-bit cache."""
+
+
+@pytest.fixture(scope="module", params=["infinity", "llama.cpp", "tei"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """The dialect and the address of a server. TEI's dialect is one that llama.cpp speaks too."""
+    start = infinity if request.param == "infinity" else llama_cpp
+    with start(tmp_path_factory.mktemp("model")) as url:
+        yield request.param, url
+
+
+@contextmanager
+def infinity(folder: Path) -> Iterator[str]:
+    command = _command("INFINITY_EMB")
+    model = folder / "tiny"
+    python = Path(command).with_name("python")  # has what the model needs
+    subprocess.run([python, tiny_models.__file__, "bert", model], check=True, capture_output=True)
+    options = ["--engine", "torch", "--dtype", "float32", "--no-bettertransformer"]
+    with _running([command, "v2", "--model-id", model, "--device", "cpu", *options]) as url:
+        yield url
+
+
+@contextmanager
+def llama_cpp(folder: Path, *options: str) -> Iterator[str]:
+    command = _command("LLAMA_SERVER")
+    pytest.importorskip("gguf")
+    model = folder / "tiny.gguf"
+    subprocess.run([sys.executable, tiny_models.__file__, "qwen3", model], check=True)
+    options = options or ("--reranking",)
+    with _running([command, "-m", model, "-c", "8192", *options]) as url:
+        yield url
+
+
+def _command(variable: str) -> str:
+    command = os.environ.get(variable)
+    if not command:
+        pytest.skip(f"{variable} is not set")
+    return command
+
+
+@contextmanager
+def _running(command: list[Any]) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    here = ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, *here], env={**os.environ, "DO_NOT_TRACK": "1"}, **quiet)
+    try:
+        _wait_for(f"{url}/health", process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, "the server ended"
+        try:
+            urlopen(url).close()
+        except (URLError, ConnectionError):  # there is no event of another program's to wait for
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the server did not start")
+
+
+def scorer_of(server: tuple[Any, str], **options: Any) -> ServerScorer:
+    name, url = server
+    return ServerScorer(url, dialect=name, **{"api_key": KEY, "max_retries": 0, **options})
+
+
+@pytest.fixture(params=["score", "ascore"])
+def score(request: pytest.FixtureRequest) -> Callable[..., Scores]:
+    if request.param == "score":
+        return ServerScorer.score
+    return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
+
+
+def test_each_text_gets_the_score_that_it_gets_alone(server: Any, score: Any) -> None:
+    scorer = scorer_of(server)
+    values = score(scorer, "what do penguins eat", TEXTS).values
+    alone = [score(scorer, "what do penguins eat", [text]).values[0] for text in TEXTS]
+    assert values == pytest.approx(alone, abs=NEAR)
+    nearest = min(abs(one - other) for one, other in combinations(values, 2))
+    assert nearest > 2 * NEAR, "no two may be mistaken for each other"
+    assert 0 <= min(values) < max(values) <= 1
+
+
+def test_many_requests_at_the_same_time_give_what_one_gives(server: Any, score: Any) -> None:
+    texts = [
+        f"{text} {chr(97 + place % 26) * (1 + place // 26)}"
+        for place, text in enumerate(TEXTS * 25)
+    ]
+    whole = score(scorer_of(server, batch_size=100), "krill", texts)
+    parts = score(scorer_of(server, batch_size=5, max_concurrency=4), "krill", texts)
+    assert parts.values == pytest.approx(whole.values, abs=NEAR)
+    assert (whole.usage.requests, parts.usage.requests) == (1, 20)
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+def test_every_face_ranks_through_it(server: Any, face: type[Face]) -> None:
+    scorer = scorer_of(server)
+    values = scorer.score("krill", TEXTS).values
+    ranker = face("krill", scorer=scorer)
+    made = [ranker.make(Item(str(place), {"text": text})) for place, text in enumerate(TEXTS)]
+    best_first = sorted(map(str, range(4)), key=lambda id_: -values[int(id_)])
+    assert [ranker.read(ranked).id for ranked in ranker.rank(made)] == best_first
+
+
+@pytest.mark.parametrize("key", [None, "sk-another"])
+def test_a_wrong_key_is_refused(server: Any, score: Any, key: str | None) -> None:
+    with pytest.raises(AuthenticationError):
+        score(scorer_of(server, api_key=key), "q", ["a"])
+
+
+def test_a_wrong_path_is_named(server: Any, score: Any) -> None:
+    name, url = server
+    with pytest.raises(InvalidInputError, match="/v3/rerank"):
+        score(scorer_of((name, f"{url}/v3/rerank")), "q", ["a"])
+
+
+def test_a_random_model_does_not_pass_the_check(server: Any) -> None:
+    with pytest.raises(BadResponseError, match="template"):
+        scorer_of(server).check()
+
+
+def test_a_server_not_started_for_reranking_says_so(tmp_path: Path) -> None:
+    with (
+        llama_cpp(tmp_path, "--no-warmup") as url,
+        pytest.raises(ServiceError, match="--reranking"),
+    ):
+        scorer_of(("llama.cpp", url)).score("q", ["a"])
