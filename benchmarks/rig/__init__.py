@@ -1,0 +1,1 @@
+"""The parts of the client benchmark: what is sent, who sends it, and who answers."""

@@ -1,0 +1,378 @@
+"""Every client that is measured, behind one face: the texts in, the best of them out.
+
+Each imports what it needs when it is made, since no environment has the packages of them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from rig.workload import KEY, PATH, QUERY, TOP_N
+
+__all__ = ["CLIENTS", "FAN_OUTS", "OURS", "PEERS", "SDK", "Client"]
+
+MODEL = "gte-rerank-v2"
+MAX_CONCURRENCY = 16
+HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+
+class Client:
+    """One way to the service; what it makes of the texts beforehand is not measured."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+
+    def inputs(self, texts: Sequence[str]) -> Any:
+        return list(texts)
+
+    def call(self, inputs: Any) -> Any:
+        raise NotImplementedError
+
+    async def acall(self, inputs: Any) -> Any:
+        raise NotImplementedError
+
+    def texts(self, inputs: Any, answer: Any) -> list[str]:
+        """The texts of an answer, best first."""
+        return [inputs[result["index"]] for result in answer]
+
+    async def aclose(self) -> None:
+        """Before the event loop ends."""
+
+
+class HttpClient(Client):
+    """The floor: http.client on one connection."""
+
+    def __init__(self, base_url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
+
+    def call(self, inputs: list[str]) -> Any:
+        self._connection.request("POST", PATH, _body(inputs), HEADERS)
+        return _results(json.loads(self._connection.getresponse().read()))[:TOP_N]
+
+
+class Aiohttp(Client):
+    """The floor: aiohttp, one session an event loop."""
+
+    _session: Any = None
+
+    async def acall(self, inputs: list[str]) -> Any:
+        return (await self._post(inputs))[:TOP_N]
+
+    async def _post(self, texts: list[str]) -> list[dict[str, Any]]:
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        url = self.base_url.removesuffix("/api/v1") + PATH
+        async with self._session.post(url, data=_body(texts), headers=HEADERS) as response:
+            return _results(json.loads(await response.read()))
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class FanOut(Aiohttp):
+    """What one writes by hand who knows how many requests the texts make: in equal shares."""
+
+    def __init__(self, base_url: str, requests: int) -> None:
+        super().__init__(base_url)
+        self._requests = requests
+
+    async def acall(self, inputs: list[str]) -> Any:
+        slots, step = asyncio.Semaphore(MAX_CONCURRENCY), self._requests
+
+        async def share(first: int) -> list[dict[str, Any]]:
+            async with slots:
+                results = await self._post(inputs[first::step])
+            return [{**each, "index": first + step * each["index"]} for each in results]
+
+        shares = await asyncio.gather(*map(share, range(step)))
+        results = [result for results in shares for result in results]
+        return sorted(results, key=lambda result: -result["relevance_score"])[:TOP_N]
+
+
+def _body(texts: list[str]) -> bytes:
+    contents = {"query": QUERY, "documents": texts}
+    parameters = {"return_documents": False}
+    return json.dumps({"model": MODEL, "input": contents, "parameters": parameters}).encode()
+
+
+def _results(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = answer["output"]["results"]
+    return results
+
+
+class LangChain(Client):
+    """What LangChain's compressors share: documents in, documents out."""
+
+    compressor: Any
+
+    def inputs(self, texts: Sequence[str]) -> Any:
+        from langchain_core.documents import Document
+
+        return [
+            Document(text, id=f"document-{place}", metadata={"source": "handbook", "page": place})
+            for place, text in enumerate(texts)
+        ]
+
+    def call(self, inputs: Any) -> Any:
+        return self.compressor.compress_documents(inputs, QUERY)
+
+    async def acall(self, inputs: Any) -> Any:
+        return await self.compressor.acompress_documents(inputs, QUERY)
+
+    def texts(self, inputs: Any, answer: Any) -> list[str]:
+        return [document.page_content for document in answer]
+
+
+class OurLangChain(LangChain):
+    """QwenRerank for LangChain."""
+
+    def __init__(self, base_url: str) -> None:
+        from langchain_qwen_rerank import QwenRerank
+
+        self.compressor = QwenRerank(
+            model=MODEL,
+            api_key=KEY,
+            base_url=base_url,
+            top_n=TOP_N,
+            max_concurrency=MAX_CONCURRENCY,
+        )
+
+
+class CommunityLangChain(LangChain):
+    """DashScopeRerank of langchain-community."""
+
+    def __init__(self, base_url: str) -> None:
+        from langchain_community.document_compressors.dashscope_rerank import DashScopeRerank
+
+        self.compressor = DashScopeRerank(dashscope_api_key=KEY, top_n=TOP_N)
+
+
+class LlamaIndex(Client):
+    """What LlamaIndex's postprocessors share: nodes in, nodes out."""
+
+    postprocessor: Any
+
+    def inputs(self, texts: Sequence[str]) -> Any:
+        from llama_index.core.schema import NodeWithScore, TextNode
+
+        return [
+            NodeWithScore(node=TextNode(text=text, id_=f"node-{place}"), score=0.5)
+            for place, text in enumerate(texts)
+        ]
+
+    def call(self, inputs: Any) -> Any:
+        return self.postprocessor.postprocess_nodes(inputs, query_str=QUERY)
+
+    async def acall(self, inputs: Any) -> Any:
+        return await self.postprocessor.apostprocess_nodes(inputs, query_str=QUERY)
+
+    def texts(self, inputs: Any, answer: Any) -> list[str]:
+        return [scored.node.text for scored in answer]
+
+
+class OurLlamaIndex(LlamaIndex):
+    """QwenRerank for LlamaIndex."""
+
+    def __init__(self, base_url: str) -> None:
+        from llamaindex_qwen_rerank import QwenRerank
+
+        self.postprocessor = QwenRerank(
+            model=MODEL,
+            api_key=KEY,
+            base_url=base_url,
+            top_n=TOP_N,
+            max_concurrency=MAX_CONCURRENCY,
+        )
+
+
+class PeerLlamaIndex(LlamaIndex):
+    """DashScopeRerank of llama-index-postprocessor-dashscope-rerank."""
+
+    def __init__(self, base_url: str) -> None:
+        from llama_index.postprocessor.dashscope_rerank import DashScopeRerank
+
+        self.postprocessor = DashScopeRerank(api_key=KEY, top_n=TOP_N, model=MODEL)
+
+
+class Zvec(Client):
+    """What zvec's rerankers share: lists of Doc in, Docs out."""
+
+    reranker: Any
+
+    def inputs(self, texts: Sequence[str]) -> Any:
+        import zvec
+
+        docs = [
+            zvec.Doc(id=f"doc-{place}", score=0.5, fields={"content": text})
+            for place, text in enumerate(texts)
+        ]
+        return [docs]
+
+    def call(self, inputs: Any) -> Any:
+        return self.reranker.rerank(inputs, topn=TOP_N)
+
+    def texts(self, inputs: Any, answer: Any) -> list[str]:
+        return [doc.field("content") for doc in answer]
+
+
+class OurReRanker(Zvec):
+    """QwenReRanker of qwen_rerank, given what zvec hands over."""
+
+    def __init__(self, base_url: str) -> None:
+        from qwen_rerank import QwenReRanker
+
+        self.reranker = QwenReRanker(
+            QUERY, api_key=KEY, base_url=base_url, max_concurrency=MAX_CONCURRENCY
+        )
+
+    async def acall(self, inputs: Any) -> Any:
+        return await self.reranker.arerank(inputs, topn=TOP_N)
+
+
+class ZvecReRanker(Zvec):
+    """QwenReRanker of zvec."""
+
+    def __init__(self, base_url: str) -> None:
+        from zvec.extension import QwenReRanker
+
+        self.reranker = QwenReRanker(QUERY, rerank_field="content", api_key=KEY)
+
+    async def acall(self, inputs: Any) -> Any:
+        return await asyncio.to_thread(self.call, inputs)  # it has no asynchronous way
+
+
+class OurScorer(Client):
+    """DashScopeScorer, which is under our three classes."""
+
+    def __init__(self, base_url: str) -> None:
+        from qwen_rerank import DashScopeScorer
+
+        self._scorer = DashScopeScorer(
+            MODEL, KEY, base_url=base_url, max_concurrency=MAX_CONCURRENCY
+        )
+
+    def call(self, inputs: list[str]) -> Any:
+        return self._scorer.score(QUERY, inputs)
+
+    async def acall(self, inputs: list[str]) -> Any:
+        return await self._scorer.ascore(QUERY, inputs)
+
+    def texts(self, inputs: list[str], answer: Any) -> list[str]:
+        ranked = sorted(zip(answer.values, inputs, strict=True), reverse=True)
+        return [text for _, text in ranked[:TOP_N]]
+
+
+class SdkText(Client):
+    """The SDK's TextReRank, in as many threads as there are calls at a time."""
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__(base_url)
+        self._threads = ThreadPoolExecutor(64)
+
+    def call(self, inputs: list[str]) -> Any:
+        from dashscope import TextReRank
+
+        return TextReRank.call(api_key=KEY, **_options(inputs)).output
+
+    async def acall(self, inputs: list[str]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.call, inputs)
+
+    def texts(self, inputs: list[str], answer: Any) -> list[str]:
+        return [inputs[result.index] for result in answer.results]
+
+
+class SdkAioText(SdkText):
+    """The SDK's AioTextReRank."""
+
+    async def acall(self, inputs: list[str]) -> Any:
+        from dashscope import AioTextReRank
+
+        return (await AioTextReRank.call(api_key=KEY, **_options(inputs))).output
+
+    async def aclose(self) -> None:
+        from dashscope import close_shared_aio_session
+
+        await close_shared_aio_session()
+
+
+class SdkClient(SdkText):
+    """The SDK's Client, in as many threads as there are calls at a time."""
+
+    def __init__(self, base_url: str) -> None:
+        from dashscope import Client as Sdk
+
+        super().__init__(base_url)
+        self._sdk = Sdk(api_key=KEY, base_url=base_url)
+
+    def call(self, inputs: list[str]) -> Any:
+        return self._sdk.rerank.create(**_options(inputs))
+
+
+class SdkAsyncClient(SdkText):
+    """The SDK's AsyncClient, one an event loop."""
+
+    _sdk: Any = None
+
+    async def acall(self, inputs: list[str]) -> Any:
+        from dashscope import AsyncClient
+
+        if self._sdk is None:
+            self._sdk = AsyncClient(api_key=KEY, base_url=self.base_url)
+        return await self._sdk.rerank.create(**_options(inputs))
+
+    async def aclose(self) -> None:
+        await self._sdk.aclose()
+        self._sdk = None
+
+
+def _options(documents: list[str]) -> dict[str, Any]:
+    return {"model": MODEL, "query": QUERY, "documents": documents, "top_n": TOP_N}
+
+
+FAN_OUTS = {
+    f"aiohttp, {requests} requests": partial(FanOut, requests=requests)
+    for requests in (11, 12, 13, 14, 15, 16, 20, 24, 32)
+}
+"""Fewer than 11 requests do not hold the 5,000 documents."""
+
+OURS = {
+    "QwenRerank (LangChain)": OurLangChain,
+    "QwenRerank (LlamaIndex)": OurLlamaIndex,
+    "QwenReRanker": OurReRanker,
+}
+
+PEERS = {
+    "langchain-community": CommunityLangChain,
+    "llama-index": PeerLlamaIndex,
+    "zvec": ZvecReRanker,
+}
+"""In the order of ours that they are compared with."""
+
+SDK = {
+    "SDK TextReRank, threads": SdkText,
+    "SDK Client, threads": SdkClient,
+    "SDK AioTextReRank": SdkAioText,
+    "SDK AsyncClient": SdkAsyncClient,
+}
+
+CLIENTS: dict[str, Callable[[str], Client]] = {
+
+    "http.client": HttpClient,
+    "aiohttp": Aiohttp,
+    "DashScopeScorer": OurScorer,
+    **FAN_OUTS,
+    **OURS,
+    **PEERS,
+    **SDK,
+}

@@ -1,0 +1,173 @@
+"""A service that is faster than its clients: answers rankings under DashScope's limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import re
+from collections.abc import Sequence
+from functools import cache
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from rig import workload
+
+__all__ = ["Seen", "Service"]
+
+DOCUMENTS = 500
+REQUEST_TOKENS = 30_000
+
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+class Seen(NamedTuple):
+    """What the service saw since it was last told how to answer."""
+
+    requests: int
+    documents: int
+    connections: int
+    most_in_flight: int
+
+
+class Service:
+    """The service in a process of its own; use as a context manager."""
+
+    def __enter__(self) -> Service:
+        self._pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        self.base_url = f"http://127.0.0.1:{self._pipe.recv()}/api/v1"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+    def answer_after(self, seconds: float = 0.0, per_document: float = 0.0) -> None:
+        """Answer each request after so long from now on, and begin to count anew."""
+        self._pipe.send((seconds, per_document))
+        self._pipe.recv()
+
+    def seen(self) -> Seen:
+        """What was seen since."""
+        self._pipe.send("seen")
+        return Seen(*self._pipe.recv())
+
+
+def _serve(pipe: Connection) -> None:
+    asyncio.run(_State(pipe).serve())
+
+
+class _State:
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._stopping = asyncio.Event()
+        self.seconds, self.per_document = 0.0, 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        self.requests, self.documents, self.most_in_flight = 0, 0, 0
+        self.in_flight: set[_Exchange] = set()
+        self.connections: set[_Exchange] = set()
+
+    async def serve(self) -> None:
+        for text in workload.everything():
+            _tokens(text)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Exchange(self), "127.0.0.1", 0)
+        loop.add_reader(self._pipe.fileno(), self._command)
+        self._pipe.send(server.sockets[0].getsockname()[1])
+        await self._stopping.wait()
+
+    def _command(self) -> None:
+        command = self._pipe.recv()
+        if command is None:
+            self._stopping.set()
+        elif command == "seen":
+            counts = (self.requests, self.documents, len(self.connections), self.most_in_flight)
+            self._pipe.send(counts)
+        else:
+            self.seconds, self.per_document = command
+            self.forget()
+            self._pipe.send("done")
+
+
+class _Exchange(asyncio.Protocol):
+    """One connection, with one request on it at a time."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._wanted: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._state.in_flight.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._wanted is None and (end := self._received.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(self._received, 0, end)
+            assert length, "every client here tells the length"
+            self._wanted = end + 4 + int(length[1])
+            self._body_at = end + 4
+        if self._wanted is not None and len(self._received) >= self._wanted:
+            self._take(json.loads(self._received[self._body_at : self._wanted]))
+
+    def _take(self, body: dict[str, Any]) -> None:
+        arrived, state = self._loop.time(), self._state
+        self._received, self._wanted = bytearray(), None
+        query, documents = body["input"]["query"], body["input"]["documents"]
+        state.requests += 1
+        state.documents += len(documents)
+        state.connections.add(self)
+        state.in_flight.add(self)
+        state.most_in_flight = max(state.most_in_flight, len(state.in_flight))
+        answer = _answer(query, documents, body["parameters"].get("top_n"))
+        due = arrived + state.seconds + state.per_document * len(documents)
+        if due > self._loop.time():
+            self._loop.call_at(due, self._send, answer)
+        else:
+            self._send(answer)
+
+    def _send(self, answer: bytes) -> None:
+        self._state.in_flight.discard(self)
+        self._transport.write(answer)
+
+
+def _answer(query: str, documents: Sequence[str], top_n: int | None) -> bytes:
+    tokens = _tokens(query) * len(documents) + sum(map(_tokens, documents))
+    if len(documents) > DOCUMENTS or tokens > REQUEST_TOKENS:
+        refusal = {"code": "InvalidParameter", "message": "too large", "request_id": "refusal"}
+        return _http(b"400 Bad Request", json.dumps(refusal))
+    scores = list(map(_score, documents))
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_n]
+    results = ",".join(f'{{"index":{at},"relevance_score":{scores[at]!r}}}' for at in order)
+    usage = f'"usage":{{"total_tokens":{tokens}}},"request_id":"benchmark"'
+    return _http(b"200 OK", f'{{"output":{{"results":[{results}]}},{usage}}}')
+
+
+def _http(status: bytes, body: str) -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, len(body)) + body.encode()
+
+
+_score = cache(workload.score_of)
+
+
+@cache
+def _tokens(text: str) -> int:
+    return len(_tokenizer().encode(text, allowed_special=set(), disallowed_special=()))
+
+
+@cache
+def _tokenizer() -> Any:
+    from dashscope import get_tokenizer
+
+    return get_tokenizer("qwen-7b-chat")
