@@ -10,9 +10,6 @@ and is the median of those: on a machine that does other things too, compare rat
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -20,35 +17,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rig.clients import CLIENTS, FAN_OUTS, OURS, PEERS, SDK
-from rig.figures import Figures, Target, table
+from rig.clients import CLIENTS, FAN_OUTS, FLOORS, OURS, PEERS, SCORER, SDK
+from rig.figures import Figures
+from rig.report import CONCURRENCY, IMPORTS, SIZES, as_json, as_markdown, fastest_fan_out
 from rig.service import Service
 from rig.worker import Worker
 from tqdm import tqdm
 
 FOLDER = Path(__file__).resolve().parent
 
-LANGCHAIN, LLAMAINDEX, _ = OURS
-COMMUNITY, LLAMAINDEX_PEER, _ = PEERS
-SCORER = "DashScopeScorer"
-FLOORS = {"sequential": "http.client", "concurrent": "aiohttp"}
-
-SIZES = {100: 20, 500: 8}
-"""How many documents a call has, and how many calls there are in a round."""
-
-CONCURRENCY = 64
+CALLS = 12
 LATENCY = 0.02
 PER_DOCUMENT = 0.0005
 
-IMPORTS = {
-    LANGCHAIN: ("langchain_core.documents", "langchain_qwen_rerank"),
-    LLAMAINDEX: (
-        "llama_index.core.schema, llama_index.core.postprocessor.types",
-        "llamaindex_qwen_rerank",
-    ),
-}
 IMPORT = """\
 import sys, time
 started = time.perf_counter()
@@ -67,7 +49,7 @@ class Bench:
     rounds: int
     quick: bool
     figures: Figures = field(default_factory=Figures)
-    failures: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         there = [name for name in CLIENTS if self._is_there(name)]
@@ -83,75 +65,145 @@ class Bench:
         return Worker(python, client, self.service.base_url)
 
     def turns(
-        self, what: str, clients: Iterable[str], rounds: int | None = None
+        self, what: str, clients: Iterable[str], at_most: int | None = None
     ) -> Iterator[tuple[str, Worker]]:
         """Each client once in every round, in another order each time."""
         present = [client for client in clients if client in self._workers]
-        for turn in tqdm(range(rounds or self.rounds), desc=what, unit="round", leave=False):
+        rounds = min(self.rounds, at_most or self.rounds)
+        for turn in tqdm(range(rounds), desc=what, unit="round"):
             for client in random.Random(turn).sample(present, len(present)):
                 yield client, self._workers[client]
 
+    def once(self, clients: Iterable[str]) -> Iterator[tuple[str, Worker]]:
+        """Each client once, for what does not vary."""
+        return ((client, self._workers[client]) for client in clients if client in self._workers)
 
-def one_by_one(bench: Bench) -> None:
-    """What one call costs."""
+
+def calls(bench: Bench) -> None:
+    """One call after the other, of a service that answers at once."""
     bench.service.answer_after()
     for way, floor in FLOORS.items():
-        for documents, calls in SIZES.items():
+        for documents in SIZES:
             clients = (floor, SCORER, *OURS, *PEERS)
-            for client, worker in bench.turns(f"{way}, {documents} documents", clients):
-                taken = worker.ask(way, documents=documents, calls=calls)
-                bench.figures.add(f"CPU, {way}, {documents}", client, taken["cpu_ms"])
-                bench.figures.add(f"time, {way}, {documents}", client, taken["ms"])
+            for client, worker in bench.turns(f"{way} calls, {documents} documents", clients):
+                taken = worker.ask(f"{way}_calls", documents=documents, calls=CALLS)
+                bench.figures.add(f"{way}, {documents} documents: CPU ms", client, taken["cpu_ms"])
+                bench.figures.add(f"{way}, {documents} documents: ms", client, taken["ms"])
 
 
-def many_at_a_time(bench: Bench) -> None:
+def calls_at_the_same_time(bench: Bench) -> None:
     """200 calls of 50 documents each, of a service that takes 20 ms for one."""
-    clients = ("aiohttp", SCORER, *OURS, *PEERS, *SDK)
-    for client, worker in bench.turns("calls/s", clients):
+    clients = (FLOORS["async"], SCORER, *OURS, *PEERS, *SDK)
+    for client, worker in bench.turns(f"{CONCURRENCY} calls at a time", clients):
         bench.service.answer_after(LATENCY)
-        taken = worker.ask("concurrent", documents=50, calls=200, concurrency=CONCURRENCY)
+        taken = worker.ask("async_calls", documents=50, calls=200, concurrency=CONCURRENCY)
         bench.figures.add("calls/s", client, 1e3 / taken["ms"])
-        bench.figures.add("CPU, at a time", client, taken["cpu_ms"])
+        bench.figures.add("CPU ms a call", client, taken["cpu_ms"])
         bench.figures.add("in flight", client, bench.service.seen().most_in_flight)
 
 
 def large_calls(bench: Bench) -> None:
     """5,000 documents in one call, of a service that takes 20 ms and 0.5 ms a document."""
     bench.service.answer_after(LATENCY, PER_DOCUMENT)
-    for client, worker in bench.turns("5,000 documents", (*OURS, *FAN_OUTS)):
-        taken = worker.ask("large")
-        bench.figures.add("large", client, taken["ms"])
-        bench.figures.add("large, CPU", client, taken["cpu_ms"])
-        bench.figures.add("large, blocked", client, taken["blocked_ms"])
-    for client, worker in bench.turns("peers, 5,000 documents", PEERS, rounds=1):
+    for client, worker in bench.turns("calls of 5,000 documents", (*OURS, *FAN_OUTS)):
+        _add_large(bench, client, worker.ask("large", warm=True))
+    for client, worker in bench.once(PEERS):
         try:
-            worker.ask("large")
+            worker.ask("large", warm=False)
         except RuntimeError as error:
-            bench.failures[client] = str(error)
+            bench.refusals[client] = str(error)
 
 
-SECTIONS = (one_by_one, many_at_a_time, large_calls)
+def first_large_calls(bench: Bench) -> None:
+    """The same as the first call of a process."""
+    for client, _ in bench.turns("first calls", (*OURS, fastest_fan_out(bench.figures)), 3):
+        with bench.start(client) as worker:
+            _add_large(bench, client, worker.ask("large", warm=False), "first, ")
+
+
+def _add_large(bench: Bench, client: str, taken: dict[str, float], which: str = "") -> None:
+    for name, unit in {"ms": "ms", "CPU ms": "cpu_ms", "loop blocked, ms": "blocked_ms"}.items():
+        bench.figures.add(which + name, client, taken[unit])
+
+
+def memory(bench: Bench) -> None:
+    """What such a call adds at its peak, after one of 500 documents."""
+    for client, _ in bench.once((*OURS, fastest_fan_out(bench.figures))):
+        with bench.start(client) as worker:
+            worker.ask("async_calls", documents=500, calls=1)
+            for which in ("resident", "traced"):
+                bench.figures.add(f"memory {which}, × texts", client, worker.ask(which)["times"])
+
+
+def connections(bench: Bench) -> None:
+    """100 calls one after the other, and one to warm up."""
+    for way, floor in FLOORS.items():
+        for client, worker in bench.once((floor, *OURS, *PEERS)):
+            bench.service.answer_after()
+            worker.ask(f"{way}_calls", documents=10, calls=100)
+            bench.figures.add(f"connections, {way}", client, bench.service.seen().connections)
+
+
+def billing(bench: Bench) -> None:
+    """100 documents, of which each is there twice."""
+    for client, worker in bench.once((*OURS, *PEERS)):
+        bench.service.answer_after()
+        distinct = worker.ask("duplicates", documents=50)["distinct"]
+        billed = bench.service.seen().documents / distinct
+        bench.figures.add("texts billed / distinct", client, billed)
+
+
+def construction(bench: Bench) -> None:
+    """Making a client, whose modules are imported."""
+    for client, worker in bench.turns("construction", (SCORER, *OURS, *PEERS)):
+        taken = worker.ask("construct", times=100)
+        bench.figures.add("construction, CPU ms", client, taken["cpu_ms"])
+
+
+def imports(bench: Bench) -> None:
+    """Each in a new process."""
+    for turn in tqdm(range(bench.rounds + 1), desc="imports", unit="round"):
+        for name, modules in IMPORTS.items():
+            code = [sys.executable, "-c", IMPORT.format(modules)]
+            said = subprocess.run(code, cwd=FOLDER, check=True, capture_output=True, text=True)
+            milliseconds, loads_dashscope = map(float, said.stdout.split())
+            if turn:  # the first one may have to compile
+                bench.figures.add("import, ms", name, milliseconds)
+                bench.figures.add("dashscope imported", name, loads_dashscope)
+
+
+SECTIONS = (
+    calls,
+    calls_at_the_same_time,
+    large_calls,
+    first_large_calls,
+    memory,
+    connections,
+    billing,
+    construction,
+    imports,
+)
 
 
 def main() -> None:
     options = parsed()
+    peers = options.peers if options.peers.exists() else None
+    if not peers:
+        print(f"There is no {options.peers}: the peers are left out.", file=sys.stderr)
     with ExitStack() as processes:
         service = processes.enter_context(Service())
-        peers = options.peers if options.peers.exists() else None
         rounds = 1 if options.quick else options.rounds
         bench = Bench(service, processes, peers, rounds, options.quick)
         for section in SECTIONS:
             section(bench)
-    f = bench.figures
-    for what, by in f.items():
-        print(what)
-        for c in by: print("   ", c, round(f.median(what, c), 3))
-    print(bench.failures)
+    print(as_markdown(bench.figures, bench.refusals))
+    if options.json:
+        options.json.write_text(as_json(bench.figures, bench.refusals))
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="how often each measures (9)")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each is measured (9)")
     parser.add_argument("--quick", action="store_true", help="once, to see that all works")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to store all figures")
     parser.add_argument(

@@ -16,7 +16,18 @@ from urllib.parse import urlsplit
 
 from rig.workload import KEY, PATH, QUERY, TOP_N
 
-__all__ = ["CLIENTS", "FAN_OUTS", "OURS", "PEERS", "SDK", "Client"]
+__all__ = [
+    "CLIENTS",
+    "FAN_OUTS",
+    "FLOORS",
+    "LANGCHAIN",
+    "LLAMAINDEX",
+    "OURS",
+    "PEERS",
+    "SCORER",
+    "SDK",
+    "Client",
+]
 
 MODEL = "gte-rerank-v2"
 MAX_CONCURRENCY = 16
@@ -60,18 +71,19 @@ class HttpClient(Client):
 class Aiohttp(Client):
     """The floor: aiohttp, one session an event loop."""
 
-    _session: Any = None
+    def __init__(self, base_url: str) -> None:
+        import aiohttp
+
+        self._open, self._session = aiohttp.ClientSession, None
+        self._url = base_url.removesuffix("/api/v1") + PATH
 
     async def acall(self, inputs: list[str]) -> Any:
         return (await self._post(inputs))[:TOP_N]
 
     async def _post(self, texts: list[str]) -> list[dict[str, Any]]:
-        import aiohttp
-
         if self._session is None:
-            self._session = aiohttp.ClientSession()
-        url = self.base_url.removesuffix("/api/v1") + PATH
-        async with self._session.post(url, data=_body(texts), headers=HEADERS) as response:
+            self._session = self._open()
+        async with self._session.post(self._url, data=_body(texts), headers=HEADERS) as response:
             return _results(json.loads(await response.read()))
 
     async def aclose(self) -> None:
@@ -340,17 +352,20 @@ def _options(documents: list[str]) -> dict[str, Any]:
     return {"model": MODEL, "query": QUERY, "documents": documents, "top_n": TOP_N}
 
 
+FLOORS = {"sync": "http.client", "async": "aiohttp"}
+"""The least that a client can do, by the way of calling."""
+
 FAN_OUTS = {
     f"aiohttp, {requests} requests": partial(FanOut, requests=requests)
     for requests in (11, 12, 13, 14, 15, 16, 20, 24, 32)
 }
 """Fewer than 11 requests do not hold the 5,000 documents."""
 
-OURS = {
-    "QwenRerank (LangChain)": OurLangChain,
-    "QwenRerank (LlamaIndex)": OurLlamaIndex,
-    "QwenReRanker": OurReRanker,
-}
+LANGCHAIN, LLAMAINDEX = "QwenRerank (LangChain)", "QwenRerank (LlamaIndex)"
+
+OURS = {LANGCHAIN: OurLangChain, LLAMAINDEX: OurLlamaIndex, "QwenReRanker": OurReRanker}
+
+SCORER = "DashScopeScorer"
 
 PEERS = {
     "langchain-community": CommunityLangChain,
@@ -367,11 +382,10 @@ SDK = {
 }
 
 CLIENTS: dict[str, Callable[[str], Client]] = {
-
-    "http.client": HttpClient,
-    "aiohttp": Aiohttp,
-    "DashScopeScorer": OurScorer,
+    FLOORS["sync"]: HttpClient,
+    FLOORS["async"]: Aiohttp,
     **FAN_OUTS,
+    SCORER: OurScorer,
     **OURS,
     **PEERS,
     **SDK,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,29 +11,54 @@ __all__ = ["Figures", "Target", "table"]
 
 
 class Figures(dict[str, dict[str, list[float]]]):
-    """The figures of all rounds, by what was measured and by client. NaN where there is none."""
+    """The figures of all rounds, by what was measured and by client. NaN where there are none."""
 
     def add(self, what: str, client: str, value: float) -> None:
         """Append the client's figure of one round."""
         self.setdefault(what, {}).setdefault(client, []).append(value)
 
-    def rounds(self, what: str, client: str) -> list[float]:
-        """All figures of a client."""
-        return self.get(what, {}).get(client, [math.nan])
-
     def median(self, what: str, client: str) -> float:
-        """Of all rounds."""
-        return median(self.rounds(what, client))
+        """The median of the rounds."""
+        return median(self._rounds(what, client))
+
+    def worst(self, what: str, clients: Iterable[str]) -> float:
+        """The largest median of these clients."""
+        return max(self.median(what, client) for client in clients)
 
     def ratio(self, what: str, client: str, other: str) -> float:
         """The median of one client's figure over another's of the same round."""
-        pairs = zip(self.rounds(what, client), self.rounds(what, other), strict=False)
-        return median(mine / other for mine, other in pairs)
+        return self._paired(what, client, other, lambda mine, theirs: mine / theirs)
+
+    def difference(self, what: str, client: str, other: str) -> float:
+        """The median of one client's figure less another's of the same round."""
+        return self._paired(what, client, other, lambda mine, theirs: mine - theirs)
+
+    def _paired(
+        self, what: str, client: str, other: str, of: Callable[[float, float], float]
+    ) -> float:
+        return median(map(of, self._rounds(what, client), self._rounds(what, other)))
+
+    def _rounds(self, what: str, client: str) -> list[float]:
+        return self.get(what, {}).get(client, [math.nan])
+
+    def table(self, clients: Iterable[str], whats: Sequence[str], beside: str | None = None) -> str:
+        """A client a row: the medians, and how many times those `beside` they are."""
+        clients = [
+            client for client in clients if any(client in self.get(what, {}) for what in whats)
+        ]
+        head = ["", *(f"{what} | ×" if beside else what for what in whats)]
+        return table(head, ([client, *self._row(client, whats, beside)] for client in clients))
+
+    def _row(self, client: str, whats: Sequence[str], beside: str | None) -> Iterable[float]:
+        for what in whats:
+            yield self.median(what, client)
+            if beside:
+                yield self.ratio(what, client, beside)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be reached, and what was."""
+    """What is to be reached, and what was; NaN where it could not be measured."""
 
     what: str
     sign: str
@@ -42,7 +67,7 @@ class Target:
 
     @property
     def met(self) -> str:
-        """Whether it is reached: yes, no, or that it was not measured."""
+        """Whether it is reached."""
         if math.isnan(self.measured):
             return "not measured"
         reached = {
@@ -50,24 +75,24 @@ class Target:
             "≥": self.measured >= self.bound,
             "=": self.measured == self.bound,
         }
-        return "yes" if reached[self.sign] else "no"
+        return "yes" if reached[self.sign] else "**no**"
 
     @property
-    def row(self) -> tuple[str, str, str, str]:
+    def row(self) -> tuple[str, str, float, str]:
         """For the table."""
-        return self.what, f"{self.sign} {self.bound:g}", number(self.measured), self.met
+        return self.what, f"{self.sign} {self.bound:g}", self.measured, self.met
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """In Markdown."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *([number(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [" | ".join(head), *(" | ".join(map(_cell, row)) for row in rows)]
+    rule = "|---" * (lines[0].count("|") + 1) + "|"
+    return "\n".join([f"| {lines[0]} |", rule, *(f"| {line} |" for line in lines[1:])])
 
 
-def number(value: object) -> str:
-    """Three digits, which is more than a benchmark knows; text as it is."""
-    if not isinstance(value, float):
+def _cell(value: object) -> str:
+    """Three digits, which is more than such a figure is worth; text as it is."""
+    if not isinstance(value, float | int):
         return str(value)
     if math.isnan(value):
         return "–"

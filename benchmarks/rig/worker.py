@@ -35,7 +35,7 @@ class Worker:
         self._process = subprocess.Popen(
             [python, "-m", "rig.worker", client, base_url],
             cwd=Path(__file__).resolve().parents[1],
-            env={**os.environ, "DASHSCOPE_HTTP_BASE_URL": base_url},  # the only way for peers
+            env={**_without_proxies(), "DASHSCOPE_HTTP_BASE_URL": base_url},  # the peers' only way
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -47,7 +47,8 @@ class Worker:
         Raises:
             RuntimeError: The client failed; with its error.
         """
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         with suppress(BrokenPipeError):  # then there is no answer either
             print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
@@ -63,6 +64,10 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()  # it ends with its input
+
+
+def _without_proxies() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "_proxy" not in name.lower()}
 
 
 def main() -> None:
@@ -96,7 +101,7 @@ class _Measuring:
         self._make = make
         self._client = make()
 
-    def sequential(self, documents: int, calls: int) -> dict[str, float]:
+    def sync_calls(self, documents: int, calls: int) -> dict[str, float]:
         """Milliseconds that one call takes: of CPU, in all threads, and by the clock."""
         work = self._work(workload.documents(documents))
         self._check(work, self._client.call(work.inputs))
@@ -106,12 +111,12 @@ class _Measuring:
             self._client.call(work.inputs)
         return stopwatch.per_call(calls)
 
-    def concurrent(self, documents: int, calls: int, concurrency: int = 1) -> dict[str, float]:
+    def async_calls(self, documents: int, calls: int, concurrency: int = 1) -> dict[str, float]:
         """The same of asynchronous calls, so many at a time, after as many to warm up."""
         work = self._work(workload.documents(documents))
-        return asyncio.run(self._concurrent(work, calls, concurrency))
+        return asyncio.run(self._async_calls(work, calls, concurrency))
 
-    async def _concurrent(self, work: _Work, calls: int, concurrency: int) -> dict[str, float]:
+    async def _async_calls(self, work: _Work, calls: int, concurrency: int) -> dict[str, float]:
         await self._several(work, concurrency, concurrency)
         gc.collect()
         stopwatch = _Stopwatch()
@@ -131,13 +136,18 @@ class _Measuring:
 
         await asyncio.gather(*(caller() for _ in range(concurrency)))
 
-    def large(self) -> dict[str, float]:
-        """Milliseconds of one call of 5,000 documents, and those that the loop stood still."""
-        return asyncio.run(self._large(self._work(workload.many())))
+    def large(self, warm: bool) -> dict[str, float]:
+        """One call of 5,000 documents, and the milliseconds that the event loop stood still.
 
-    async def _large(self, work: _Work) -> dict[str, float]:
+        Where it is to find everything warm, one of 500 comes before.
+        """
+        return asyncio.run(self._large(self._work(workload.many()), warm))
+
+    async def _large(self, work: _Work, warm: bool = False) -> dict[str, float]:
         gc.collect()
         try:
+            if warm:
+                await self._client.acall(self._work(workload.documents(500)).inputs)
             async with _Heartbeat() as heartbeat:
                 stopwatch = _Stopwatch()
                 answer = await self._client.acall(work.inputs)
