@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint format notebooks clean
+.PHONY: quickstart test lint format notebooks bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -24,6 +24,9 @@ format: .venv/dev
 notebooks: .venv/dev
 	$(BIN)/python notebooks/execute.py
 
+bench: .venv/dev .venv/peers/installed
+	$(BIN)/python benchmarks/client.py $(ARGS)
+
 clean:
 	rm -rf .venv
 
@@ -37,6 +40,13 @@ clean:
 	@echo "Installing the development packages into .venv …"
 	$(INSTALL) --editable '.[all]' --group dev
 	@touch $@ .venv/examples
+
+# Other packages that do what ours does, apart, as they may ask for other versions.
+.venv/peers/installed: benchmarks/peers.txt | .venv/bin/python
+	@echo "Installing the packages to compare with into .venv/peers …"
+	$(BIN)/python -m venv .venv/peers
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # pip has known dependency groups since 25.1.
 .venv/bin/python:

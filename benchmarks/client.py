@@ -10,6 +10,8 @@ and is the median of those: on a machine that does other things too, compare rat
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import random
 import subprocess
 import sys
@@ -18,9 +20,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rig.clients import CLIENTS, FAN_OUTS, FLOORS, OURS, PEERS, SCORER, SDK
+from rig.clients import CLIENTS, FAN_OUTS, FLOORS, LANGCHAIN, OURS, PEERS, SCORER, SDK
 from rig.figures import Figures
-from rig.report import CONCURRENCY, IMPORTS, SIZES, as_json, as_markdown, fastest_fan_out
+from rig.report import CONCURRENCY, IMPORTS, PLUGINS, SIZES, as_json, as_markdown, fastest_fan_out
 from rig.service import Service
 from rig.worker import Worker
 from tqdm import tqdm
@@ -49,7 +51,7 @@ class Bench:
     rounds: int
     quick: bool
     figures: Figures = field(default_factory=Figures)
-    refusals: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         there = [name for name in CLIENTS if self._is_there(name)]
@@ -111,12 +113,13 @@ def large_calls(bench: Bench) -> None:
         try:
             worker.ask("large", warm=False)
         except RuntimeError as error:
-            bench.refusals[client] = str(error)
+            bench.notes[f"{client}, 5,000 documents"] = str(error)
 
 
 def first_large_calls(bench: Bench) -> None:
     """The same as the first call of a process."""
-    for client, _ in bench.turns("first calls", (*OURS, fastest_fan_out(bench.figures)), 3):
+    clients = (LANGCHAIN, fastest_fan_out(bench.figures))
+    for client, _ in bench.turns("first calls", clients, at_most=3):
         with bench.start(client) as worker:
             _add_large(bench, client, worker.ask("large", warm=False), "first, ")
 
@@ -128,7 +131,7 @@ def _add_large(bench: Bench, client: str, taken: dict[str, float], which: str = 
 
 def memory(bench: Bench) -> None:
     """What such a call adds at its peak, after one of 500 documents."""
-    for client, _ in bench.once((*OURS, fastest_fan_out(bench.figures))):
+    for client, _ in bench.once((*PLUGINS, fastest_fan_out(bench.figures))):
         with bench.start(client) as worker:
             worker.ask("async_calls", documents=500, calls=1)
             for which in ("resident", "traced"):
@@ -161,15 +164,21 @@ def construction(bench: Bench) -> None:
 
 
 def imports(bench: Bench) -> None:
-    """Each in a new process."""
-    for turn in tqdm(range(bench.rounds + 1), desc="imports", unit="round"):
+    """Each in a new process, compiled before: the clients of the other sections have them too."""
+    for _ in tqdm(range(bench.rounds), desc="imports", unit="round"):
         for name, modules in IMPORTS.items():
             code = [sys.executable, "-c", IMPORT.format(modules)]
             said = subprocess.run(code, cwd=FOLDER, check=True, capture_output=True, text=True)
             milliseconds, loads_dashscope = map(float, said.stdout.split())
-            if turn:  # the first one may have to compile
-                bench.figures.add("import, ms", name, milliseconds)
-                bench.figures.add("dashscope imported", name, loads_dashscope)
+            bench.figures.add("import, ms", name, milliseconds)
+            bench.figures.add("dashscope imported", name, loads_dashscope)
+
+
+def machine(bench: Bench) -> None:
+    """Where all that was measured."""
+    bench.notes["machine"] = f"{platform.platform()}, {os.cpu_count()} CPUs"
+    for client, worker in bench.once((LANGCHAIN, *tuple(PEERS)[:1])):
+        bench.notes[f"packages of {client}"] = worker.ask("packages")["versions"]
 
 
 SECTIONS = (
@@ -182,6 +191,7 @@ SECTIONS = (
     billing,
     construction,
     imports,
+    machine,
 )
 
 
@@ -196,9 +206,9 @@ def main() -> None:
         bench = Bench(service, processes, peers, rounds, options.quick)
         for section in SECTIONS:
             section(bench)
-    print(as_markdown(bench.figures, bench.refusals))
+    print(as_markdown(bench.figures, bench.notes))
     if options.json:
-        options.json.write_text(as_json(bench.figures, bench.refusals))
+        options.json.write_text(as_json(bench.figures, bench.notes))
 
 
 def parsed() -> argparse.Namespace:

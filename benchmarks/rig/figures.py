@@ -75,7 +75,7 @@ class Target:
             "≥": self.measured >= self.bound,
             "=": self.measured == self.bound,
         }
-        return "yes" if reached[self.sign] else "**no**"
+        return "yes" if reached[self.sign] else "no"
 
     @property
     def row(self) -> tuple[str, str, float, str]:

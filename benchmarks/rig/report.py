@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 
 from rig.clients import FAN_OUTS, FLOORS, LANGCHAIN, LLAMAINDEX, OURS, PEERS, SCORER, SDK
 from rig.figures import Figures, Target, table
 
-__all__ = ["CONCURRENCY", "IMPORTS", "SIZES", "as_json", "as_markdown", "fastest_fan_out"]
+__all__ = [
+    "CONCURRENCY",
+    "IMPORTS",
+    "PLUGINS",
+    "SIZES",
+    "as_json",
+    "as_markdown",
+    "fastest_fan_out",
+]
 
 SIZES = (100, 500)
 CONCURRENCY = 64
@@ -88,12 +93,12 @@ def _of_the_rest(figures: Figures) -> Iterator[Target]:
     )
 
 
-def as_markdown(figures: Figures, refusals: Mapping[str, str]) -> str:
-    """The targets, then all medians by section."""
+def as_markdown(figures: Figures, notes: Mapping[str, str]) -> str:
+    """The targets, then all medians by section, then the notes."""
     head = ("what", "target", "measured", "met")
     parts = ["# Targets", table(head, (target.row for target in targets(figures)))]
     parts += [part for titled in _details(figures).items() for part in titled]
-    parts += [f"{client}, 5,000 documents: {error}" for client, error in refusals.items()]
+    parts += ["# Notes", *(f"{about}: {note}" for about, note in notes.items())]
     return "\n\n".join(parts)
 
 
@@ -118,9 +123,9 @@ def _details(figures: Figures) -> dict[str, str]:
         ),
         "# 5,000 documents": figures.table((*OURS, *FAN_OUTS), large, beside=best),
         "# 5,000 documents: the first call of a process": figures.table(
-            (*OURS, best), [f"first, {what}" for what in large], beside=best
+            (LANGCHAIN, best), [f"first, {what}" for what in large], beside=best
         ),
-        "# 5,000 documents: memory": figures.table((*OURS, best), memory),
+        "# 5,000 documents: memory": figures.table((*PLUGINS, best), memory),
         "# Connections, billing, construction": figures.table(
             (*OURS, *PEERS),
             (
@@ -133,8 +138,8 @@ def _details(figures: Figures) -> dict[str, str]:
     }
 
 
-def as_json(figures: Figures, refusals: Mapping[str, str]) -> str:
-    """Every figure of every round, and where it was measured."""
+def as_json(figures: Figures, notes: Mapping[str, str]) -> str:
+    """The same with the figures of every round."""
     reached = [
         {
             "what": target.what,
@@ -144,12 +149,5 @@ def as_json(figures: Figures, refusals: Mapping[str, str]) -> str:
         }
         for target in targets(figures)
     ]
-    machine = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "aiohttp": version("aiohttp"),
-        "dashscope": version("dashscope"),
-    }
-    told = {"machine": machine, "targets": reached, "figures": figures, "refusals": dict(refusals)}
+    told = {"targets": reached, "figures": figures, "notes": dict(notes)}
     return json.dumps(told, indent=1, ensure_ascii=False)

@@ -10,12 +10,14 @@ import asyncio
 import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,19 @@ __all__ = ["Worker"]
 
 BEAT = 0.001
 """Seconds between two looks at whether the event loop still turns."""
+
+
+PACKAGES = (
+    "aiohttp",
+    "dashscope",
+    "langchain-community",
+    "langchain-core",
+    "llama-index-core",
+    "llama-index-postprocessor-dashscope-rerank",
+    "pydantic",
+    "requests",
+    "zvec",
+)
 
 
 class Worker:
@@ -192,6 +207,12 @@ class _Measuring:
         for _ in range(times):
             self._make()
         return stopwatch.per_call(times)
+
+    def packages(self) -> dict[str, str]:
+        """The versions of Python and of what bears on the figures."""
+        found = {each.name: each.version for each in distributions() if each.name in PACKAGES}
+        versions = {"Python": platform.python_version(), **dict(sorted(found.items()))}
+        return {"versions": ", ".join(" ".join(each) for each in versions.items())}
 
     def _work(self, texts: Sequence[str]) -> _Work:
         return _Work(texts, self._client.inputs(texts))
