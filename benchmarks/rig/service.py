@@ -22,10 +22,19 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Seen(NamedTuple):
-    """What the service saw since it was last told how to answer."""
+    """What the service saw since it was last told how to answer.
+
+    Attributes:
+        requests: How many came.
+        refused: How many of them were too large.
+        billed: How many documents there were in the others.
+        connections: On how many connections they came.
+        most_in_flight: How many were here at the same time.
+    """
 
     requests: int
-    documents: int
+    refused: int
+    billed: int
     connections: int
     most_in_flight: int
 
@@ -68,7 +77,7 @@ class _State:
         self.forget()
 
     def forget(self) -> None:
-        self.requests, self.documents, self.most_in_flight = 0, 0, 0
+        self.requests, self.refused, self.billed, self.most_in_flight = 0, 0, 0, 0
         self.in_flight: set[_Exchange] = set()
         self.connections: set[_Exchange] = set()
 
@@ -81,13 +90,23 @@ class _State:
         self._pipe.send(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
 
+    def answer(self, query: str, documents: Sequence[str], top_n: int | None) -> bytes:
+        """A ranking, or a refusal; counted."""
+        self.requests += 1
+        tokens = _tokens(query) * len(documents) + sum(map(_tokens, documents))
+        if len(documents) > DOCUMENTS or tokens > REQUEST_TOKENS:
+            self.refused += 1
+            return REFUSAL
+        self.billed += len(documents)
+        return _ranking(documents, top_n, tokens)
+
     def _command(self) -> None:
         command = self._pipe.recv()
         if command is None:
             self._stopping.set()
         elif command == "seen":
-            counts = (self.requests, self.documents, len(self.connections), self.most_in_flight)
-            self._pipe.send(counts)
+            counts = (self.requests, self.refused, self.billed)
+            self._pipe.send((*counts, len(self.connections), self.most_in_flight))
         else:
             self.seconds, self.per_document = command
             self.forget()
@@ -123,13 +142,11 @@ class _Exchange(asyncio.Protocol):
     def _take(self, body: dict[str, Any]) -> None:
         arrived, state = self._loop.time(), self._state
         self._received, self._wanted = bytearray(), None
-        query, documents = body["input"]["query"], body["input"]["documents"]
-        state.requests += 1
-        state.documents += len(documents)
+        documents = body["input"]["documents"]
         state.connections.add(self)
         state.in_flight.add(self)
         state.most_in_flight = max(state.most_in_flight, len(state.in_flight))
-        answer = _answer(query, documents, body["parameters"].get("top_n"))
+        answer = state.answer(body["input"]["query"], documents, body["parameters"].get("top_n"))
         due = arrived + state.seconds + state.per_document * len(documents)
         if due > self._loop.time():
             self._loop.call_at(due, self._send, answer)
@@ -141,11 +158,7 @@ class _Exchange(asyncio.Protocol):
         self._transport.write(answer)
 
 
-def _answer(query: str, documents: Sequence[str], top_n: int | None) -> bytes:
-    tokens = _tokens(query) * len(documents) + sum(map(_tokens, documents))
-    if len(documents) > DOCUMENTS or tokens > REQUEST_TOKENS:
-        refusal = {"code": "InvalidParameter", "message": "too large", "request_id": "refusal"}
-        return _http(b"400 Bad Request", json.dumps(refusal))
+def _ranking(documents: Sequence[str], top_n: int | None, tokens: int) -> bytes:
     scores = list(map(_score, documents))
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_n]
     results = ",".join(f'{{"index":{at},"relevance_score":{scores[at]!r}}}' for at in order)
@@ -157,6 +170,11 @@ def _http(status: bytes, body: str) -> bytes:
     head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % (status, len(body)) + body.encode()
 
+
+REFUSAL = _http(
+    b"400 Bad Request",
+    '{"code":"InvalidParameter","message":"The request is too large.","request_id":"benchmark"}',
+)
 
 _score = cache(workload.score_of)
 

@@ -68,7 +68,7 @@ class Worker:
             print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}.")
+            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}.")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])
