@@ -36,7 +36,7 @@ PER_DOCUMENT = 0.0005
 IMPORT = """\
 import sys, time
 started = time.perf_counter()
-import {}
+{}
 print((time.perf_counter() - started) * 1e3, int("dashscope" in sys.modules))
 """
 
@@ -108,7 +108,7 @@ def large_calls(bench: Bench) -> None:
     """5,000 documents in one call, of a service that takes 20 ms and 0.5 ms a document."""
     bench.service.answer_after(LATENCY, PER_DOCUMENT)
     for client, worker in bench.turns("calls of 5,000 documents", (*OURS, *FAN_OUTS)):
-        _add_large(bench, client, worker.ask("large", warm=True))
+        _add_large(bench, "large", client, worker.ask("large", warm=True))
     for client, worker in bench.once(PEERS):
         try:
             worker.ask("large", warm=False)
@@ -122,15 +122,15 @@ def first_large_calls(bench: Bench) -> None:
     for client, _ in bench.turns("first calls", clients, at_most=3):
         bench.service.answer_after(LATENCY, PER_DOCUMENT)
         with bench.start(client) as worker:
-            _add_large(bench, client, worker.ask("large", warm=False), "first, ")
+            _add_large(bench, "first", client, worker.ask("large", warm=False))
         seen = bench.service.seen()
-        bench.figures.add("requests", client, seen.requests)
-        bench.figures.add("refused", client, seen.refused)
+        bench.figures.add("first: requests", client, seen.requests)
+        bench.figures.add("first: refused", client, seen.refused)
 
 
-def _add_large(bench: Bench, client: str, taken: dict[str, float], which: str = "") -> None:
+def _add_large(bench: Bench, which: str, client: str, taken: dict[str, float]) -> None:
     for name, unit in {"ms": "ms", "CPU ms": "cpu_ms", "loop blocked, ms": "blocked_ms"}.items():
-        bench.figures.add(which + name, client, taken[unit])
+        bench.figures.add(f"{which}: {name}", client, taken[unit])
 
 
 def memory(bench: Bench) -> None:
@@ -170,12 +170,12 @@ def construction(bench: Bench) -> None:
 def imports(bench: Bench) -> None:
     """Each in a new process, compiled before: the clients of the other sections have them too."""
     for _ in tqdm(range(min(bench.rounds, 5)), desc="imports", unit="round"):
-        for name, modules in IMPORTS.items():
-            code = [sys.executable, "-c", IMPORT.format(modules)]
+        for statement in IMPORTS:
+            code = [sys.executable, "-c", IMPORT.format(statement)]
             said = subprocess.run(code, cwd=FOLDER, check=True, capture_output=True, text=True)
             milliseconds, loads_dashscope = map(float, said.stdout.split())
-            bench.figures.add("import, ms", name, milliseconds)
-            bench.figures.add("dashscope imported", name, loads_dashscope)
+            bench.figures.add("import, ms", statement, milliseconds)
+            bench.figures.add("loads dashscope", statement, loads_dashscope)
 
 
 def machine(bench: Bench) -> None:

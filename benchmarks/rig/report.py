@@ -22,21 +22,27 @@ __all__ = [
 SIZES = (100, 500)
 CONCURRENCY = 64
 
-IMPORTS = {
-    "langchain_core.documents": "langchain_core.documents",
-    LANGCHAIN: "langchain_qwen_rerank",
-    "llama_index.core": "llama_index.core.schema, llama_index.core.postprocessor.types",
-    LLAMAINDEX: "llamaindex_qwen_rerank",
-}
-"""Each plugin, after the modules of its framework that its users have imported anyway."""
+PLUGINS = (LANGCHAIN, LLAMAINDEX)
 
-PLUGINS = {LANGCHAIN: "langchain_core.documents", LLAMAINDEX: "llama_index.core"}
+_DOCUMENTS = "import langchain_core.documents"
+_NODES = "import llama_index.core.schema, llama_index.core.postprocessor.types"
+IMPORTS = (
+    _DOCUMENTS,
+    "import langchain_qwen_rerank",
+    "from langchain_core.documents import BaseDocumentCompressor",
+    "from langchain_qwen_rerank import QwenRerank",
+    _NODES,
+    "import llamaindex_qwen_rerank",
+    "from llamaindex_qwen_rerank import QwenRerank",
+)
+"""Each of ours comes after what its users have imported of their framework anyway."""
+
 PEER_OF = dict(zip(OURS, PEERS, strict=True))
 
 
 def fastest_fan_out(figures: Figures) -> str:
     """The number of requests that serves 5,000 documents best, found by trying."""
-    return min(FAN_OUTS, key=lambda client: figures.median("ms", client))
+    return min(FAN_OUTS, key=lambda client: figures.median("large: ms", client))
 
 
 def targets(figures: Figures) -> Iterator[Target]:
@@ -71,9 +77,12 @@ def _of_large_calls(figures: Figures) -> Iterator[Target]:
     best = fastest_fan_out(figures)
     for plugin in PLUGINS:
         yield Target(
-            f"5,000 documents: {plugin} / {best}", "≤", 1.15, figures.ratio("ms", plugin, best)
+            f"5,000 documents: {plugin} / {best}",
+            "≤",
+            1.15,
+            figures.ratio("large: ms", plugin, best),
         )
-    blocked = figures.worst("loop blocked, ms", PLUGINS)
+    blocked = figures.worst("large: loop blocked, ms", PLUGINS)
     yield Target("… longest time that the event loop stands still, ms", "≤", 20, blocked)
     memory = figures.worst("memory traced, × texts", PLUGINS)
     yield Target("… memory added at the peak, × the size of the texts", "≤", 3, memory)
@@ -83,11 +92,12 @@ def _of_the_rest(figures: Figures) -> Iterator[Target]:
     for way in FLOORS:
         opened = figures.worst(f"connections, {way}", OURS)
         yield Target(f"connections opened for 100 sequential {way} calls", "=", 1, opened)
-    for plugin, base in PLUGINS.items():
-        more = figures.difference("import, ms", plugin, base)
-        yield Target(f"import {IMPORTS[plugin]} over {base}, ms", "≤", 50, more)
-    loading = figures.worst("dashscope imported", PLUGINS)
-    yield Target("… which import dashscope", "=", 0, loading)
+    ours = {"import langchain_qwen_rerank": _DOCUMENTS, "import llamaindex_qwen_rerank": _NODES}
+    for statement, base in ours.items():
+        more = figures.difference("import, ms", statement, base)
+        yield Target(f"{statement}, ms more than {base}", "≤", 50, more)
+    loading = figures.worst("loads dashscope", ours)
+    yield Target("… how many of them load dashscope", "=", 0, loading)
     yield Target(
         "texts billed / distinct texts", "=", 1, figures.worst("texts billed / distinct", OURS)
     )
@@ -121,9 +131,11 @@ def _details(figures: Figures) -> dict[str, str]:
             ("calls/s", "CPU ms a call", "in flight"),
             beside=FLOORS["async"],
         ),
-        "# 5,000 documents": figures.table((*OURS, *FAN_OUTS), large, beside=best),
+        "# 5,000 documents": figures.table(
+            (*OURS, *FAN_OUTS), [f"large: {what}" for what in large], beside=best
+        ),
         "# 5,000 documents: the first call of a process": figures.table(
-            (LANGCHAIN, best), [*(f"first, {what}" for what in large), "requests", "refused"]
+            (LANGCHAIN, best), [f"first: {what}" for what in (*large, "requests", "refused")]
         ),
         "# 5,000 documents: memory": figures.table((*PLUGINS, best), memory),
         "# Connections, billing, construction": figures.table(
@@ -134,7 +146,7 @@ def _details(figures: Figures) -> dict[str, str]:
                 "construction, CPU ms",
             ),
         ),
-        "# Imports": figures.table(IMPORTS, ("import, ms", "dashscope imported")),
+        "# Imports": figures.table(IMPORTS, ("import, ms", "loads dashscope")),
     }
 
 
