@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import truediv
 from statistics import median
 
 __all__ = ["Figures", "Target", "table"]
@@ -27,16 +28,7 @@ class Figures(dict[str, dict[str, list[float]]]):
 
     def ratio(self, what: str, client: str, other: str) -> float:
         """The median of one client's figure over another's of the same round."""
-        return self._paired(what, client, other, lambda mine, theirs: mine / theirs)
-
-    def difference(self, what: str, client: str, other: str) -> float:
-        """The median of one client's figure less another's of the same round."""
-        return self._paired(what, client, other, lambda mine, theirs: mine - theirs)
-
-    def _paired(
-        self, what: str, client: str, other: str, of: Callable[[float, float], float]
-    ) -> float:
-        return median(map(of, self._rounds(what, client), self._rounds(what, other)))
+        return median(map(truediv, self._rounds(what, client), self._rounds(what, other)))
 
     def _rounds(self, what: str, client: str) -> list[float]:
         return self.get(what, {}).get(client, [math.nan])

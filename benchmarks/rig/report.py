@@ -24,18 +24,16 @@ CONCURRENCY = 64
 
 PLUGINS = (LANGCHAIN, LLAMAINDEX)
 
-_DOCUMENTS = "import langchain_core.documents"
 _NODES = "import llama_index.core.schema, llama_index.core.postprocessor.types"
-IMPORTS = (
-    _DOCUMENTS,
-    "import langchain_qwen_rerank",
-    "from langchain_core.documents import BaseDocumentCompressor",
-    "from langchain_qwen_rerank import QwenRerank",
-    _NODES,
-    "import llamaindex_qwen_rerank",
-    "from llamaindex_qwen_rerank import QwenRerank",
-)
-"""Each of ours comes after what its users have imported of their framework anyway."""
+IMPORTS = {
+    "import langchain_qwen_rerank": "import langchain_core.documents",
+    "from langchain_qwen_rerank import QwenRerank": (
+        "from langchain_core.documents import BaseDocumentCompressor"
+    ),
+    "import llamaindex_qwen_rerank": _NODES,
+    "from llamaindex_qwen_rerank import QwenRerank": _NODES,
+}
+"""Each comes after what its users have imported of their framework anyway."""
 
 PEER_OF = dict(zip(OURS, PEERS, strict=True))
 
@@ -92,12 +90,11 @@ def _of_the_rest(figures: Figures) -> Iterator[Target]:
     for way in FLOORS:
         opened = figures.worst(f"connections, {way}", OURS)
         yield Target(f"connections opened for 100 sequential {way} calls", "=", 1, opened)
-    ours = {"import langchain_qwen_rerank": _DOCUMENTS, "import llamaindex_qwen_rerank": _NODES}
-    for statement, base in ours.items():
-        more = figures.difference("import, ms", statement, base)
-        yield Target(f"{statement}, ms more than {base}", "≤", 50, more)
-    loading = figures.worst("loads dashscope", ours)
-    yield Target("… how many of them load dashscope", "=", 0, loading)
+    for statement in (each for each in IMPORTS if each.startswith("import")):
+        more = figures.median("ms more", statement)
+        yield Target(f"{statement}, ms more than {IMPORTS[statement]}", "≤", 50, more)
+    loading = figures.worst("loads dashscope", IMPORTS)
+    yield Target("… whether one of them loads dashscope", "=", 0, loading)
     yield Target(
         "texts billed / distinct texts", "=", 1, figures.worst("texts billed / distinct", OURS)
     )
@@ -146,7 +143,7 @@ def _details(figures: Figures) -> dict[str, str]:
                 "construction, CPU ms",
             ),
         ),
-        "# Imports": figures.table(IMPORTS, ("import, ms", "loads dashscope")),
+        "# Imports": figures.table(IMPORTS, ("ms before", "ms more", "loads dashscope")),
     }
 
 
