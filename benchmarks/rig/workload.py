@@ -22,10 +22,10 @@ _PASSAGES = Path(__file__).resolve().parents[2] / "examples" / "data" / "passage
 def documents(count: int) -> Sequence[str]:
     """Up to 500 documents.
 
-    They have 60 tokens each, or where there are more than 100, 49: with the query's share of 10,
-    500 of those just fit in one request.
+    They have 60 tokens each, or where there are more than 100, 40: with the query's share of 10,
+    500 of those fit in one request, as the peers need it.
     """
-    return _documents(500, words=39)[:count] if count > 100 else _documents(100, words=48)[:count]
+    return _documents(500, words=31)[:count] if count > 100 else _documents(100, words=48)[:count]
 
 
 def many() -> Sequence[str]:

@@ -167,6 +167,30 @@ def test_texts_over_the_item_limit_fit_whether_the_service_cuts_or_counts_first(
     assert len(warned) == 1
 
 
+def test_what_an_estimate_made_too_large_is_counted_and_sent_in_smaller_requests(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    values = [place / 400 for place in range(400)]
+    words, digits = "word " * 60, "0123456789" * 30  # 60 tokens and 300
+    texts = [
+        f"{text} {words if place % 50 == 0 else digits}"  # the words are what the sample sees
+        for place, text in enumerate(scored(values))
+    ]
+    scores = score(DashScopeScorer(max_concurrency=2), "q", texts)
+    assert scores.values == values
+    assert scores.usage.tokens == sum(map(token_count, texts)) + 400  # each was billed once
+    assert len(dashscope.received) == scores.usage.requests + 1  # which held all, and was refused
+
+
+def test_a_refusal_of_what_is_not_too_large_is_raised_as_it_is(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    dashscope.faults.append(refuses(400, "InvalidParameter", "Because of the moon."))
+    with pytest.raises(InvalidInputError, match=r"Because of the moon\."):
+        score(DashScopeScorer(), "q", ["你好世界" * 200 + str(place) for place in range(20)])
+    assert len(dashscope.received) == 1
+
+
 def test_control_tokens_in_a_text_count_as_plain_text(dashscope: LoopbackDashScope) -> None:
     texts = [f"{'<|im_start|>' * 50} {place}" for place in range(200)]
     assert len(DashScopeScorer().score("q", texts).values) == 200  # or the service refuses

@@ -52,7 +52,7 @@ def first_fit(query_tokens: int, text_tokens: list[int], limits: Limits) -> int:
 def test_every_text_is_in_exactly_one_request(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    requests = pack(query_tokens, text_tokens, limits, concurrency)
+    requests = pack([query_tokens, *text_tokens], limits, concurrency)
     assert sorted(chain.from_iterable(requests)) == list(range(len(text_tokens)))
     assert all(requests)
 
@@ -61,7 +61,7 @@ def test_every_text_is_in_exactly_one_request(
 def test_every_request_is_within_the_limits_or_a_single_text(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    for request in pack(query_tokens, text_tokens, limits, concurrency):
+    for request in pack([query_tokens, *text_tokens], limits, concurrency):
         tokens = query_tokens * len(request) + sum(text_tokens[place] for place in request)
         assert len(request) <= limits.documents
         assert tokens <= limits.request_tokens or len(request) == 1
@@ -72,7 +72,7 @@ def test_every_request_is_within_the_limits_or_a_single_text(
 def test_there_are_no_more_turns_than_first_fit_takes(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
-    requests = pack(query_tokens, text_tokens, limits, concurrency)
+    requests = pack([query_tokens, *text_tokens], limits, concurrency)
     fitted = first_fit(query_tokens, text_tokens, limits)
     assert math.ceil(len(requests) / concurrency) <= math.ceil(fitted / concurrency)
 
@@ -82,7 +82,7 @@ def test_what_fits_one_request_is_one(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
     whole = Limits(len(text_tokens), limits.item_tokens, 60 * 450)
-    assert len(pack(query_tokens, text_tokens, whole, concurrency)) == 1
+    assert len(pack([query_tokens, *text_tokens], whole, concurrency)) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_fits_one_request_is_one(
 def test_what_does_not_fit_one_request_is_shared_out_evenly(
     texts: int, concurrency: int, sizes: list[int]
 ) -> None:
-    requests = pack(1, [3] * texts, SMALL, concurrency)
+    requests = pack([1] + [3] * texts, SMALL, concurrency)
     assert sorted(map(len, requests), reverse=True) == sizes
 
 
@@ -106,7 +106,7 @@ def test_first_fit_decreasing_is_taken_where_it_is_better() -> None:
     text_tokens = [3, 3, 5, 5]  # with the query's token 4, 4, 6, 6: two requests of 4 + 6
     capacity = Limits(request_tokens=10)
     assert first_fit(1, text_tokens, capacity) == 3
-    assert len(pack(1, text_tokens, capacity, 1)) == 2
+    assert len(pack([1, *text_tokens], capacity, 1)) == 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -126,9 +126,37 @@ def test_nothing_is_counted_where_the_bound_settles_it() -> None:
     assert counted == []
 
 
-def test_more_requests_than_the_count_of_documents_asks_for_are_counted_exactly() -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer(
+    exact: bool,
+) -> None:
     texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
-    assert plan("q", texts, SMALL, 1, token_count).requests == [[0, 1, 2, 3, 4]]
+    planned = plan("q", texts, SMALL, 1, token_count, exact=exact)
+    assert planned == Plan([[0, 1, 2, 3, 4]], estimated=not exact)
+
+
+def test_an_estimate_counts_eight_texts_from_all_over() -> None:
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return 100 if len(text) > 1 else 1
+
+    texts = [f"{place:03} {'word ' * 80}" for place in range(240)]
+    planned = plan("q", texts, Limits(), 4, count)
+    assert planned.estimated
+    assert [text[:3] for text in counted[1:]] == [f"{place:03}" for place in range(0, 240, 30)]
+    assert len(planned.requests) == 1  # 24,000 tokens by the estimate
+
+
+def test_an_estimate_is_the_higher_the_more_the_texts_differ() -> None:
+    alike, different = (["a" * 400] * 280, ["a" * 400, "b" * 400] * 140)
+    tokens = {"q": 1, "a": 50, "b": 150}
+    requests = [
+        len(plan("q", texts, Limits(), 2, lambda text: tokens[text[0]]).requests)
+        for texts in (alike, different)
+    ]
+    assert requests == [1, 2]
 
 
 def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:

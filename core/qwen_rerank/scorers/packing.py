@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -40,11 +40,11 @@ def plan(
 ) -> Plan:
     """Pack the texts into requests that are all answered as soon as can be.
 
-    Counting tokens takes longer than everything else, so it is done only as far as it decides the
-    packing. A text's bytes are a bound, and enough where they ask for no more requests than the
-    number of documents does. Else a sample of the texts tells within which range the tokens lie,
-    and only where both ends of it ask for different numbers of requests all texts are counted. What
-    may be over the item limit is counted in any case.
+    Counting tokens takes longer than everything else, so it is done only as far as needed. A text's
+    bytes are a bound, and enough where they ask for no more requests than the number of documents
+    does. Else its tokens are estimated, by a sample of the texts: at worst, rarely, the service
+    refuses a request as too large, which is then planned again by exact counts. What may be over
+    the item limit is counted in any case.
 
     Args:
         query: Goes into every request.
@@ -52,7 +52,7 @@ def plan(
         limits: What a request may hold.
         concurrency: How many requests run at the same time.
         count_tokens: Gives the exact count of tokens of a text.
-        exact: Do without estimates.
+        exact: Count, where the bounds do not settle it.
 
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
@@ -60,42 +60,40 @@ def plan(
     if fits_one_request(query, texts, limits):
         return Plan([list(range(len(texts)))] if texts else [])
     count = cache(count_tokens)
-    query_tokens, *tokens = [
-        count(item) if bound > limits.item_tokens else bound
-        for item, bound in zip((query, *texts), _bounds(query, texts), strict=True)
-    ]
-    oversized = sum(size > limits.item_tokens for size in (query_tokens, *tokens))
-    put = partial(pack, limits=limits, concurrency=concurrency)
-    aim = partial(_aim, limits=limits, concurrency=concurrency)
-    if aim(query_tokens, tokens) <= _rounded(math.ceil(len(texts) / limits.documents), concurrency):
-        return Plan(put(query_tokens, tokens), oversized)
-    query_tokens = count(query)
-    if not exact:
-        fewer, more = _estimates(texts, tokens, count)
-        if aim(query_tokens, fewer) == aim(query_tokens, more):
-            return Plan(put(query_tokens, more), oversized, estimated=True)
-    return Plan(put(query_tokens, [count(text) for text in texts]), oversized)
+    items, bounds = (query, *texts), _bounds(query, texts)
+
+    def sizes(share: float = 1.0) -> list[int]:
+        """The items' tokens: counted where they may be too many, else a share of their bytes."""
+        return [
+            count(item) if bound > limits.item_tokens else math.ceil(share * bound)
+            for item, bound in zip(items, bounds, strict=True)
+        ]
+
+    bound = sizes()
+    oversized = sum(size > limits.item_tokens for size in bound)
+    by_count = _rounded(math.ceil(len(texts) / limits.documents), concurrency)
+    if _aim(bound, limits, concurrency) <= by_count:
+        return Plan(pack(bound, limits, concurrency), oversized)
+    if exact:
+        return Plan(pack([count(item) for item in items], limits, concurrency), oversized)
+    estimate = [count(query), *sizes(_tokens_a_byte(texts, count))[1:]]
+    return Plan(pack(estimate, limits, concurrency), oversized, estimated=True)
 
 
-_SAMPLE = 16
+_SAMPLE = 8
 """How many texts are counted for an estimate, spread evenly over all of them."""
 
 
-def _estimates(
-    texts: Sequence[str], sizes: Sequence[int], count: Callable[[str], int]
-) -> tuple[list[int], list[int]]:
-    """The texts' tokens, at least and at most, from what part of their sizes a sample's tokens are.
+def _tokens_a_byte(texts: Sequence[str], count: Callable[[str], int]) -> float:
+    """How many tokens a byte of the texts is, by a sample; rather too many, at most 1.
 
-    That is the sample's mean, less and plus four standard errors; so, with 16 texts, one standard
-    deviation.
+    The sample's mean and four standard errors, which is 1.4 standard deviations.
     """
-    sample = range(0, len(texts), math.ceil(len(texts) / _SAMPLE))
-    parts = [count(texts[place]) / sizes[place] for place in sample]
-    mean = sum(parts) / len(parts)
-    variance = sum((part - mean) ** 2 for part in parts) / max(1, len(parts) - 1)
-    error = 4 * math.sqrt(variance / len(parts))
-    least, most = max(0.0, mean - error), min(1.0, mean + error)
-    return [math.ceil(size * least) for size in sizes], [math.ceil(size * most) for size in sizes]
+    sample = texts[:: math.ceil(len(texts) / _SAMPLE)]
+    shares = [count(text) / byte_bound(text) for text in sample]
+    mean = sum(shares) / len(shares)
+    variance = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
+    return min(1.0, mean + 4 * math.sqrt(variance / len(shares)))
 
 
 def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
@@ -112,9 +110,7 @@ def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
     return max(bounds) <= limits.item_tokens and tokens <= limits.request_tokens
 
 
-def pack(
-    query_tokens: int, text_tokens: Sequence[int], limits: Limits, concurrency: int
-) -> list[list[int]]:
+def pack(tokens: Sequence[int], limits: Limits, concurrency: int) -> list[list[int]]:
     """Put each text in a request: in one if it can be, else in requests of equal size.
 
     A text costs its own tokens and the query's once more, in whichever request: splitting costs
@@ -124,24 +120,31 @@ def pack(
     Whether the service cuts a text over the item limit before it counts is not published: it counts
     in full here, which is never too much for a request. One that is larger than a whole request
     goes alone, in the hope that it is cut.
+
+    Args:
+        tokens: Those of the query, and then those of each text.
+        limits: What a request may hold.
+        concurrency: How many requests run at the same time.
+
+    Returns:
+        For each request, the places of its texts.
     """
-    costs = _costs(query_tokens, text_tokens, limits)
-    return _balanced(
-        _aim(query_tokens, text_tokens, limits, concurrency), costs, limits
-    ) or _filled(costs, limits)
+    count, costs = _aim(tokens, limits, concurrency), _costs(tokens, limits)
+    if count <= 1:
+        return [list(range(len(costs)))] * count
+    return _balanced(count, costs, limits) or _filled(costs, limits)
 
 
-def _costs(query_tokens: int, text_tokens: Sequence[int], limits: Limits) -> list[int]:
-    return [min(query_tokens + tokens, limits.request_tokens) for tokens in text_tokens]
+def _costs(tokens: Sequence[int], limits: Limits) -> list[int]:
+    query, *texts = tokens
+    return [min(query + text, limits.request_tokens) for text in texts]
 
 
-def _aim(query_tokens: int, text_tokens: Sequence[int], limits: Limits, concurrency: int) -> int:
+def _aim(tokens: Sequence[int], limits: Limits, concurrency: int) -> int:
     """How many requests there should be."""
-    tokens = sum(_costs(query_tokens, text_tokens, limits))
-    fewest = max(
-        math.ceil(len(text_tokens) / limits.documents), math.ceil(tokens / limits.request_tokens)
-    )
-    return min(_rounded(fewest, concurrency), len(text_tokens))
+    costs = _costs(tokens, limits)
+    fewest = max(len(costs) / limits.documents, sum(costs) / limits.request_tokens)
+    return min(_rounded(math.ceil(fewest), concurrency), len(costs))
 
 
 def _rounded(requests: int, concurrency: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic_core import to_json
 
 from qwen_rerank.checks import check_query, check_text, check_whole
 from qwen_rerank.errors import InvalidInputError
@@ -181,7 +182,7 @@ class ServiceScorer(Scorer):
         from qwen_rerank.scorers.exchange import send
 
         body = self._dialect.payload(self._model, query, documents, self._instruct)
-        payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        payload = to_json(body)
         headers, count = self._headers(), len(documents)
         return lambda: send(session, self._url, headers, payload, self._dialect, count)
 
