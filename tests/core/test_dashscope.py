@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import gc
 import json
 import logging
 import math
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +22,6 @@ from qwen_rerank import (
     DashScopeScorer,
     InvalidInputError,
     Limits,
-    MissingKeyError,
     RateLimitError,
     RequestTimeoutError,
     Scores,
@@ -38,11 +29,11 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers import service
+from tests.support.interpreter import python
 from tests.support.loopback import (
     KEY,
     LoopbackDashScope,
     drops,
-    hangs,
     refuses,
     says,
     token_count,
@@ -282,164 +273,7 @@ def test_a_failure_on_the_way_is_chained_to_its_cause(dashscope: LoopbackDashSco
     assert type(failure.value.__cause__).__name__ == "ServerDisconnectedError"
 
 
-# --- Threads, loops, connections
-
-
-def test_calls_in_turn_use_one_connection(dashscope: LoopbackDashScope) -> None:
-    for _ in range(3):
-        DashScopeScorer().score("q", ["a"])
-        asyncio.run(DashScopeScorer().ascore("q", ["a"]))
-    assert dashscope.connections == 1
-
-
-def test_many_threads_and_event_loops_share_a_scorer(dashscope: LoopbackDashScope) -> None:
-    scorer = DashScopeScorer()
-
-    def call(place: int) -> list[float]:
-        texts = scored([place / 100, 0.5])
-        if place % 2:
-            return scorer.score("q", texts).values
-        return asyncio.run(scorer.ascore("q", texts)).values
-
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(call, range(64))) == [[place / 100, 0.5] for place in range(64)]
-
-
-async def test_a_cancelled_call_closes_its_requests(dashscope: LoopbackDashScope) -> None:
-    dashscope.faults.extend([hangs] * 2)
-    scorer = DashScopeScorer(limits=ONE_A_REQUEST)
-    task = asyncio.create_task(scorer.ascore("q", ["a", "b"]))
-    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
-
-
-async def test_other_work_goes_on_while_a_call_waits(dashscope: LoopbackDashScope) -> None:
-    dashscope.answer_only_when(in_flight=5)  # so the five must be under way together
-    scorer = DashScopeScorer(deadline=20)
-    results = await asyncio.gather(*(scorer.ascore("q", ["a"]) for _ in range(5)))
-    assert len(results) == 5
-
-
-def test_a_sync_call_works_inside_a_running_loop(dashscope: LoopbackDashScope) -> None:
-    async def notebook_cell() -> Scores:
-        return DashScopeScorer().score("q", scored([0.7]))  # as notebooks do
-
-    assert asyncio.run(notebook_cell()).values == [0.7]
-
-
-def test_the_last_scorer_to_close_closes_the_connections(dashscope: LoopbackDashScope) -> None:
-    gc.collect()  # a scorer of another test, in a cycle, would still hold them
-    first, second = DashScopeScorer(), DashScopeScorer()
-    first.score("q", ["a"])
-    second.score("q", ["a"])
-    first.close()
-    second.score("q", ["a"])
-    assert dashscope.connections == 1
-    second.close()
-    DashScopeScorer().score("q", ["a"])
-    assert dashscope.connections == 2
-
-
-async def test_a_closed_scorer_refuses_further_calls(dashscope: LoopbackDashScope) -> None:
-    with DashScopeScorer() as scorer:
-        scorer.score("q", ["a"])
-    with pytest.raises(InvalidInputError, match="closed"):
-        scorer.score("q", ["a"])
-    async with DashScopeScorer() as scorer:
-        await scorer.ascore("q", ["a"])
-    with pytest.raises(InvalidInputError, match="closed"):
-        await scorer.ascore("q", ["a"])
-
-
-def python(code: str, *options: str) -> subprocess.Popen[str]:
-    """Another interpreter."""
-    arguments = [sys.executable, *options, "-c", code]
-    return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-
-
-def test_a_scorer_that_nobody_closes_warns_nobody(dashscope: LoopbackDashScope) -> None:
-    code = (
-        "import asyncio, qwen_rerank\n"
-        "scorer = qwen_rerank.DashScopeScorer()\n"
-        "asyncio.run(scorer.ascore('q', ['a']))\n"
-        "print(scorer.score('q', ['score=0.5']).values)\n"
-    )
-    in_development_mode = ("-X", "dev", "-W", "error")
-    out, err = python(code, *in_development_mode).communicate(timeout=60)
-    assert (out, err) == ("[0.5]\n", "")
-
-
-def test_an_interrupt_ends_a_call_and_its_requests(dashscope: LoopbackDashScope) -> None:
-    dashscope.faults.append(hangs)
-    process = python("import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])")
-    assert dashscope.arrived.wait(30)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert err.endswith("KeyboardInterrupt\n")
-    assert dashscope.disconnected.wait(10)
-
-
-def test_a_call_in_the_interpreters_last_moments_is_a_clear_error(
-    dashscope: LoopbackDashScope,
-) -> None:
-    code = (
-        "import atexit, qwen_rerank\n"
-        "scorer = qwen_rerank.DashScopeScorer()\n"
-        "atexit.register(lambda: scorer.score('q', ['a']))\n"  # runs after what comes later
-        "scorer.score('q', ['a'])\n"
-    )
-    _, err = python(code).communicate(timeout=60)
-    assert "ServiceError: The interpreter is shutting down" in err
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope) -> None:
-    code = (
-        "import os, qwen_rerank\n"
-        "scorer = qwen_rerank.DashScopeScorer()\n"
-        "scorer.score('q', ['a'])\n"
-        "child = os.fork()\n"
-        "values = scorer.score('q', ['score=0.5']).values\n"
-        "if child: assert os.waitpid(child, 0)[1] == 0\n"
-        "assert scorer.score('q', ['a']).values and values == [0.5]\n"
-    )
-    no_fork_warning = ("-W", "ignore::DeprecationWarning")  # Python's, of fork beside threads
-    out, err = python(code, *no_fork_warning).communicate(timeout=60)
-    assert (out, err) == ("", "")
-    assert dashscope.connections == 2
-
-
-def test_a_netrc_is_in_nobodys_way_and_behind_a_proxy_a_clear_error(
-    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login me password mine\n")
-    monkeypatch.setenv("NETRC", str(netrc))
-    code = "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
-    assert python(code).communicate(timeout=60) == ("", "")  # it is not looked into
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    _, err = python(code).communicate(timeout=60)
-    assert err.splitlines()[-1].startswith("qwen_rerank.errors.")
-
-
 # --- Keys
-
-
-def test_each_scorer_uses_its_own_key_and_writes_no_global(dashscope: LoopbackDashScope) -> None:
-    import dashscope as sdk
-
-    before = sdk.api_key
-    with pytest.raises(AuthenticationError):
-        DashScopeScorer(api_key="sk-other").score("q", ["a"])
-    DashScopeScorer(api_key=KEY).score("q", ["a"])
-    keys = [request.headers["Authorization"] for request in dashscope.received]
-    assert keys == ["Bearer sk-other", f"Bearer {KEY}"]
-    assert sdk.api_key is before
 
 
 def test_the_key_shows_nowhere(
@@ -452,24 +286,6 @@ def test_the_key_shows_nowhere(
         scorer.score("the query", ["the document"])
     assert KEY not in repr(scorer) + str(failure.value) + repr(failure.value) + caplog.text
     assert KEY.encode() not in pickle.dumps(scorer) + pickle.dumps(failure.value)
-
-
-def test_a_pickled_scorer_takes_the_key_of_where_it_is_loaded(
-    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pickled = pickle.dumps(DashScopeScorer("qwen3-rerank", instruct="Find.", limits=ONE_A_REQUEST))
-    loaded = pickle.loads(pickled)
-    loaded.score("q", ["a", "b"])
-    assert [request.parameters["instruct"] for request in dashscope.received] == ["Find.", "Find."]
-    monkeypatch.delenv("DASHSCOPE_API_KEY")
-    loaded = pickle.loads(pickled)  # raising here would break a process pool
-    with pytest.raises(MissingKeyError):
-        loaded.score("q", ["a"])
-
-
-def test_a_copy_is_the_same_scorer(dashscope: LoopbackDashScope) -> None:
-    scorer = DashScopeScorer()
-    assert copy.copy(scorer) is copy.deepcopy(scorer) is scorer
 
 
 def test_retried_failures_are_no_errors_in_the_log(

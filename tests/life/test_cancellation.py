@@ -1,0 +1,136 @@
+"""A caller who leaves: cancelled or interrupted, at once, and the client works on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qwen_rerank import DashScopeScorer, Limits
+from tests.support.clients import CLIENTS, arank
+from tests.support.interpreter import python
+from tests.support.loopback import LoopbackDashScope, hangs
+from tests.support.transport import answers_after
+
+each_client = pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
+
+
+# --- Cancelled
+
+
+@each_client
+async def test_a_cancelled_call_returns_at_once_and_the_service_sees_it_leave(
+    dashscope: LoopbackDashScope, make: Callable[..., Any]
+) -> None:
+    client, seconds = make(), []
+    await arank(client, ["a"])
+    for _ in range(5):
+        dashscope.disconnected.clear()
+        dashscope.faults.append(answers_after(dashscope, 3))
+        started = time.perf_counter()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(arank(client, ["a"]), 0.05)
+        seconds.append(time.perf_counter() - started)
+        assert await asyncio.to_thread(dashscope.disconnected.wait, 2)
+    assert max(seconds) < 2  # well before the answer
+    assert min(seconds) < 0.1  # the others may have waited for the processor
+    assert await arank(client, ["score=0.5"]) == [("score=0.5", 0.5)]
+
+
+async def test_a_cancelled_call_closes_all_its_requests(dashscope: LoopbackDashScope) -> None:
+    dashscope.answer_only_when(in_flight=2)
+    dashscope.faults.extend([hangs] * 2)
+    task = asyncio.create_task(DashScopeScorer(limits=Limits(documents=1)).ascore("q", ["a", "b"]))
+    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+
+
+async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashScope) -> None:
+    dashscope.answer_only_when(in_flight=3)
+    dashscope.faults.extend([answers_after(dashscope, 0.2)] * 3)
+    scorer = DashScopeScorer(deadline=20)
+    calls = [asyncio.create_task(arank(scorer, [f"score=0.{place}"])) for place in range(3)]
+    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    calls[1].cancel()
+    ranked = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(ranked[1], asyncio.CancelledError)
+    assert [ranked[0], ranked[2]] == [[("score=0.0", 0.0)], [("score=0.2", 0.2)]]
+
+
+# --- Interrupted
+
+
+def test_clients_that_are_interrupted_work_on(dashscope: LoopbackDashScope) -> None:
+    code = (
+        "import asyncio\n"
+        "from tests.support.clients import CLIENTS, arank, rank\n"
+        "ways = (rank, lambda *call: asyncio.run(arank(*call)))\n"
+        "calls = [(ask, make()) for make in CLIENTS.values() for ask in ways]\n"
+        "for ask, client in calls:\n"
+        "    try: ask(client, ['a'])\n"
+        "    except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        "for ask, client in calls: print(ask(client, ['score=0.5']))\n"
+    )
+    calls = 2 * len(CLIENTS)
+    dashscope.faults.extend([hangs] * calls)
+    process = python(code)
+    assert process.stdout is not None
+    for _ in range(calls):
+        assert dashscope.arrived.wait(30)
+        dashscope.arrived.clear()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert dashscope.disconnected.wait(10)
+        dashscope.disconnected.clear()
+    out, err = process.communicate(timeout=30)
+    assert (out, err) == ("[('score=0.5', 0.5)]\n" * calls, "")
+
+
+def test_an_interrupt_that_nobody_catches_ends_the_process_and_its_requests(
+    dashscope: LoopbackDashScope,
+) -> None:
+    dashscope.faults.append(hangs)
+    process = python("import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])")
+    assert dashscope.arrived.wait(30)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert err.endswith("KeyboardInterrupt\n")
+    assert dashscope.disconnected.wait(10)
+
+
+AT_EVERY_MOMENT = """
+import faulthandler, itertools, sys, qwen_rerank
+
+def interrupts_at(moment):  # where Python looks for signals: after a call, and on entering one
+    moments = itertools.count(1)
+    def profile(frame, event, argument):
+        if event in ("call", "c_return") and next(moments) == moment:
+            raise KeyboardInterrupt
+    return profile
+
+faulthandler.dump_traceback_later(40, exit=True)  # says where it hangs, if it does
+scorer = qwen_rerank.DashScopeScorer()
+scorer.score("q", ["a"])
+for moment in itertools.count(1):
+    sys.setprofile(interrupts_at(moment))
+    try:
+        scorer.score("q", ["a"])
+        break
+    except KeyboardInterrupt:
+        continue
+    finally:
+        sys.setprofile(None)
+print(moment > 50, scorer.score("q", ["score=0.5"]).values)
+"""
+
+
+def test_a_scorer_can_be_interrupted_at_every_moment(dashscope: LoopbackDashScope) -> None:
+    out, err = python(AT_EVERY_MOMENT).communicate(timeout=60)
+    assert out == "True [0.5]\n", err
