@@ -1,0 +1,15 @@
+"""A short soak; `python benchmarks/soak.py` runs a long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.support.interpreter import ROOT
+
+
+def test_every_call_of_a_soak_ends_as_it_should_and_nothing_is_left_over() -> None:
+    soak = [sys.executable, "benchmarks/soak.py", "--calls", "600"]
+    run = subprocess.run(soak, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100)
+    assert run.returncode == 0, run.stderr + run.stdout
+    assert "| none | 570 right |" in run.stdout
