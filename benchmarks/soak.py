@@ -356,6 +356,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.calls < 100:
+        parser.error("--calls: 100 at least, as every tenth of them is looked at")
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("fork")  # no thread is there yet
     service = context.Process(target=serve, args=(theirs,))
@@ -382,8 +384,8 @@ def run(service: Connection, calls: int, seed: int) -> list[str]:
     requests, connections, most = service.recv()
     print(
         f"\n{calls} calls in {seconds:.0f} s, {requests} requests on {connections} connections, "
-        f"{most} in flight at most. A cancelled call returned after a median of "
-        f"{1_000 * median(tally.leaving):.1f} ms."
+        f"{most} in flight at most; {len(tally.leaving)} callers left, "
+        f"{1_000 * median(tally.leaving or [0]):.1f} ms (median) after they wanted to."
     )
     return broken_bounds(tally, before, after)
 
