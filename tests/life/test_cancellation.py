@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from qwen_rerank import DashScopeScorer, Limits
 from tests.support.clients import CLIENTS, arank
@@ -53,15 +55,22 @@ async def test_a_cancelled_call_closes_all_its_requests(dashscope: LoopbackDashS
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashScope) -> None:
-    dashscope.answer_only_when(in_flight=3)
-    dashscope.faults.extend([answers_after(dashscope, 0.2)] * 3)
-    scorer = DashScopeScorer(deadline=20)
-    calls = [asyncio.create_task(arank(scorer, [f"score=0.{place}"])) for place in range(3)]
+    async def answers_when_one_has_left(
+        request: web.Request, body: dict[str, Any]
+    ) -> web.StreamResponse:
+        assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+        return web.json_response(dashscope.ranking(body))
+
+    dashscope.faults.extend([hangs, *[answers_when_one_has_left] * 2])
+    scorer = DashScopeScorer()
+    cancelled = asyncio.create_task(arank(scorer, ["a"]))
     assert await asyncio.to_thread(dashscope.arrived.wait, 10)
-    calls[1].cancel()
-    ranked = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(ranked[1], asyncio.CancelledError)
-    assert [ranked[0], ranked[2]] == [[("score=0.0", 0.0)], [("score=0.2", 0.2)]]
+    others = [asyncio.create_task(arank(scorer, [f"score=0.{place}"])) for place in (1, 2)]
+    dashscope.arrived.clear()
+    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    cancelled.cancel()
+    assert await asyncio.gather(*others) == [[("score=0.1", 0.1)], [("score=0.2", 0.2)]]
+    assert cancelled.cancelled()
 
 
 # --- Interrupted
@@ -112,25 +121,28 @@ def interrupts_at(moment):  # where Python looks for signals: after a call, and 
     moments = itertools.count(1)
     def profile(frame, event, argument):
         if event in ("call", "c_return") and next(moments) == moment:
+            interrupted.append(moment)
             raise KeyboardInterrupt
     return profile
 
 faulthandler.dump_traceback_later(40, exit=True)  # says where it hangs, if it does
 scorer = qwen_rerank.DashScopeScorer()
 scorer.score("q", ["a"])
+interrupted = []
 for moment in itertools.count(1):
     sys.setprofile(interrupts_at(moment))
     try:
         scorer.score("q", ["a"])
-        break
     except KeyboardInterrupt:
-        continue
+        pass
     finally:
         sys.setprofile(None)
-print(moment > 50, scorer.score("q", ["score=0.5"]).values)
+    if moment not in interrupted:  # the call was over before
+        break
+print(len(interrupted), scorer.score("q", ["score=0.5"]).values)
 """
 
 
 def test_a_scorer_can_be_interrupted_at_every_moment(dashscope: LoopbackDashScope) -> None:
     out, err = python(AT_EVERY_MOMENT).communicate(timeout=60)
-    assert out == "True [0.5]\n", err
+    assert re.fullmatch(r"\d\d+ \[0\.5\]\n", out), err

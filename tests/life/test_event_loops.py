@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -156,6 +157,11 @@ async def test_a_closed_scorer_refuses_further_calls(dashscope: LoopbackDashScop
 # --- The end of the process
 
 
+def complaints(err: str) -> list[str]:
+    """What Python said, but for asyncio's notes, in development mode, of a slow machine."""
+    return [line for line in err.splitlines() if not re.match(r"Executing <.* seconds$", line)]
+
+
 def test_clients_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) -> None:
     code = (
         "import asyncio, threading, qwen_rerank\n"
@@ -168,7 +174,7 @@ def test_clients_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) ->
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
     out, err = python(code, *DEVELOPMENT_MODE).communicate(timeout=60)
-    assert (out, err) == ("[0.5]\n", "")
+    assert (out, complaints(err)) == ("[0.5]\n", [])
     assert len(dashscope.received) == 10
 
 
@@ -181,7 +187,7 @@ def test_clients_in_uvloop_that_nobody_closes_warn_nobody(dashscope: LoopbackDas
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
     out, err = python(code, *DEVELOPMENT_MODE).communicate(timeout=60)
-    assert (out, err) == ("[0.5]\n", "")
+    assert (out, complaints(err)) == ("[0.5]\n", [])
 
 
 def test_plugins_that_nobody_closes_leave_nothing_open(dashscope: LoopbackDashScope) -> None:
@@ -195,7 +201,7 @@ def test_plugins_that_nobody_closes_leave_nothing_open(dashscope: LoopbackDashSc
     strict = ("-X", "dev", "-W", "error::ResourceWarning")  # the frameworks warn of other things
     out, err = python(code, *strict).communicate(timeout=60)
     assert out == "[('score=0.5', 0.5)]\n" * 3
-    assert err == ""
+    assert complaints(err) == []
 
 
 def test_a_call_in_the_interpreters_last_moments_is_a_clear_error(
