@@ -390,5 +390,5 @@ def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:
         "import sys, qwen_rerank\n"
         "print(sorted({'dashscope', 'aiohttp', 'numpy', 'tiktoken'} & set(sys.modules)))\n"
     )
-    out, err = python(code).communicate(timeout=60)
+    out, err = python(code)
     assert (out, err) == ("[]\n", "")

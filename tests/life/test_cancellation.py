@@ -14,7 +14,7 @@ from aiohttp import web
 
 from qwen_rerank import DashScopeScorer, Limits
 from tests.support.clients import CLIENTS, arank
-from tests.support.interpreter import python
+from tests.support.interpreter import python, running_python
 from tests.support.loopback import LoopbackDashScope, hangs
 from tests.support.transport import answers_after
 
@@ -76,8 +76,12 @@ async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashS
 # --- Interrupted
 
 
+# Python heeds Ctrl-C only where its parent did, which one in the background may not.
+HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def test_clients_that_are_interrupted_work_on(dashscope: LoopbackDashScope) -> None:
-    code = (
+    code = HEEDS + (
         "import asyncio\n"
         "from tests.support.clients import CLIENTS, arank, rank\n"
         "ways = (rank, lambda *call: asyncio.run(arank(*call)))\n"
@@ -89,16 +93,16 @@ def test_clients_that_are_interrupted_work_on(dashscope: LoopbackDashScope) -> N
     )
     calls = 2 * len(CLIENTS)
     dashscope.faults.extend([hangs] * calls)
-    process = python(code)
-    assert process.stdout is not None
-    for _ in range(calls):
-        assert dashscope.arrived.wait(30)
-        dashscope.arrived.clear()
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        assert dashscope.disconnected.wait(10)
-        dashscope.disconnected.clear()
-    out, err = process.communicate(timeout=30)
+    with running_python(code) as process:
+        assert process.stdout is not None
+        for _ in range(calls):
+            assert dashscope.arrived.wait(30)
+            dashscope.arrived.clear()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            assert dashscope.disconnected.wait(10)
+            dashscope.disconnected.clear()
+        out, err = process.communicate(timeout=60)
     assert (out, err) == ("[('score=0.5', 0.5)]\n" * calls, "")
 
 
@@ -106,10 +110,11 @@ def test_an_interrupt_that_nobody_catches_ends_the_process_and_its_requests(
     dashscope: LoopbackDashScope,
 ) -> None:
     dashscope.faults.append(hangs)
-    process = python("import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])")
-    assert dashscope.arrived.wait(30)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    code = HEEDS + "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
+    with running_python(code) as process:
+        assert dashscope.arrived.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
     assert err.endswith("KeyboardInterrupt\n")
     assert dashscope.disconnected.wait(10)
 
@@ -144,5 +149,5 @@ print(len(interrupted), scorer.score("q", ["score=0.5"]).values)
 
 
 def test_a_scorer_can_be_interrupted_at_every_moment(dashscope: LoopbackDashScope) -> None:
-    out, err = python(AT_EVERY_MOMENT).communicate(timeout=60)
+    out, err = python(AT_EVERY_MOMENT)
     assert re.fullmatch(r"\d\d+ \[0\.5\]\n", out), err

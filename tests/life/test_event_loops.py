@@ -173,7 +173,7 @@ def test_clients_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) ->
         "for thread in threads: thread.join()\n"
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
-    out, err = python(code, *DEVELOPMENT_MODE).communicate(timeout=60)
+    out, err = python(code, *DEVELOPMENT_MODE)
     assert (out, complaints(err)) == ("[0.5]\n", [])
     assert len(dashscope.received) == 10
 
@@ -186,7 +186,7 @@ def test_clients_in_uvloop_that_nobody_closes_warn_nobody(dashscope: LoopbackDas
         "for _ in range(5): uvloop.run(scorer.ascore('q', ['a']))\n"
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
-    out, err = python(code, *DEVELOPMENT_MODE).communicate(timeout=60)
+    out, err = python(code, *DEVELOPMENT_MODE)
     assert (out, complaints(err)) == ("[0.5]\n", [])
 
 
@@ -199,7 +199,7 @@ def test_plugins_that_nobody_closes_leave_nothing_open(dashscope: LoopbackDashSc
         "    print(rank(make(), ['score=0.5']))\n"
     )
     strict = ("-X", "dev", "-W", "error::ResourceWarning")  # the frameworks warn of other things
-    out, err = python(code, *strict).communicate(timeout=60)
+    out, err = python(code, *strict)
     assert out == "[('score=0.5', 0.5)]\n" * 3
     assert complaints(err) == []
 
@@ -213,5 +213,5 @@ def test_a_call_in_the_interpreters_last_moments_is_a_clear_error(
         "atexit.register(lambda: scorer.score('q', ['a']))\n"  # runs after what comes later
         "scorer.score('q', ['a'])\n"
     )
-    _, err = python(code).communicate(timeout=60)
+    _, err = python(code)
     assert "ServiceError: The interpreter is shutting down" in err

@@ -12,7 +12,7 @@ import pytest
 
 from qwen_rerank import DashScopeScorer, Limits, MissingKeyError
 from tests.support.clients import CLIENTS, PLUGINS, rank
-from tests.support.interpreter import python
+from tests.support.interpreter import python, running_python
 from tests.support.loopback import LoopbackDashScope
 
 RANKED = [("score=0.9", 0.9), ("score=0.2", 0.2)]
@@ -42,7 +42,7 @@ def test_clients_work_in_the_processes_of_a_pool_and_on_in_the_parent(
         "    pool.join()\n"
         "assert [rank(*call) for call in calls] == expected\n"
     )
-    out, err = python(code, *NO_FORK_WARNING).communicate(timeout=100)
+    out, err = python(code, *NO_FORK_WARNING)
     assert (out, err) == ("", "")
     assert len(dashscope.received) == 7 * len(CLIENTS)
 
@@ -58,7 +58,7 @@ def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope)
         "if child: assert os.waitpid(child, 0)[1] == 0\n"
         "assert scorer.score('q', ['a']).values and values == [0.5]\n"
     )
-    out, err = python(code, *NO_FORK_WARNING).communicate(timeout=60)
+    out, err = python(code, *NO_FORK_WARNING)
     assert (out, err) == ("", "")
     assert dashscope.connections == 2
 
@@ -81,9 +81,9 @@ def test_a_fork_in_the_middle_of_a_call_works_and_disturbs_it_not(
         "    thread.join()\n"
         "call()\n"
     )
-    process = python(code, *NO_FORK_WARNING)
-    assert dashscope.arrived.wait(30)
-    out, err = process.communicate("\n", timeout=60)
+    with running_python(code, *NO_FORK_WARNING) as process:
+        assert dashscope.arrived.wait(30)
+        out, err = process.communicate("\n", timeout=60)
     assert (out, err) == ("[0.5]\n" * 3, "")
     assert dashscope.connections == 2
 
