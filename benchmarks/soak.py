@@ -55,6 +55,7 @@ from tests.support.loopback import (
     breaks_off,
     drops,
     hangs,
+    ranking,
     refuses,
     says,
 )
@@ -133,7 +134,7 @@ class Call:
 
     trouble: Trouble
     texts: list[str]
-    ranking: Ranked
+    right: Ranked
 
     @classmethod
     def of(cls, number: int, seed: int) -> Call:
@@ -147,7 +148,7 @@ class Call:
     def ends_well(self, outcome: Ranked | Exception, awaited: bool) -> bool:
         leaves = awaited and self.trouble.patience is not None
         ends = TimeoutError if leaves else self.trouble.ends
-        return outcome == self.ranking if ends is None else type(outcome) is ends
+        return outcome == self.right if ends is None else type(outcome) is ends
 
 
 # --- The service, in a process of its own
@@ -177,7 +178,7 @@ class Script:
         if trouble.fault is not None and self._attempts[found[1]] <= trouble.attempts:
             return await trouble.fault(request, body)
         await asyncio.sleep(trouble.seconds)
-        return web.json_response(self._server.ranking(body))
+        return web.json_response(ranking(body))
 
 
 # --- The callers
@@ -226,7 +227,7 @@ class Tally:
         return min(WARM, self.calls // 2)
 
     def record(self, call: Call, outcome: Ranked | Exception, awaited: bool) -> None:
-        label = "right" if outcome == call.ranking else type(outcome).__name__
+        label = "right" if outcome == call.right else type(outcome).__name__
         with self._lock:
             self.outcomes.setdefault(call.trouble.name, Counter())[label] += 1
             if not call.ends_well(outcome, awaited):

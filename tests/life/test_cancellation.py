@@ -15,7 +15,7 @@ from aiohttp import web
 from qwen_rerank import DashScopeScorer, Limits
 from tests.support.clients import CLIENTS, arank
 from tests.support.interpreter import python, running_python
-from tests.support.loopback import LoopbackDashScope, hangs
+from tests.support.loopback import LoopbackDashScope, hangs, ranking
 from tests.support.transport import answers_after
 
 each_client = pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
@@ -32,7 +32,7 @@ async def test_a_cancelled_call_returns_at_once_and_the_service_sees_it_leave(
     await arank(client, ["a"])
     for _ in range(5):
         dashscope.disconnected.clear()
-        dashscope.faults.append(answers_after(dashscope, 3))
+        dashscope.faults.append(answers_after(3))
         started = time.perf_counter()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(arank(client, ["a"]), 0.05)
@@ -59,7 +59,7 @@ async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashS
         request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
         assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
-        return web.json_response(dashscope.ranking(body))
+        return web.json_response(ranking(body))
 
     dashscope.faults.extend([hangs, *[answers_when_one_has_left] * 2])
     scorer = DashScopeScorer()

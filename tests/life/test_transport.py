@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from qwen_rerank import ServiceError
-from tests.support.clients import CLIENTS, PLUGINS, Ranked, arank, rank
+from tests.support.clients import CLIENTS, Ranked, arank, rank
 from tests.support.interpreter import python
 from tests.support.loopback import KEY, PATH, LoopbackDashScope
-from tests.support.transport import TLSFront, redirects
+from tests.support.transport import TLSFront, redirects_by
 
 RankBy = Callable[[Any, list[str]], Ranked]
 
@@ -111,22 +111,11 @@ def test_a_redirect_to_another_host_is_an_error_and_nothing_is_sent_there(
 ) -> None:
     with LoopbackDashScope() as elsewhere:
         location = f"http://{host}:{elsewhere.port}{PATH}"
-        dashscope.faults.append(redirects(status, location))
+        dashscope.faults.append(redirects_by(status, location))
         with pytest.raises(ServiceError) as failure:
             rank_by(CLIENTS["DashScopeScorer"](), ["a"])
     assert failure.value.status == status
     assert (len(dashscope.received), elsewhere.received) == (1, [])
-
-
-@pytest.mark.parametrize("make", PLUGINS.values(), ids=PLUGINS)
-def test_no_plugin_follows_a_redirect(
-    dashscope: LoopbackDashScope, make: Callable[..., Any], rank_by: RankBy
-) -> None:
-    with LoopbackDashScope() as elsewhere:
-        dashscope.faults.append(redirects(307, f"http://localhost:{elsewhere.port}{PATH}"))
-        with pytest.raises(ServiceError):
-            rank_by(make(), ["a"])
-    assert elsewhere.received == []
 
 
 # --- Plain http

@@ -11,23 +11,23 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.support.loopback import Fault, LoopbackDashScope
+from tests.support.loopback import Fault, LoopbackDashScope, ranking
 
-__all__ = ["TLSFront", "answers_after", "redirects"]
+__all__ = ["TLSFront", "answers_after", "redirects_by"]
 
 
-def answers_after(server: LoopbackDashScope, seconds: float = 0) -> Fault:
+def answers_after(seconds: float = 0) -> Fault:
     """Answers normally, whatever the key, after a while; ends when the client goes away."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         await asyncio.sleep(seconds)
-        return web.json_response(server.ranking(body))
+        return web.json_response(ranking(body))
 
     return fault
 
 
-def redirects(status: int, location: str) -> Fault:
-    """Sends the client elsewhere."""
+def redirects_by(status: int, location: str) -> Fault:
+    """Sends the client elsewhere, by any of the ways that HTTP has."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         return web.Response(status=status, headers={"Location": location})
