@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,10 +45,15 @@ async def test_a_cancelled_call_returns_at_once_and_the_service_sees_it_leave(
 
 
 async def test_a_cancelled_call_closes_all_its_requests(dashscope: LoopbackDashScope) -> None:
-    dashscope.answer_only_when(in_flight=2)
-    dashscope.faults.extend([hangs] * 2)
+    async def hangs_too(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        both.set()
+        return await hangs(request, body)
+
+    both = threading.Event()
+    dashscope.faults.extend([hangs, hangs_too])
+    dashscope.disconnects_awaited = 2
     task = asyncio.create_task(DashScopeScorer(limits=Limits(documents=1)).ascore("q", ["a", "b"]))
-    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    assert await asyncio.to_thread(both.wait, 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -64,7 +64,7 @@ def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope)
 
 
 @can_fork
-def test_a_fork_in_the_middle_of_a_call_works_and_disturbs_it_not(
+def test_a_fork_in_the_middle_of_a_call_works_and_leaves_the_call_alone(
     dashscope: LoopbackDashScope,
 ) -> None:
     dashscope.answer_only_when(in_flight=2)  # the call of the parent, and that of its child

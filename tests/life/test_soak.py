@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 from tests.support.interpreter import ROOT
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_every_call_of_a_soak_ends_as_it_should_and_nothing_is_left_over() -> None:
     soak = [sys.executable, "benchmarks/soak.py", "--calls", "600"]
     run = subprocess.run(soak, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100)

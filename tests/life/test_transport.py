@@ -134,10 +134,10 @@ def warned(base_urls: list[str]) -> list[str]:
 
 def test_a_plain_address_elsewhere_warns_once_a_host_and_says_what_to_do() -> None:
     # Once a process: no other test may name these hosts.
-    urls = [f"http://{host}.example{port}/api/v1" for host in "ab" for port in ("", ":8080")]
+    urls = [f"http://plain-{name}.example{port}/api/v1" for name in "ab" for port in ("", ":8080")]
     first, second = warned(urls)
-    assert "a.example" in first
-    assert "b.example" in second
+    assert "plain-a.example" in first
+    assert "plain-b.example" in second
     assert "https" in first
     assert KEY not in first + second
     assert warned(urls) == []
