@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import (
-    ensure_config,
-    get_async_callback_manager_for_config,
-    get_callback_manager_for_config,
-)
 
 from qwen_rerank import InvalidInputError, Ranking, Record, RerankSettings
-from qwen_rerank.records import place_ids
+from qwen_rerank.records import SourceFields, place_ids
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.runnables import RunnableConfig
 
 __all__ = ["QwenRerank"]
 
@@ -60,6 +58,8 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
             QwenRerankError: See `RerankEngine.rerank`.
         """
         inputs = {"query": query, "documents": list(documents)}
+        from langchain_core.runnables.config import get_callback_manager_for_config
+
         manager = get_callback_manager_for_config(_config(callbacks))
         run = manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
@@ -76,6 +76,8 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
         inputs = {"query": query, "documents": list(documents)}
+        from langchain_core.runnables.config import get_async_callback_manager_for_config
+
         manager = get_async_callback_manager_for_config(_config(callbacks))
         run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
@@ -122,7 +124,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
 
     def _fields(self, document: Rankable) -> Mapping[str, Any]:
         if isinstance(document, Document):
-            return {**document.metadata, self.content_field: document.page_content}
+            return SourceFields(document.metadata, self.content_field, _content, document)
         if isinstance(document, str):
             return {self.content_field: document}
         if self.rerank_field is None and self.content_field not in document:
@@ -140,8 +142,13 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         }
 
 
+_content = attrgetter("page_content")
+
+
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
     """That of the run around this one, or with the callbacks that were given."""
+    from langchain_core.runnables.config import RunnableConfig, ensure_config  # late: half a second
+
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from qwen_rerank import Ranking, Record, RerankSettings
 from qwen_rerank.checks import check_query
-from qwen_rerank.records import place_ids
+from qwen_rerank.records import SourceFields, place_ids
 
 __all__ = ["QwenRerank"]
 
@@ -98,12 +98,15 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     def _records(self, nodes: list[NodeWithScore]) -> list[Record]:
         ids = place_ids(scored.node.node_id for scored in nodes)
         return [
-            Record(id_, self._fields(scored.node), scored.score, source=scored)
+            Record(id_, self._fields(scored), scored.score, source=scored)
             for id_, scored in zip(ids, nodes, strict=True)
         ]
 
-    def _fields(self, node: BaseNode) -> dict[str, Any]:
-        return {**node.metadata, self.content_field: node.get_content(self.metadata_mode)}
+    def _fields(self, scored: NodeWithScore) -> SourceFields:
+        return SourceFields(scored.node.metadata, self.content_field, self._content, scored.node)
+
+    def _content(self, node: BaseNode) -> str:
+        return node.get_content(self.metadata_mode)
 
 
 class _Step:

@@ -13,6 +13,8 @@ __all__ = ["check_query", "check_seconds", "check_text", "check_top_n", "check_w
 
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a number, other than a bool, that is neither infinite nor NaN."""
+    if type(value) is float:
+        return math.isfinite(value)
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number that no float can hold

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
@@ -65,7 +63,8 @@ class Prepared:
     Attributes:
         query: The query, checked and well-formed.
         texts: The different texts to score, all of them well-formed.
-        placed: Each record that has a text, in input order, and the place of that text in `texts`.
+        records: The records that have a text, in input order.
+        places: The place in `texts` of the text of each of those records.
         textless: The records without text, in input order.
         duplicates: How many records came after one with the same id.
         top_n: How many records to return; None for all.
@@ -73,7 +72,8 @@ class Prepared:
 
     query: str
     texts: list[str]
-    placed: list[tuple[Record, int]]
+    records: list[Record]
+    places: list[int]
     textless: list[Record]
     duplicates: int
     top_n: int | None
@@ -152,40 +152,45 @@ class RerankEngine:
         """Check the input and find the different texts in it."""
         check_query(query)
         check_top_n(top_n)
-        places: dict[str, int] = {}
-        placed: list[tuple[Record, int]] = []
+        given = list(records)
+        unique = unique_by_id(given)
+        texts: dict[str, int] = {}
+        with_text: list[Record] = []
+        places: list[int] = []
         textless: list[Record] = []
-        records = list(records)
-        unique = unique_by_id(records)
         for record in unique:
             text = self._text(record)
             if text is None:
                 textless.append(record)
             else:
-                placed.append((record, places.setdefault(text, len(places))))
+                with_text.append(record)
+                places.append(texts.setdefault(text, len(texts)))
         if textless and self._missing == "error":
             raise InvalidInputError(
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        duplicates = len(records) - len(unique)
-        return Prepared(well_formed(query), list(places), placed, textless, duplicates, top_n)
+        duplicates = len(given) - len(unique)
+        return Prepared(
+            well_formed(query), list(texts), with_text, places, textless, duplicates, top_n
+        )
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
         values = _checked(scores.values, len(prepared.texts), self.scorer.model)
-        least = -math.inf if self._min_score is None else self._min_score
-        ranked: list[tuple[float | None, Record]] = [
-            (values[place], record) for record, place in prepared.placed if values[place] >= least
-        ]
-        ranked.sort(key=itemgetter(0), reverse=True)  # stable: ties keep their order
+        scored = [values[place] for place in prepared.places]
+        order = sorted(range(len(scored)), key=scored.__getitem__, reverse=True)  # ties stay
+        if self._min_score is not None:
+            order = [place for place in order if scored[place] >= self._min_score]
         kept = prepared.textless if self._missing == "keep" else []
-        ranked += [(None, record) for record in kept]
-        best = ranked[: prepared.top_n]
-        saved = len(prepared.placed) - len(prepared.texts)
+        best = order[: prepared.top_n]
+        room = None if prepared.top_n is None else prepared.top_n - len(best)
         return Ranking(
-            records=tuple(replace(record, score=score) for score, record in best),
-            usage=scores.usage + Usage(texts_saved=saved),
+            records=(
+                *(replace(prepared.records[place], score=scored[place]) for place in best),
+                *(replace(record, score=None) for record in kept[:room]),
+            ),
+            usage=scores.usage + Usage(texts_saved=len(scored) - len(values)),
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
         )
@@ -196,6 +201,6 @@ def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:
         got = len(values) if isinstance(values, Sequence) else type(values).__name__
         raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
     for place, value in enumerate(values):
-        if not (type(value) is float and math.isfinite(value)) and not is_finite(value):
+        if not is_finite(value):
             raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
-    return [float(value) for value in values]
+    return list(map(float, values))

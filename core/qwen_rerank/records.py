@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["Record", "RerankField", "place_ids", "text_reader", "unique_by_id", "well_formed"]
+__all__ = [
+    "Record",
+    "RerankField",
+    "SourceFields",
+    "place_ids",
+    "text_reader",
+    "unique_by_id",
+    "well_formed",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,42 @@ class Record:
     fields: Mapping[str, Any]
     score: float | None = None
     source: Any = field(default=None, compare=False, repr=False)
+
+
+class SourceFields(Mapping[str, Any]):
+    """The fields of a framework's object: its metadata, and its content, got when it is asked for.
+
+    Args:
+        metadata: The object's own fields.
+        name: The field that holds the content, whatever the metadata have under that name.
+        content: Gives the content of the object.
+        source: The object.
+    """
+
+    __slots__ = ("_content", "_metadata", "_name", "_source")
+
+    def __init__(
+        self, metadata: Mapping[str, Any], name: str, content: Callable[[Any], str], source: Any
+    ) -> None:
+        self._metadata = metadata
+        self._name = name
+        self._content = content
+        self._source = source
+
+    def __getitem__(self, name: str) -> Any:
+        return self._content(self._source) if name == self._name else self._metadata[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field, or the default where there is none."""
+        if name == self._name:
+            return self._content(self._source)
+        return self._metadata.get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({self._name: None, **self._metadata})
+
+    def __len__(self) -> int:
+        return len(self._metadata) + (self._name not in self._metadata)
 
 
 RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], str | None]
