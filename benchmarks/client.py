@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 FOLDER = Path(__file__).resolve().parent
 
-CALLS = 12
+CALLS = 30
 LATENCY = 0.02
 PER_DOCUMENT = 0.0005
 
@@ -85,13 +85,15 @@ class Bench:
 
 
 def calls(bench: Bench) -> None:
-    """One call after the other, of a service that answers at once."""
+    """One call after the other, all documents returned, of a service that answers at once."""
     bench.service.answer_after()
     for way, floor in FLOORS.items():
         for documents in SIZES:
             clients = (floor, SCORER, *OURS, *PEERS)
             for client, worker in bench.turns(f"{way} calls, {documents} documents", clients):
-                taken = worker.ask(f"{way}_calls", documents=documents, calls=CALLS)
+                taken = worker.ask(
+                    f"{way}_calls", documents=documents, calls=CALLS, top_n=documents
+                )
                 bench.figures.add(f"{way}, {documents} documents: CPU ms", client, taken["cpu_ms"])
                 bench.figures.add(f"{way}, {documents} documents: ms", client, taken["ms"])
 

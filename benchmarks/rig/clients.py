@@ -37,8 +37,14 @@ HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 class Client:
     """One way to the service; what it makes of the texts beforehand is not measured."""
 
+    top_n = TOP_N
+
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
+
+    def keep(self, top_n: int) -> None:
+        """Return at most so many from now on."""
+        self.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
         return list(texts)
@@ -65,7 +71,7 @@ class HttpClient(Client):
 
     def call(self, inputs: list[str]) -> Any:
         self._connection.request("POST", PATH, _body(inputs), HEADERS)
-        return _results(json.loads(self._connection.getresponse().read()))[:TOP_N]
+        return _results(json.loads(self._connection.getresponse().read()))[: self.top_n]
 
 
 class Aiohttp(Client):
@@ -79,7 +85,7 @@ class Aiohttp(Client):
         self._url = base_url.removesuffix("/api/v1") + PATH
 
     async def acall(self, inputs: list[str]) -> Any:
-        return (await self._post(inputs))[:TOP_N]
+        return (await self._post(inputs))[: self.top_n]
 
     async def _post(self, texts: list[str]) -> list[dict[str, Any]]:
         if self._session is None:
@@ -110,7 +116,7 @@ class FanOut(Aiohttp):
 
         shares = await asyncio.gather(*map(share, range(step)))
         results = [result for results in shares for result in results]
-        return sorted(results, key=lambda result: -result["relevance_score"])[:TOP_N]
+        return sorted(results, key=lambda result: -result["relevance_score"])[: self.top_n]
 
 
 def _body(texts: list[str]) -> bytes:
@@ -128,6 +134,9 @@ class LangChain(Client):
     """What LangChain's compressors share: documents in, documents out."""
 
     compressor: Any
+
+    def keep(self, top_n: int) -> None:
+        self.compressor.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
         from langchain_core.documents import Document
@@ -175,6 +184,9 @@ class LlamaIndex(Client):
     """What LlamaIndex's postprocessors share: nodes in, nodes out."""
 
     postprocessor: Any
+
+    def keep(self, top_n: int) -> None:
+        self.postprocessor.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
         from llama_index.core.schema import NodeWithScore, TextNode
@@ -233,7 +245,7 @@ class Zvec(Client):
         return [docs]
 
     def call(self, inputs: Any) -> Any:
-        return self.reranker.rerank(inputs, topn=TOP_N)
+        return self.reranker.rerank(inputs, topn=self.top_n)
 
     def texts(self, inputs: Any, answer: Any) -> list[str]:
         return [doc.field("content") for doc in answer]
@@ -250,7 +262,7 @@ class OurReRanker(Zvec):
         )
 
     async def acall(self, inputs: Any) -> Any:
-        return await self.reranker.arerank(inputs, topn=TOP_N)
+        return await self.reranker.arerank(inputs, topn=self.top_n)
 
 
 class ZvecReRanker(Zvec):
@@ -283,7 +295,7 @@ class OurScorer(Client):
 
     def texts(self, inputs: list[str], answer: Any) -> list[str]:
         ranked = sorted(zip(answer.values, inputs, strict=True), reverse=True)
-        return [text for _, text in ranked[:TOP_N]]
+        return [text for _, text in ranked[: self.top_n]]
 
 
 class SdkText(Client):
@@ -296,13 +308,16 @@ class SdkText(Client):
     def call(self, inputs: list[str]) -> Any:
         from dashscope import TextReRank
 
-        return TextReRank.call(api_key=KEY, **_options(inputs)).output
+        return TextReRank.call(api_key=KEY, **self._options(inputs)).output
 
     async def acall(self, inputs: list[str]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.call, inputs)
 
     def texts(self, inputs: list[str], answer: Any) -> list[str]:
         return [inputs[result.index] for result in answer.results]
+
+    def _options(self, documents: list[str]) -> dict[str, Any]:
+        return {"model": MODEL, "query": QUERY, "documents": documents, "top_n": self.top_n}
 
 
 class SdkAioText(SdkText):
@@ -311,7 +326,7 @@ class SdkAioText(SdkText):
     async def acall(self, inputs: list[str]) -> Any:
         from dashscope import AioTextReRank
 
-        return (await AioTextReRank.call(api_key=KEY, **_options(inputs))).output
+        return (await AioTextReRank.call(api_key=KEY, **self._options(inputs))).output
 
     async def aclose(self) -> None:
         from dashscope import close_shared_aio_session
@@ -329,7 +344,7 @@ class SdkClient(SdkText):
         self._sdk = Sdk(api_key=KEY, base_url=base_url)
 
     def call(self, inputs: list[str]) -> Any:
-        return self._sdk.rerank.create(**_options(inputs))
+        return self._sdk.rerank.create(**self._options(inputs))
 
 
 class SdkAsyncClient(SdkText):
@@ -342,15 +357,11 @@ class SdkAsyncClient(SdkText):
 
         if self._sdk is None:
             self._sdk = AsyncClient(api_key=KEY, base_url=self.base_url)
-        return await self._sdk.rerank.create(**_options(inputs))
+        return await self._sdk.rerank.create(**self._options(inputs))
 
     async def aclose(self) -> None:
         await self._sdk.aclose()
         self._sdk = None
-
-
-def _options(documents: list[str]) -> dict[str, Any]:
-    return {"model": MODEL, "query": QUERY, "documents": documents, "top_n": TOP_N}
 
 
 FLOORS = {"sync": "http.client", "async": "aiohttp"}

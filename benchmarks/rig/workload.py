@@ -61,6 +61,6 @@ def score_of(text: str) -> float:
     return zlib.crc32(text.encode()) / 2**32
 
 
-def best(texts: Sequence[str]) -> list[str]:
+def best(texts: Sequence[str], top_n: int) -> list[str]:
     """The documents that a right answer holds, best first."""
-    return sorted(texts, key=score_of, reverse=True)[:TOP_N]
+    return sorted(texts, key=score_of, reverse=True)[:top_n]

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from functools import cache
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from urllib.request import getproxies
 from weakref import WeakSet
@@ -45,16 +46,12 @@ class Connections:
         self._io: _IOThread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the I/O loop and wait for its result."""
-        future = self._submit(coroutine)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # does nothing when it is done; Ctrl-C must stop the requests
+        """Run a coroutine on the I/O loop and wait for its result. Ctrl-C cancels it."""
+        return self._running_for(coroutine).run(coroutine)
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same from any event loop. Cancelling it cancels the coroutine."""
-        return await asyncio.wrap_future(self._submit(coroutine))
+        return await asyncio.wrap_future(self._running_for(coroutine).submit(coroutine))
 
     @asynccontextmanager
     async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
@@ -72,9 +69,9 @@ class Connections:
         if self._io is not None and self._io.usable:
             self.run(self._io.pool.release(holder))
 
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    def _running_for(self, coroutine: Coroutine[Any, Any, T]) -> _IOThread:
         try:
-            return self._running().submit(coroutine)
+            return self._running()
         except BaseException:
             coroutine.close()
             raise
@@ -161,6 +158,29 @@ class _IOThread:
         with suppress(OSError):  # it will show when the session is opened
             _ssl_context()  # reads many certificates: not while the loop runs
         self._loop.run_forever()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        # Without a Future: Ctrl-C can leave its lock taken, for which the loop would wait for ever.
+        done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+        started: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            started.append(self._loop.create_task(coroutine))
+            started[0].add_done_callback(done.put)
+
+        def stop() -> None:
+            if started:
+                started[0].cancel()
+            else:
+                coroutine.close()
+
+        try:
+            self._loop.call_soon_threadsafe(start)
+            task = done.get()
+        except BaseException:
+            self._loop.call_soon_threadsafe(stop)
+            raise
+        return task.result()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -187,18 +187,23 @@ def _refused(
     response: aiohttp.ClientResponse, body: bytes, dialect: Dialect, mask: _Mask
 ) -> QwenRerankError:
     refusal = dialect.refusal(_json_object(body))
-    said = mask(refusal.message or body.decode(errors="replace")).strip()[:_QUOTE]
+    said = refusal.message or body.decode(errors="replace") or _redirection(response.headers)
     kind, remedy = dialect.kind(refusal.code, response.status) or _BY_STATUS.get(
         response.status, (ServiceError, None)
     )
     return kind(
-        f"{dialect.service} answered with an error: {said or '(no message)'}",
+        f"{dialect.service} answered with an error: {mask(said).strip()[:_QUOTE] or '(no message)'}",
         remedy=remedy,
         code=mask(refusal.code) or None,
         status=response.status,
         request_id=mask(refusal.request_id) or None,
         retry_after=_retry_after(response.headers),
     )
+
+
+def _redirection(headers: Mapping[str, str]) -> str:
+    place = headers.get("Location")
+    return f"a redirection to {place}, which is not followed." if place else ""
 
 
 def _json_object(text: bytes) -> dict[str, Any]:

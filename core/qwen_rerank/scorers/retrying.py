@@ -140,7 +140,7 @@ def _is_transient(error: BaseException) -> bool:
         return passing or isinstance(error, ServiceError)
     if error.status == 400:
         return passing
-    return error.status in (408, 409, 429) or error.status >= 500
+    return error.status in (408, 409, 429) or (error.status >= 500 and error.status != 501)
 
 
 def _wait(state: RetryCallState) -> float:
