@@ -19,6 +19,7 @@ from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.server import ServerName, ServerScorer
+from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scoring import Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 
@@ -32,6 +33,7 @@ __all__ = [
     "EmbeddedScorer",
     "InvalidInputError",
     "Limits",
+    "LocalScorer",
     "Missing",
     "MissingDependencyError",
     "MissingKeyError",

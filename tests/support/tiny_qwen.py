@@ -1,0 +1,120 @@
+"""Qwen3 models with random weights and Qwen's tokenizers, saved as the real ones are.
+
+Importing this makes torch compute in one thread: products of this size only wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dashscope
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
+
+__all__ = ["random_model", "real_tokenizer", "save", "tokenizer"]
+
+torch.set_num_threads(1)
+
+# How Qwen's tokenizers split a text before they merge bytes: transformers, models/qwen2.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CORPUS = [
+    "Judge whether the Document meets the requirements based on the Query and the Instruct",
+    "provided. Note that the answer can only be yes or no. system user assistant yes no yes no",
+    "Given a web search query, retrieve relevant passages that answer the query",
+    "<Instruct>: <Query>: <Document>: penguins eat krill, markets fell on monday",
+    "企鹅吃磷虾，周一股市下跌。企鹅生活在南半球。",
+]
+
+
+def random_model(
+    kind: type[PreTrainedModel] = Qwen3ForCausalLM, **changes: Any
+) -> PreTrainedModel:
+    """Three layers made as the real model's are; always the same weights, large enough to matter.
+
+    Args:
+        kind: The class of the model.
+        changes: What its configuration has otherwise.
+    """
+    options = {
+        "vocab_size": 1_024,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 16_384,
+        "initializer_range": 0.15,
+        "tie_word_embeddings": True,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind(Qwen3Config(**{**options, **changes})).eval()
+
+
+def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
+    """Save a model, a random causal one by default, with the small tokenizer."""
+    (model or random_model()).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Qwen's rules and control tokens with a small vocabulary."""
+    made = _by_qwens_rules(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(_CORPUS, trainer)
+    return _with_control_tokens(made)
+
+
+def real_tokenizer() -> PreTrainedTokenizerFast:
+    """Qwen's vocabulary, which the dashscope package bundles. Takes a few seconds."""
+    bundled = Path(dashscope.__file__).parent / "resources" / "qwen.tiktoken"
+    vocabulary, merges = TikTokenConverter().extract_vocab_merges_from_model(str(bundled))
+    return _with_control_tokens(_by_qwens_rules(models.BPE(vocabulary, merges)))
+
+
+def _by_qwens_rules(bpe: models.BPE) -> Tokenizer:
+    made = Tokenizer(bpe)
+    made.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _with_control_tokens(made: Tokenizer) -> PreTrainedTokenizerFast:
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    made.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        padding_side="left",
+        chat_template=_chat_template(),
+    )
+
+
+def _chat_template() -> str:
+    """The prompt as sentence-transformers wants it: query and document are messages of two roles."""
+
+    def text(part: str) -> str:
+        return "{{ " + json.dumps(part) + " }}"
+
+    def content(role: str) -> str:
+        return "{{ (messages | selectattr('role', 'equalto', '" + role + "') | first).content }}"
+
+    start = text(f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCT}\n<Query>: ")
+    return start + content("query") + text("\n<Document>: ") + content("document") + text(SUFFIX)
