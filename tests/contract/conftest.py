@@ -1,18 +1,34 @@
-"""All scorers, each with what it is asked to score; and the six doors to a service."""
+"""Every scorer, each with what it is asked to score; and the six doors to a service."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import pytest
 from tenacity import wait_none
 
-from qwen_rerank import DashScopeScorer, EmbeddedScorer, Scorer, Scores, ServerScorer
+from qwen_rerank import (
+    DashScopeScorer,
+    EmbeddedScorer,
+    LocalScorer,
+    Scorer,
+    Scores,
+    ServerScorer,
+)
 from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
+from tests.core.local import WHY_SKIPPED
 from tests.support.loopback import LoopbackDashScope
 from tests.support.servers import VLLM
+
+KNOWING: list[type[Scorer]] = [DashScopeScorer, EmbeddedScorer, ServerScorer]
+"""Those that tell what is relevant; LocalScorer has random weights here."""
+
+_LOCAL = pytest.param(
+    LocalScorer, marks=pytest.mark.skipif(find_spec("torch") is None, reason=WHY_SKIPPED)
+)
 
 
 @dataclass
@@ -35,15 +51,34 @@ class Watched(Scorer):
         return await self.scorer.ascore(query, texts)
 
 
-@pytest.fixture(params=[DashScopeScorer, EmbeddedScorer, ServerScorer])
-def scorer(request: pytest.FixtureRequest) -> Iterator[Scorer]:
-    if request.param is ServerScorer:
-        with VLLM() as server:
-            yield ServerScorer(server.root, dialect="vllm")
-        return
+@pytest.fixture
+def _vllm() -> Iterator[VLLM]:
+    with VLLM() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tests.support import tiny_qwen
+
+    return str(tiny_qwen.save(tmp_path_factory.mktemp("tiny-qwen")))
+
+
+@pytest.fixture(params=[*KNOWING, _LOCAL])
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    return made(request)
+
+
+def made(request: pytest.FixtureRequest) -> Scorer:
+    """A new scorer of the class that the request is for."""
     if request.param is DashScopeScorer:
         request.getfixturevalue("dashscope")
-    yield request.param()
+    if request.param is ServerScorer:
+        return ServerScorer(request.getfixturevalue("_vllm").root, dialect="vllm")
+    if request.param is LocalScorer:
+        return LocalScorer(request.getfixturevalue("_tiny_qwen"))
+    scorer: Scorer = request.param()
+    return scorer
 
 
 @pytest.fixture

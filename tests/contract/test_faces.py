@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank import BadResponseError, InvalidInputError, Scorer, Scores, ServiceError
-from tests.contract.conftest import Watched
+from tests.contract.conftest import KNOWING, Watched, made
 from tests.contract.faces import FACES, Face, Item
 
 Ranked = list[tuple[str, float | None]]
@@ -28,6 +28,12 @@ TEXTS = {
 }
 ITEMS = [Item(id_, {"text": text}) for id_, text in TEXTS.items()]
 BEST_FIRST = ["all", "two", "one", "stocks"]
+
+
+@pytest.fixture(params=KNOWING)
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    """What these tests expect is an order by relevance."""
+    return made(request)
 
 
 @pytest.fixture(params=FACES, ids=lambda face: face.__name__)

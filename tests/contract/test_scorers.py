@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qwen_rerank import Scorer, Scores, Usage
+from tests.contract.conftest import KNOWING
 
 QUERY = "penguins eat krill"
 TEXTS = [
@@ -51,10 +52,17 @@ def test_scores_are_finite_numbers_between_0_and_1(scorer: Scorer, score: Score)
     assert 0 <= min(values) < max(values) <= 1
 
 
-def test_scores_are_in_the_order_of_the_texts(scorer: Scorer, score: Score) -> None:
+@pytest.mark.parametrize("scorer", KNOWING, indirect=True)
+def test_the_relevant_text_scores_highest_and_the_unrelated_lowest(
+    scorer: Scorer, score: Score
+) -> None:
     values = score(scorer, QUERY, TEXTS).values
     assert values.index(max(values)) == 1
     assert values.index(min(values)) == 0
+
+
+def test_scores_are_in_the_order_of_the_texts(scorer: Scorer, score: Score) -> None:
+    values = score(scorer, QUERY, TEXTS).values
     assert score(scorer, QUERY, TEXTS[::-1]).values == pytest.approx(values[::-1])
 
 

@@ -6,6 +6,7 @@ Importing this makes torch compute in one thread: products of this size only wai
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
     return folder
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Qwen's rules and control tokens with a small vocabulary."""
+def tokenizer(corpus: Sequence[str] = _CORPUS) -> PreTrainedTokenizerFast:
+    """Qwen's rules and control tokens with a small vocabulary, of the words in the corpus."""
     made = _by_qwens_rules(models.BPE())
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(_CORPUS, trainer)
+    made.train_from_iterator(corpus, trainer)
     return _with_control_tokens(made)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
 from transformers import (
@@ -41,6 +41,8 @@ def load(
         InvalidInputError: It can't be found or read, or is not such a model.
         MissingDependencyError: hub="modelscope", and the modelscope package is not installed.
     """
+    if hub not in get_args(Hub):
+        raise InvalidInputError(f'hub must be "huggingface" or "modelscope", got {hub!r}.')
     source = model
     if hub == "modelscope" and not Path(model).is_dir():
         source, revision = _from_modelscope(model, revision), None

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from qwen_rerank.checks import check_query, check_whole
+from qwen_rerank.checks import check_query, check_text, check_whole
 from qwen_rerank.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_INSTRUCT", "PREFIX", "SUFFIX", "Prompt", "Rows", "Tokens", "body", "check_text", "plain"]
+__all__ = ["DEFAULT_INSTRUCT", "PREFIX", "SUFFIX", "Prompt", "Rows", "Tokens", "body", "plain"]
 
 DEFAULT_INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -60,7 +60,7 @@ class Prompt:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, instruct: str, max_length: int
     ) -> None:
-        check_text("The instruct", instruct)
+        check_text("instruct", instruct)
         self._instruct = instruct
         self._prefix: list[int] = tokenizer(PREFIX, add_special_tokens=False)["input_ids"]
         self._suffix: list[int] = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]
@@ -76,9 +76,9 @@ class Prompt:
             InvalidInputError: A query or a text that is not a string of Unicode characters.
         """
         check_query(query)
-        check_text("The query", query)
+        _check_encodable("The query", query)
         for place, text in enumerate(texts):
-            check_text(f"Text {place}", text)
+            _check_encodable(f"Text {place}", text)
         head, *bodies = self._encoded(
             [body(self._instruct, query), *(body(self._instruct, query, text) for text in texts)]
         )
@@ -113,7 +113,7 @@ def plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return bare
 
 
-def check_text(name: str, text: str) -> None:
+def _check_encodable(name: str, text: str) -> None:
     """Raise InvalidInputError unless it is a string that UTF-8 can encode."""
     if not isinstance(text, str):
         raise InvalidInputError(f"{name} must be a string, got {type(text).__name__}.")

@@ -12,7 +12,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qwen_rerank.checks import check_whole
+from qwen_rerank.checks import check_text, check_whole
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
@@ -168,6 +168,7 @@ def _load(
     hub: Hub,
     progress: bool,
 ) -> _Loaded:
+    check_text("model", model)
     if batch_tokens is not None:
         check_whole("batch_tokens", batch_tokens, at_least=1)
     try:
