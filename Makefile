@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# LocalScorer's packages; elsewhere its tests are skipped.
+LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
 .PHONY: quickstart test lint format notebooks bench clean
 
@@ -30,15 +32,16 @@ bench: .venv/dev .venv/peers/installed
 clean:
 	rm -rf .venv
 
-# One stamp for each set of packages; they are installed again when pyproject.toml changes.
+# One stamp for each set of packages; they are installed again when what they are made of changes.
 .venv/examples: pyproject.toml | .venv/bin/python
 	@echo "Installing the examples' packages into .venv …"
 	$(INSTALL) --editable '.[all]' --group examples
 	@touch $@
 
-.venv/dev: pyproject.toml | .venv/bin/python
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing the development packages into .venv …"
-	$(INSTALL) --editable '.[all]' --group dev
+	$(INSTALL) --constraint constraints.txt --editable '.[all$(LOCAL:%=,%)]' \
+		--group dev $(LOCAL:%=--group %)
 	@touch $@ .venv/examples
 
 # Other packages that do what ours does, apart, as they may ask for other versions.

@@ -31,11 +31,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from qwen_rerank import LocalScorer
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX, body
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.tiny_qwen import random_model, real_tokenizer
 
+TEXTS = Path(__file__).resolve().parents[1] / "examples" / "data" / "passages.jsonl"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LOADS = ((1, 100), (16, 100)) if DEVICE.type == "cuda" else ((1, 32),)
 PRODUCT = (8_192, 8_192, 8_192) if DEVICE.type == "cuda" else (2_048, 1_024, 3_072)
@@ -53,7 +53,7 @@ GEOMETRY = {
 MAX_LENGTH = 8_192
 
 HEADER = """
-{queries} × {documents} documents, {tokens} tokens; products of {product} matrices run at {peak:.0f} GFLOP/s
+{queries} × {documents} documents, {tokens} tokens; matrix products of {product}: {peak:.0f} GFLOP/s
 
 | | pairs/s | × CrossEncoder | GFLOP/s of use | share of the products' | memory, MB | score off |
 |---|---|---|---|---|---|---|"""
@@ -132,7 +132,7 @@ def made_up(
 ) -> Iterator[tuple[str, list[str]]]:
     """Pieces of the example's texts, of 50 to 400 tokens, and of 12 to 24 for a query."""
     chance = random.Random(0)
-    lines = (ROOT / "examples/data/passages.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = TEXTS.read_text(encoding="utf-8").splitlines()
     text = "\n".join(json.loads(line)["text"] for line in lines)
     tokens = tokenizer.encode(text)
 

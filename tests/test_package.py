@@ -55,6 +55,7 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
         "langchain",
         "llamaindex",
         "embedded",
+        "local",
         "all",
     }
 
@@ -63,7 +64,14 @@ def test_the_source_distribution_has_what_a_stranger_needs(dist: Path) -> None:
     (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as source:
         names = {name.partition("/")[2] for name in source.getnames()}
-    assert {"Makefile", "README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml"} <= names
+    assert {
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "pyproject.toml",
+        "constraints.txt",
+    } <= names
     assert "tests/support/loopback.py" in names
 
 

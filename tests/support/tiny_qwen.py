@@ -37,9 +37,7 @@ _CORPUS = [
 ]
 
 
-def random_model(
-    kind: type[PreTrainedModel] = Qwen3ForCausalLM, **changes: Any
-) -> PreTrainedModel:
+def random_model(kind: type[PreTrainedModel] = Qwen3ForCausalLM, **changes: Any) -> PreTrainedModel:
     """Three layers made as the real model's are; always the same weights, large enough to matter.
 
     Args:
@@ -109,7 +107,7 @@ def _with_control_tokens(made: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _chat_template() -> str:
-    """The prompt as sentence-transformers wants it: query and document are messages of two roles."""
+    """The prompt as sentence-transformers wants it: of messages with the two roles below."""
 
     def text(part: str) -> str:
         return "{{ " + json.dumps(part) + " }}"

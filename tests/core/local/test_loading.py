@@ -39,7 +39,7 @@ def test_an_untied_head_is_used(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="nowhere.*Pass the folder that holds it"):
+    with pytest.raises(InvalidInputError, match=r"nowhere.*Pass the folder that holds it"):
         LocalScorer(str(tmp_path / "nowhere"))
 
 
@@ -49,7 +49,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_an_id_that_can_not_be_had_says_what_to_do() -> None:
-    with pytest.raises(InvalidInputError, match="(?s)not/there.*hub=.modelscope."):
+    with pytest.raises(InvalidInputError, match=r"(?s)not/there.*hub=.modelscope."):
         LocalScorer("not/there")
 
 
@@ -187,12 +187,16 @@ def test_a_missing_package_names_the_extra_to_install(package: str) -> None:
         "try: LocalScorer()\n"
         "except ImportError as error: print(type(error).__name__, error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert run.stdout.startswith("MissingDependencyError")
     assert 'pip install "qwen-rerank[local]"' in run.stdout
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
     program = "import sys, qwen_rerank; print({'torch', 'transformers'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert run.stdout == "set()\n"

@@ -93,9 +93,9 @@ def test_calls_of_many_threads_are_computed_one_after_another(
     scorer: LocalScorer, during: During
 ) -> None:
     threads: set[int] = set()
-    with during(scorer, lambda tokens: threads.add(threading.get_ident())):
-        with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(lambda _: scorer.score(QUERY, TEXTS).values, range(16)))
+    noted = during(scorer, lambda tokens: threads.add(threading.get_ident()))
+    with noted, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: scorer.score(QUERY, TEXTS).values, range(16)))
     assert results == [results[0]] * 16
     assert len(threads) == 1
     assert threading.get_ident() not in threads
@@ -243,7 +243,7 @@ def test_one_text_that_does_not_fit_is_an_error_that_leaves_the_scorer_usable(
     scorer: LocalScorer, during: During
 ) -> None:
     with during(scorer, out_of_memory_above(100)):
-        with pytest.raises(InvalidInputError, match="not the memory.*max_length"):
+        with pytest.raises(InvalidInputError, match=r"not the memory.*max_length"):
             scorer.score(QUERY, ["krill " * 200, *TEXTS])
         with pytest.raises(InvalidInputError, match="not the memory"):
             scorer.score(QUERY * 100, TEXTS)

@@ -154,7 +154,9 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 def _computes_in_bfloat16() -> bool:
     """Whether an x86 CPU multiplies bfloat16 itself; then it is 3 times as fast as float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # since torch 2.11
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 

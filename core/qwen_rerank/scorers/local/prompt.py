@@ -57,9 +57,7 @@ class Prompt:
         InvalidInputError: An instruct that is no text, or a max_length that leaves no room.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, instruct: str, max_length: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruct: str, max_length: int) -> None:
         check_text("instruct", instruct)
         self._instruct = instruct
         self._prefix: list[int] = tokenizer(PREFIX, add_special_tokens=False)["input_ids"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import accumulate
 from threading import Event
 from typing import TypeVar
@@ -47,7 +48,7 @@ class Ranker:
         # The order is the same whichever the rows came in, and so is the last digit.
         waiting = sorted(set(rows), key=lambda row: (-len(row), row))
         found: dict[Tokens, float] = {}
-        kept = self._attempt(lambda: self._decoder.lead(lead))
+        kept = self._attempt(partial(self._decoder.lead, lead))
         if kept is None:
             raise _too_large(len(lead))
         with self._bar(sum(map(len, waiting))) as bar:
@@ -55,7 +56,7 @@ class Ranker:
                 if cancelled.is_set():
                     raise CancelledError
                 batch = waiting[: batch_size(waiting, self.budget)]
-                logits = self._attempt(lambda batch=batch: self._decoder.logits(kept, batch))
+                logits = self._attempt(partial(self._decoder.logits, kept, batch))
                 if logits is None:
                     self._halve(batch)
                     continue
