@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from qwen_rerank import LocalScorer
-from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX, body
+from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX, Prompt, body
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -77,6 +77,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(os.cpu_count() or 1)
     tokenizer = real_tokenizer()
+    prompt = Prompt(tokenizer, DEFAULT_INSTRUCT, MAX_LENGTH)
     with tempfile.TemporaryDirectory() as folder:
         random_model(**GEOMETRY).bfloat16().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -88,7 +89,8 @@ def main() -> None:
         }
     for queries, documents in LOADS:
         work = list(made_up(tokenizer, queries, documents))
-        tokens = sum(scorer.score(*job).usage.tokens for job in work)
+        prompts = [prompt.rows(query, texts) for query, texts in work]
+        tokens = sum(len(lead) + sum(map(len, rows)) for lead, rows, _ in prompts)
         report(measure(ways, work, rounds), queries, documents, tokens)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 
 from qwen_rerank.settings import RerankSettings
+from tests.core.local import WHY_SKIPPED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,9 +21,12 @@ def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+LANGCHAIN, LLAMAINDEX, OPEN_MODEL = blocks("python", README)
+
+
 @pytest.mark.parametrize(
     ("code", "printed"),
-    list(zip(blocks("python", README), blocks("text", README), strict=True)),
+    list(zip([LANGCHAIN, LLAMAINDEX], blocks("text", README), strict=True)),
     ids=["LangChain", "LlamaIndex"],
 )
 def test_an_example_of_the_readme_prints_what_it_says(
@@ -28,6 +34,20 @@ def test_an_example_of_the_readme_prints_what_it_says(
 ) -> None:
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == printed
+
+
+def test_the_readmes_example_of_the_open_model_runs_with_a_small_one_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason=WHY_SKIPPED)
+    from tests.support import tiny_qwen
+
+    tiny_qwen.save(tmp_path / "Qwen" / "Qwen3-Reranker-0.6B")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(OPEN_MODEL, "README.md", "exec"), names)
+    documents = [Document(page_content=text) for text in "abcde"]
+    assert len(names["compressor"].compress_documents(documents, "which?")) == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

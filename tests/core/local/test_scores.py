@@ -27,19 +27,7 @@ from tests.support import tiny_qwen
 INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
 QUERY = "how much krill does a penguin eat"
 
-WORDS = [
-    "penguins",
-    "eat",
-    "krill",
-    "fell",
-    "on",
-    "企鹅吃磷虾",
-    "周一",
-    "fox_3",
-    "café",
-    "12,5",
-    "🐧",
-]
+WORDS = ["penguins", "eat", "krill", "fell", "on", "企鹅吃磷虾", "周一", "fox_3", "café", "1,5"]
 LONG = " ".join(random.Random(1).choices(WORDS, k=600))
 TEXTS = {
     "one": ["penguins eat krill"],
