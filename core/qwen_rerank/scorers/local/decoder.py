@@ -94,7 +94,8 @@ class _Packed:
         self.last = torch.tensor([end - 1 for end in accumulate(lengths)], device=device)
         self.attend = attention(lengths, start, self.embedded)
         cos, sin = model.rotary_emb(self.embedded, positions)
-        self._cos, self._sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
+        before, after = sin[0].unsqueeze(1).chunk(2, dim=-1)
+        self._cos, self._sin = cos[0].unsqueeze(1), torch.cat((-before, after), dim=-1)
 
     def heads(self, layer: Qwen3DecoderLayer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's queries, keys and values, each (tokens, heads, dim), rotated by position."""
@@ -108,7 +109,7 @@ class _Packed:
 
     def _rotated(self, heads: Tensor) -> Tensor:
         first, second = heads.chunk(2, dim=-1)
-        return heads * self._cos + torch.cat((-second, first), dim=-1) * self._sin
+        return torch.addcmul(heads * self._cos, torch.cat((second, first), dim=-1), self._sin)
 
 
 def _rest(layer: Qwen3DecoderLayer, hidden: Tensor, attended: Tensor) -> Tensor:
