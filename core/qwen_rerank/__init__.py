@@ -18,8 +18,8 @@ from qwen_rerank.reranker import QwenReRanker
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
-from qwen_rerank.scorers.server import ServerName, ServerScorer
 from qwen_rerank.scorers.local import LocalScorer
+from qwen_rerank.scorers.server import ServerName, ServerScorer
 from qwen_rerank.scoring import Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 

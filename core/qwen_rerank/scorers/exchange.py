@@ -188,11 +188,12 @@ def _refused(
 ) -> QwenRerankError:
     refusal = dialect.refusal(_json_object(body))
     said = refusal.message or body.decode(errors="replace") or _redirection(response.headers)
+    quoted = mask(said).strip()[:_QUOTE] or "(no message)"
     kind, remedy = dialect.kind(refusal.code, response.status) or _BY_STATUS.get(
         response.status, (ServiceError, None)
     )
     return kind(
-        f"{dialect.service} answered with an error: {mask(said).strip()[:_QUOTE] or '(no message)'}",
+        f"{dialect.service} answered with an error: {quoted}",
         remedy=remedy,
         code=mask(refusal.code) or None,
         status=response.status,
