@@ -70,7 +70,7 @@ def test_a_fork_in_the_middle_of_a_call_works_and_leaves_the_call_alone(
     dashscope.answer_only_when(in_flight=2)  # the call of the parent, and that of its child
     code = (
         "import os, sys, threading, qwen_rerank\n"
-        "def call(): print(scorer.score('q', ['score=0.5']).values, flush=True)\n"
+        "def call(): os.write(1, b'%r\\n' % scorer.score('q', ['score=0.5']).values)\n"
         "scorer = qwen_rerank.DashScopeScorer(deadline=20)\n"
         "thread = threading.Thread(target=call)\n"
         "thread.start()\n"

@@ -13,12 +13,11 @@ import atexit
 import os
 import ssl
 import threading
-from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.request import getproxies
 from weakref import WeakSet
 
@@ -51,7 +50,7 @@ class Connections:
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same from any event loop. Cancelling it cancels the coroutine."""
-        return await asyncio.wrap_future(self._running_for(coroutine).submit(coroutine))
+        return await self._running_for(coroutine).arun(coroutine)
 
     @asynccontextmanager
     async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
@@ -160,30 +159,35 @@ class _IOThread:
         self._loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on this loop, and wait."""
         # Without a Future: Ctrl-C can leave its lock taken, for which the loop would wait for ever.
-        done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
-        started: list[asyncio.Task[T]] = []
-
-        def start() -> None:
-            started.append(self._loop.create_task(coroutine))
-            started[0].add_done_callback(done.put)
-
-        def stop() -> None:
-            if started:
-                started[0].cancel()
-            else:
-                coroutine.close()
-
+        ended: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+        work = _Work(self._loop, coroutine, ended.put)
         try:
-            self._loop.call_soon_threadsafe(start)
-            task = done.get()
-        except BaseException:
-            self._loop.call_soon_threadsafe(stop)
-            raise
-        return task.result()
+            work.hand_over()
+            return ended.get().result()
+        finally:
+            work.stop()
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on this loop, from another one."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[asyncio.Task[T]] = loop.create_future()
+
+        def tell(task: asyncio.Task[T]) -> None:
+            with suppress(RuntimeError):  # the other loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(receive, task)
+
+        def receive(task: asyncio.Task[T]) -> None:
+            if not ended.done():
+                ended.set_result(task)
+
+        work = _Work(self._loop, coroutine, tell)
+        try:
+            work.hand_over()
+            return (await ended).result()
+        finally:
+            work.stop()
 
     def _stop(self) -> None:
         if not self.usable:
@@ -191,10 +195,53 @@ class _IOThread:
             return
         self.stopped = True
         with suppress(TimeoutError):
-            self.submit(self.pool.close()).result(_EXIT_SECONDS)
+            asyncio.run_coroutine_threadsafe(self.pool.close(), self._loop).result(_EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_EXIT_SECONDS)
         self._loop.close()
+
+
+class _Work(Generic[T]):
+    """A coroutine that is handed to a loop in another thread.
+
+    Args:
+        loop: Where it runs.
+        coroutine: What runs.
+        tell: Called there, with the task, when it has ended.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T],
+        tell: Callable[[asyncio.Task[T]], object],
+    ) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._tell = tell
+        self._task: asyncio.Task[T] | None = None
+
+    def hand_over(self) -> None:
+        self._loop.call_soon_threadsafe(self._start)
+
+    def stop(self) -> None:
+        """Cancel it, unless it has ended."""
+        if self._task is None or not self._task.done():
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        _ = task.cancelled() or task.exception()  # seen, should nobody wait for it any more
+        self._tell(task)
+
+    def _cancel(self) -> None:
+        if self._task is None:
+            self._coroutine.close()
+        else:
+            self._task.cancel()
 
 
 @cache

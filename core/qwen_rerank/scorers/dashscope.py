@@ -65,8 +65,9 @@ class DashScopeScorer(ServiceScorer):
             the query."
         timeout: Seconds for one attempt of one request.
         deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
-        max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx, throttling
-            under 200 or 400, timeouts and dropped connections, with jittered exponential backoff.
+        max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx but 501,
+            throttling under 200 or 400, timeouts and dropped connections, with jittered
+            exponential backoff.
             Retry-After is honoured, unless it would pass the deadline; then the error is raised.
         max_concurrency: Requests of one call that run at the same time.
         limits: How large a request may be; what the service publishes for the model if None.

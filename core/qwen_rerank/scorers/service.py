@@ -198,10 +198,13 @@ class _Answered:
 
 async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
     """All that they return, run at the same time; the first failure cancels the others."""
+    waiting = list(works)
+    if len(waiting) == 1:
+        return await waiting[0]
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
+            tasks = [group.create_task(work) for work in waiting]
     except BaseExceptionGroup as failures:
         failure = failures.exceptions[0]
     if failure is not None:  # raised out here, it does not point back to the group that holds it

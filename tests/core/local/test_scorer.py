@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank import InvalidInputError, LocalScorer
-from tests.contract.faces import FACES, Face, Item, Ranked
+from tests.contract.faces import FACES, Face, Item
 from tests.core.local import WHY_SKIPPED
 from tests.core.local.conftest import During
 
@@ -206,15 +206,12 @@ def test_a_forked_child_can_score(scorer: LocalScorer) -> None:
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 def test_every_face_ranks_by_its_scores(shared: LocalScorer, face: type[Face], way: str) -> None:
-    made = face(shared)
+    made = face(QUERY, scorer=shared)
     items = [made.make(Item(text, {"text": text})) for text in TEXTS]
-    ranked = made.rank(items, QUERY) if way == "sync" else asyncio.run(_arank(made, items))
+    ranked = made.rank(items) if way == "sync" else asyncio.run(made.arank(items))
     scores = dict(zip(TEXTS, shared.score(QUERY, TEXTS).values, strict=True))
-    assert ranked == sorted(scores.items(), key=lambda pair: -pair[1])
-
-
-async def _arank(face: Face, items: list[Any]) -> Ranked:
-    return await face.arank(items, QUERY)
+    best_first = sorted(scores.items(), key=lambda pair: -pair[1])
+    assert [(item.id, item.score) for item in map(made.read, ranked)] == best_first
 
 
 def out_of_memory_above(most: int) -> Any:
