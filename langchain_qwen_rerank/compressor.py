@@ -154,9 +154,9 @@ def _config(callbacks: Callbacks | None) -> RunnableConfig:
 
 def _with_score(record: Record) -> Document:
     document: Document = record.source
-    metadata = {key: value for key, value in document.metadata.items() if key != SCORE}
-    if record.score is not None:
-        metadata[SCORE] = record.score
+    metadata = {**document.metadata, SCORE: record.score}
+    if record.score is None:
+        del metadata[SCORE]
     return document.model_copy(update={"metadata": metadata})
 
 

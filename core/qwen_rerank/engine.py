@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
@@ -187,8 +187,8 @@ class RerankEngine:
         room = None if prepared.top_n is None else prepared.top_n - len(best)
         return Ranking(
             records=(
-                *(replace(prepared.records[place], score=scored[place]) for place in best),
-                *(replace(record, score=None) for record in kept[:room]),
+                *(prepared.records[place].scored(scored[place]) for place in best),
+                *(record.scored(None) for record in kept[:room]),
             ),
             usage=scores.usage + Usage(texts_saved=len(scored) - len(values)),
             skipped=len(prepared.textless) - len(kept),

@@ -164,7 +164,7 @@ def test_what_an_estimate_made_too_large_is_counted_and_sent_in_smaller_requests
     values = [place / 400 for place in range(400)]
     words, digits = "word " * 60, "0123456789" * 30  # 60 tokens and 300
     texts = [
-        f"{text} {words if place % 50 == 0 else digits}"  # the words are what the sample sees
+        f"{text} {words if place % 25 == 0 else digits}"  # the words are what the sample sees
         for place, text in enumerate(scored(values))
     ]
     scores = score(DashScopeScorer(max_concurrency=2), "q", texts)

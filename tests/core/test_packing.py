@@ -135,7 +135,7 @@ def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer
     assert planned == Plan([[0, 1, 2, 3, 4]], estimated=not exact)
 
 
-def test_an_estimate_counts_eight_texts_from_all_over() -> None:
+def test_an_estimate_counts_sixteen_texts_from_all_over() -> None:
     counted: list[str] = []
 
     def count(text: str) -> int:
@@ -145,12 +145,12 @@ def test_an_estimate_counts_eight_texts_from_all_over() -> None:
     texts = [f"{place:03} {'word ' * 80}" for place in range(240)]
     planned = plan("q", texts, Limits(), 4, count)
     assert planned.estimated
-    assert [text[:3] for text in counted[1:]] == [f"{place:03}" for place in range(0, 240, 30)]
+    assert [text[:3] for text in counted[1:]] == [f"{place:03}" for place in range(0, 240, 15)]
     assert len(planned.requests) == 1  # 24,000 tokens by the estimate
 
 
 def test_an_estimate_is_the_higher_the_more_the_texts_differ() -> None:
-    alike, different = (["a" * 400] * 280, ["a" * 400, "b" * 400] * 140)
+    alike, different = (["a" * 400] * 270, ["a" * 400, "b" * 400] * 135)
     tokens = {"q": 1, "a": 50, "b": 150}
     requests = [
         len(plan("q", texts, Limits(), 2, lambda text: tokens[text[0]]).requests)
