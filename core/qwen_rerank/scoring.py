@@ -18,7 +18,8 @@ class Usage:
 
     Attributes:
         requests: Requests that were answered with scores.
-        tokens: Tokens billed, as the service reports them. 0 where nothing is billed.
+        tokens: Tokens billed, as the service reports them, or computed by a model in this process.
+            0 where nothing is counted.
         texts_sent: Texts that were scored.
         texts_saved: Texts that were not scored, because an equal one was.
         retries: Repeated attempts, after a failure.

@@ -153,7 +153,7 @@ def test_one_request_that_is_refused_ends_the_others(
         "1,001 documents",
         items=[Item(f"{place}", {"text": f"{TEXT} {place}"}) for place in range(1_001)],
         options={"max_concurrency": 3},
-        faults=[hangs, refuses(401, "InvalidApiKey", SAID), hangs],
+        faults=[hangs, hangs, refuses(401, "InvalidApiKey", SAID)],
         requests=3,
         raises=AuthenticationError,
         naming=re.escape(HEARD),

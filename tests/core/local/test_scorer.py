@@ -210,8 +210,8 @@ def test_every_face_ranks_by_its_scores(shared: LocalScorer, face: type[Face], w
     items = [made.make(Item(text, {"text": text})) for text in TEXTS]
     ranked = made.rank(items) if way == "sync" else asyncio.run(made.arank(items))
     scores = dict(zip(TEXTS, shared.score(QUERY, TEXTS).values, strict=True))
-    best_first = sorted(scores.items(), key=lambda pair: -pair[1])
-    assert [(item.id, item.score) for item in map(made.read, ranked)] == best_first
+    found = [(item.id, item.score) for item in map(made.read, ranked)]
+    assert found == sorted(scores.items(), key=lambda pair: -pair[1])
 
 
 def out_of_memory_above(most: int) -> Any:

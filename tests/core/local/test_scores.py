@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+from qwen_rerank.scorers.local import decoder
 from qwen_rerank.scorers.local.attention import Padded, RowByRow
 from qwen_rerank.scorers.local.prompt import PREFIX, SUFFIX
 from tests.support import tiny_qwen
@@ -171,6 +172,17 @@ def test_bfloat16_is_close_to_float32(folder: str, shared: LocalScorer) -> None:
     with LocalScorer(folder, dtype="bfloat16") as scorer:
         values = scorer.score(QUERY, TEXTS["mixed lengths"]).values
     assert values == pytest.approx(shared.score(QUERY, TEXTS["mixed lengths"]).values, abs=0.03)
+
+
+@pytest.mark.parametrize("batch_tokens", [60, 100_000])
+def test_padded_as_on_a_gpu_the_scores_are_the_same(
+    folder: str, official: Official, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "attention", Padded)
+    texts = [text for group in TEXTS.values() for text in group]
+    with LocalScorer(folder, batch_tokens=batch_tokens, dtype="float32") as scorer:
+        values = scorer.score(QUERY, texts).values
+    assert values == close([official(QUERY, text) for text in texts])
 
 
 @pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS.keys())

@@ -42,21 +42,19 @@ class Ranker:
         """The logit of each row; equal rows are computed once.
 
         Raises:
-            CancelledError: `cancelled` was set; looked at before each batch.
+            CancelledError: `cancelled` was set, which is looked at before each batch.
             InvalidInputError: Not even a single row fits in the device's memory.
         """
         # The order is the same whichever the rows came in, and so is the last digit.
         waiting = sorted(set(rows), key=lambda row: (-len(row), row))
         found: dict[Tokens, float] = {}
-        kept = self._attempt(partial(self._decoder.lead, lead))
+        kept = self._attempt(partial(self._decoder.lead, lead), cancelled)
         if kept is None:
             raise _too_large(len(lead))
         with self._bar(sum(map(len, waiting))) as bar:
             while waiting:
-                if cancelled.is_set():
-                    raise CancelledError
                 batch = waiting[: batch_size(waiting, self.budget)]
-                logits = self._attempt(partial(self._decoder.logits, kept, batch))
+                logits = self._attempt(partial(self._decoder.logits, kept, batch), cancelled)
                 if logits is None:
                     self._halve(batch)
                     continue
@@ -65,8 +63,10 @@ class Ranker:
                 bar.update(sum(map(len, batch)))
         return found
 
-    def _attempt(self, work: Callable[[], T]) -> T | None:
+    def _attempt(self, work: Callable[[], T], cancelled: Event) -> T | None:
         """What the work returns, or None where the device has not the memory for it."""
+        if cancelled.is_set():
+            raise CancelledError
         try:
             return work()
         except torch.OutOfMemoryError:

@@ -6,8 +6,7 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,16 +105,15 @@ class LocalScorer(Scorer):
                 too much for the device's memory.
         """
         cancelled = Event()
-        work = self._start(query, texts, cancelled)
         try:
-            return self._noted(*work.result())
+            return self._noted(*self._worker.run(self._work(query, texts, cancelled)))
         finally:
             cancelled.set()
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """The same as `score`, off the event loop. A cancelled call stops after a batch."""
         cancelled = Event()
-        work = self._start(query, texts, cancelled)
+        work = self._worker.submit(self._work(query, texts, cancelled))
         try:
             return self._noted(*await asyncio.wrap_future(work))
         finally:
@@ -126,12 +124,12 @@ class LocalScorer(Scorer):
         self._worker.close()
         self._loaded = None
 
-    def _start(
+    def _work(
         self, query: str, texts: Sequence[str], cancelled: Event
-    ) -> Future[tuple[Scores, int]]:
+    ) -> Callable[[], tuple[Scores, int]]:
         if self._loaded is None:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
-        return self._worker.submit(partial(_score, self._loaded, query, texts, cancelled))
+        return partial(_score, self._loaded, query, texts, cancelled)
 
     def _noted(self, scores: Scores, cut: int) -> Scores:
         if cut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from threading import Lock
 from typing import TypeVar
 
@@ -24,6 +25,13 @@ class Worker:
         self._lock = Lock()
         self._pid = 0
         self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Queue work and wait for what it returns."""
+        # Not by its result(): Ctrl-C can leave a lock taken in it, for which the thread would wait.
+        done: SimpleQueue[Future[T]] = SimpleQueue()
+        self.submit(work).add_done_callback(done.put)
+        return done.get().result()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Queue work. It can be cancelled until it starts."""
