@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from langchain_core.documents import BaseDocumentCompressor, Document
 
 from qwen_rerank import InvalidInputError, Ranking, Record, RerankSettings
+from qwen_rerank.engine import offloaded
 from qwen_rerank.records import SourceFields, place_ids
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         manager = get_async_callback_manager_for_config(_config(callbacks))
         run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
-            records = self._records(documents)
+            records = await offloaded(len(documents), self._records, documents)
             outputs = self._outputs(await self.engine.arerank(query, records, self.top_n))
         except BaseException as error:
             await run.on_chain_error(error)
@@ -111,7 +112,7 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """The same as `rerank`, without blocking the event loop."""
-        records = self._records(documents)
+        records = await offloaded(len(documents), self._records, documents)
         ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
 

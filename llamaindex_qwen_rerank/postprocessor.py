@@ -15,6 +15,7 @@ from pydantic import model_validator
 
 from qwen_rerank import Ranking, Record, RerankSettings
 from qwen_rerank.checks import check_query
+from qwen_rerank.engine import offloaded
 from qwen_rerank.records import SourceFields, place_ids
 
 __all__ = ["QwenRerank"]
@@ -73,7 +74,8 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._step(nodes, query) as step:
-            step.finish(await self.engine.arerank(query, self._records(nodes), self.top_n))
+            records = await offloaded(len(nodes), self._records, nodes)
+            step.finish(await self.engine.arerank(query, records, self.top_n))
         return step.nodes
 
     @contextmanager

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, get_args, overload
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.records import Record, RerankField, text_reader, unique_by_id, well_formed
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
-__all__ = ["Missing", "Ranking", "RerankEngine"]
+__all__ = ["Missing", "Ranking", "RerankEngine", "offloaded"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Missing: TypeAlias = Literal["skip", "keep", "error"]
 """What happens to a record without text: left out, kept behind the ranked ones, or refused."""
@@ -140,7 +144,8 @@ class RerankEngine:
         self, query: str, records: Iterable[Record], top_n: int | None = None
     ) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
-        prepared = self.prepare(query, records, top_n)
+        given = list(records)
+        prepared = await offloaded(len(given), self.prepare, query, given, top_n)
         scores = (
             await self.scorer.ascore(prepared.query, prepared.texts)
             if prepared.texts
@@ -194,6 +199,17 @@ class RerankEngine:
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
         )
+
+
+_MANY = 500
+"""How many records take some milliseconds, for which an event loop should not have to wait."""
+
+
+async def offloaded(count: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the work returns, done in a worker thread where it is on many records."""
+    if count <= _MANY:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:

@@ -199,7 +199,7 @@ async def test_tokens_are_not_counted_on_the_event_loop(
 
     count_tokens = service.count_tokens
     monkeypatch.setattr(service, "count_tokens", spy)
-    texts = ["你好世界" * 200 + str(place) for place in range(20)]
+    texts = ["你好世界" * 200 + str(place) for place in range(40)]
     if run == "ascore":
         await DashScopeScorer().ascore("q", texts)
         assert threading.current_thread() not in threads

@@ -135,6 +135,14 @@ def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer
     assert planned == Plan([[0, 1, 2, 3, 4]], estimated=not exact)
 
 
+def test_nothing_is_counted_where_half_the_bytes_settle_it() -> None:
+    def refuse(text: str) -> int:
+        raise AssertionError(text)
+
+    planned = plan("q", ["a" * 500] * 100, Limits(), 8, refuse)  # 50,000 bytes
+    assert planned == Plan([list(range(100))], estimated=True)
+
+
 def test_an_estimate_counts_sixteen_texts_from_all_over() -> None:
     counted: list[str] = []
 

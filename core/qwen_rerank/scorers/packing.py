@@ -42,8 +42,9 @@ def plan(
 
     Counting tokens takes longer than everything else, so it is done only as far as needed. A text's
     bytes are a bound, and enough where they ask for no more requests than the number of documents
-    does. Else its tokens are estimated, by a sample of the texts: at worst, rarely, the service
-    refuses a request as too large, which is then planned again by exact counts. What may be over
+    does. Else its tokens are estimated: as half its bytes where that is enough, else by a sample of
+    the texts. At worst, rarely, the service refuses a request as too large, which is then planned
+    again by exact counts. What may be over
     the item limit is counted in any case.
 
     Args:
@@ -69,16 +70,20 @@ def plan(
             for item, bound in zip(items, bounds, strict=True)
         ]
 
-    bound = sizes()
-    oversized = sum(size > limits.item_tokens for size in bound)
+    oversized = sum(size > limits.item_tokens for size in sizes())
     by_count = _rounded(math.ceil(len(texts) / limits.documents), concurrency)
-    if _aim(bound, limits, concurrency) <= by_count:
-        return Plan(pack(bound, limits, concurrency), oversized)
+    for share in (1.0,) if exact else (1.0, _ENOUGH):
+        tokens = sizes(share)
+        if _aim(tokens, limits, concurrency) <= by_count:
+            return Plan(pack(tokens, limits, concurrency), oversized, estimated=share < 1.0)
     if exact:
         return Plan(pack([count(item) for item in items], limits, concurrency), oversized)
     estimate = [count(query), *sizes(_tokens_a_byte(texts, count))[1:]]
     return Plan(pack(estimate, limits, concurrency), oversized, estimated=True)
 
+
+_ENOUGH = 0.5
+"""More tokens a byte than prose has: the examples' English has 0.23 and their Chinese 0.26."""
 
 _SAMPLE = 16
 """How many texts are counted for an estimate, spread evenly over all of them."""
