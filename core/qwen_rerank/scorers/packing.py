@@ -12,7 +12,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.normalizing import normalize
 
-__all__ = ["Plan", "byte_bound", "fits_one_request", "pack", "plan"]
+__all__ = ["Plan", "byte_bound", "pack", "plan"]
 
 
 class Plan(NamedTuple):
@@ -44,8 +44,7 @@ def plan(
     bytes are a bound, and enough where they ask for no more requests than the number of documents
     does. Else its tokens are estimated: as half its bytes where that is enough, else by a sample of
     the texts. At worst, rarely, the service refuses a request as too large, which is then planned
-    again by exact counts. What may be over
-    the item limit is counted in any case.
+    again by exact counts. What may be over the item limit is counted in any case.
 
     Args:
         query: Goes into every request.
@@ -58,7 +57,7 @@ def plan(
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
-    if fits_one_request(query, texts, limits):
+    if _fits_one_request(query, texts, limits):
         return Plan([list(range(len(texts)))] if texts else [])
     count = cache(count_tokens)
     items, bounds = (query, *texts), _bounds(query, texts)
@@ -97,18 +96,15 @@ def _tokens_a_byte(texts: Sequence[str], count: Callable[[str], int]) -> float:
     """
     sample = texts[:: math.ceil(len(texts) / _SAMPLE)]
     sizes, tokens = [byte_bound(text) for text in sample], [count(text) for text in sample]
-    share = sum(tokens) / sum(sizes)
-    errors = (own - share * size for own, size in zip(tokens, sizes, strict=True))
+    size = max(1, sum(sizes))
+    share = sum(tokens) / size
+    errors = (own - share * bound for own, bound in zip(tokens, sizes, strict=True))
     variance = sum(error**2 for error in errors) / max(1, len(sample) - 1)
-    return min(1.0, share + 2 * math.sqrt(variance * len(sample)) / sum(sizes))
+    return min(1.0, share + 2 * math.sqrt(variance * len(sample)) / size)
 
 
-def fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
-    """Whether everything certainly fits in one request: told by bounds alone, at almost no cost.
-
-    Raises:
-        InvalidInputError: A text that can't be written as UTF-8.
-    """
+def _fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
+    """Whether everything certainly fits in one request: told by bounds alone, at almost no cost."""
     # A character is at least a byte: what is too long by characters needs no closer look.
     if len(texts) > limits.documents or sum(map(len, texts)) > limits.request_tokens:
         return False

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,7 @@ from qwen_rerank.checks import check_query, check_text, check_whole
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.dialect import Dialect
 from qwen_rerank.scorers.limits import Limits
-from qwen_rerank.scorers.packing import Plan, fits_one_request, plan
+from qwen_rerank.scorers.packing import Plan, plan
 from qwen_rerank.scorers.retrying import Call, Patience
 from qwen_rerank.scorers.tokens import count_tokens
 from qwen_rerank.scoring import Scorer, Scores, Usage
@@ -103,18 +104,14 @@ class ServiceScorer(Scorer):
                 as invalid.
         """
         call = Call(self._patience)
-        planned = self._plan(call, query, texts)
+        planned = self._plan(query, texts, self._counter(call))
         self._warn_of_cuts(planned, len(texts))
         return self._connections.run(self._send(call, query, texts, planned))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
         call = Call(self._patience)
-        check_query(query)
-        if fits_one_request(query, texts, self._limits):
-            planned = self._plan(call, query, texts)
-        else:  # it may take counting tokens
-            planned = await asyncio.to_thread(self._plan, call, query, texts)
+        planned = await self._planned(call, query, texts)
         self._warn_of_cuts(planned, len(texts))
         return await self._connections.arun(self._send(call, query, texts, planned))
 
@@ -132,13 +129,27 @@ class ServiceScorer(Scorer):
 
         return connections
 
-    def _plan(self, call: Call, query: str, texts: Sequence[str], exact: bool = False) -> Plan:
+    def _plan(
+        self, query: str, texts: Sequence[str], count: Callable[[str], int], exact: bool = False
+    ) -> Plan:
+        check_query(query)
+        return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
+
+    async def _planned(self, call: Call, query: str, texts: Sequence[str]) -> Plan:
+        """A plan, made in a worker thread where texts are many or tokens must be counted."""
+        if len(texts) <= self._limits.documents:
+            with suppress(_UncountedError):
+                return self._plan(query, texts, _refuse_to_count)
+        return await asyncio.to_thread(self._plan, query, texts, self._counter(call))
+
+    def _counter(self, call: Call) -> Callable[[str], int]:
+        """Counts tokens until the call's deadline."""
+
         def count(text: str) -> int:
             call.check_deadline()
             return count_tokens(text)
 
-        check_query(query)
-        return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
+        return count
 
     def _warn_of_cuts(self, planned: Plan, count: int) -> None:
         if planned.oversized:
@@ -163,7 +174,9 @@ class ServiceScorer(Scorer):
             except InvalidInputError:
                 if not estimated:
                     raise
-                exact = await asyncio.to_thread(self._plan, call, query, documents, exact=True)
+                exact = await asyncio.to_thread(
+                    self._plan, query, documents, self._counter(call), exact=True
+                )
                 if len(exact.requests) == 1:  # its size was not why it was refused
                     raise
             parts = ([places[place] for place in part] for part in exact.requests)
@@ -185,6 +198,14 @@ class ServiceScorer(Scorer):
         payload = to_json(body)
         headers, count = self._headers(), len(documents)
         return lambda: send(session, self._url, headers, payload, self._dialect, count)
+
+
+class _UncountedError(Exception):
+    """Tokens must be counted, for which an event loop has no time."""
+
+
+def _refuse_to_count(text: str) -> int:
+    raise _UncountedError
 
 
 @dataclass(frozen=True, slots=True)
