@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from qwen_rerank import InvalidInputError, Ranking, Record, RerankSettings
+from qwen_rerank import InvalidInputError, Ranking, Record, RerankEngine, RerankSettings
 from qwen_rerank.engine import offloaded
 from qwen_rerank.records import SourceFields, place_ids
 
@@ -40,6 +40,11 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
     """
 
     content_field: ClassVar[str] = "page_content"
+
+    def _build(self) -> RerankEngine:
+        import langchain_core.runnables.config  # noqa: F401  # half a second, not in the first call
+
+        return super()._build()
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -148,7 +153,7 @@ _content = attrgetter("page_content")
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
     """That of the run around this one, or with the callbacks that were given."""
-    from langchain_core.runnables.config import RunnableConfig, ensure_config  # late: half a second
+    from langchain_core.runnables.config import RunnableConfig, ensure_config
 
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 

@@ -50,7 +50,14 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
     headers = Parser().parsestr(archive.read(metadata).decode())
     requires = headers.get_all("Requires-Dist") or []
     base = {line.split(">")[0].split("<")[0] for line in requires if "extra ==" not in line}
-    assert base == {"dashscope", "pydantic", "tenacity", "aiohttp", "certifi"}
+    assert base == {
+        "dashscope",
+        "pydantic",
+        "tenacity",
+        "aiohttp",
+        "certifi",
+        "typing-extensions",
+    }
     assert set(headers.get_all("Provides-Extra") or []) == {
         "langchain",
         "llamaindex",

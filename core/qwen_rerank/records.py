@@ -92,8 +92,11 @@ def text_reader(rerank_field: RerankField) -> TextReader:
     pick = rerank_field if callable(rerank_field) else _field_reader(rerank_field)
 
     def read(record: Record) -> str | None:
-        text = _as_text(pick(record), "rerank_field", record.id)
-        return well_formed(text) if text and not text.isspace() else None
+        value = pick(record)
+        text = value if isinstance(value, str) else _as_text(value, "rerank_field", record.id)
+        if not text or text.isspace():
+            return None
+        return text if text.isascii() else well_formed(text)
 
     return read
 
@@ -121,8 +124,6 @@ def well_formed(text: str) -> str:
 
     Two halves that belong together become the character that they stand for.
     """
-    if text.isascii():
-        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    wait_exponential,
-    wait_random,
-)
+from typing import TYPE_CHECKING, TypeVar
 
 from qwen_rerank.checks import check_seconds, check_whole
 from qwen_rerank.errors import (
@@ -25,13 +18,12 @@ from qwen_rerank.errors import (
     ServiceError,
 )
 
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
 __all__ = ["Call", "Patience"]
 
 T = TypeVar("T")
-
-# Half a second, doubling, to at most half a minute; and jitter, so that callers who were turned
-# away together do not come back together.
-_backoff = wait_exponential(multiplier=0.5, max=30) + wait_random(0, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +97,8 @@ class Call:
             QwenRerankError: The last failure; at once where it is not a passing one, or where the
                 wait before the next attempt would end past the deadline.
         """
+        from tenacity import AsyncRetrying, retry_if_exception  # late: it imports what it can find
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(_is_transient), wait=_wait, stop=self._gives_up, reraise=True
         )
@@ -141,6 +135,14 @@ def _is_transient(error: BaseException) -> bool:
     if error.status == 400:
         return passing
     return error.status in (408, 409, 429) or (error.status >= 500 and error.status != 501)
+
+
+def _backoff(state: RetryCallState) -> float:
+    """Half a second, doubling, to at most half a minute; and jitter.
+
+    So that callers who were turned away together do not come back together.
+    """
+    return min(30.0, 0.5 * 2 ** min(state.attempt_number - 1, 6)) + random.uniform(0, 0.5)
 
 
 def _wait(state: RetryCallState) -> float:
