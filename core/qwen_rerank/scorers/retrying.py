@@ -142,7 +142,7 @@ def _backoff(state: RetryCallState) -> float:
 
     So that callers who were turned away together do not come back together.
     """
-    return min(30.0, 0.5 * 2 ** min(state.attempt_number - 1, 6)) + random.uniform(0, 0.5)
+    return min(30.0, 0.5 * 2.0 ** min(state.attempt_number - 1, 6)) + random.uniform(0, 0.5)
 
 
 def _wait(state: RetryCallState) -> float:
