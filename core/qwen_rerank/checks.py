@@ -8,7 +8,15 @@ from typing import TypeGuard
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["check_query", "check_seconds", "check_text", "check_top_n", "check_whole", "is_finite"]
+__all__ = [
+    "check_query",
+    "check_seconds",
+    "check_text",
+    "check_top_n",
+    "check_whole",
+    "is_finite",
+    "not_utf8",
+]
 
 
 def is_finite(value: object) -> TypeGuard[float]:
@@ -37,6 +45,14 @@ def check_text(name: str, text: str) -> None:
         raise InvalidInputError(
             f"{name} must be a string, not blank, that UTF-8 can encode, got {text!r}."
         )
+
+
+def not_utf8(name: str) -> InvalidInputError:
+    """The error for a text, known by this name, that UTF-8 can't encode."""
+    return InvalidInputError(
+        f"{name} holds half of a surrogate pair, which UTF-8 cannot encode.",
+        remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
+    )
 
 
 def _is_utf8(text: str) -> bool:

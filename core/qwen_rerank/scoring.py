@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Scorer", "Scores", "Usage"]
+__all__ = ["Scorer", "Scores", "Usage", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +118,11 @@ class Scorer(ABC):
 
     def __copy__(self) -> Self:
         return self
+
+
+def sigmoid(logit: float) -> float:
+    """The probability, in [0, 1], that a logit stands for, however large it is."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    odds = math.exp(logit)
+    return odds / (1 + odds)

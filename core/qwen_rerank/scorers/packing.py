@@ -8,7 +8,7 @@ from functools import cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.checks import not_utf8
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.normalizing import normalize
 
@@ -69,16 +69,17 @@ def plan(
             for item, bound in zip(items, bounds, strict=True)
         ]
 
-    oversized = sum(size > limits.item_tokens for size in sizes())
+    tokens = sizes()
+    oversized = sum(size > limits.item_tokens for size in tokens)
     by_count = _rounded(math.ceil(len(texts) / limits.documents), concurrency)
-    for share in (1.0,) if exact else (1.0, _ENOUGH):
-        tokens = sizes(share)
-        if _aim(tokens, limits, concurrency) <= by_count:
-            return Plan(pack(tokens, limits, concurrency), oversized, estimated=share < 1.0)
+    if _aim(_costs(tokens, limits), limits, concurrency) <= by_count:
+        return Plan(pack(tokens, limits, concurrency), oversized)
     if exact:
         return Plan(pack([count(item) for item in items], limits, concurrency), oversized)
-    estimate = [count(query), *sizes(_tokens_a_byte(texts, count))[1:]]
-    return Plan(pack(estimate, limits, concurrency), oversized, estimated=True)
+    tokens = sizes(_ENOUGH)
+    if _aim(_costs(tokens, limits), limits, concurrency) > by_count:
+        tokens = [count(query), *sizes(_tokens_a_byte(texts, count))[1:]]
+    return Plan(pack(tokens, limits, concurrency), oversized, estimated=True)
 
 
 _ENOUGH = 0.5
@@ -132,7 +133,8 @@ def pack(tokens: Sequence[int], limits: Limits, concurrency: int) -> list[list[i
     Returns:
         For each request, the places of its texts.
     """
-    count, costs = _aim(tokens, limits, concurrency), _costs(tokens, limits)
+    costs = _costs(tokens, limits)
+    count = _aim(costs, limits, concurrency)
     if count <= 1:
         return [list(range(len(costs)))] * count
     return _balanced(count, costs, limits) or _filled(costs, limits)
@@ -143,9 +145,8 @@ def _costs(tokens: Sequence[int], limits: Limits) -> list[int]:
     return [min(query + text, limits.request_tokens) for text in texts]
 
 
-def _aim(tokens: Sequence[int], limits: Limits, concurrency: int) -> int:
+def _aim(costs: Sequence[int], limits: Limits, concurrency: int) -> int:
     """How many requests there should be."""
-    costs = _costs(tokens, limits)
     fewest = max(len(costs) / limits.documents, sum(costs) / limits.request_tokens)
     return min(_rounded(math.ceil(fewest), concurrency), len(costs))
 
@@ -213,8 +214,5 @@ def _bounds(query: str, texts: Sequence[str]) -> list[int]:
             bounds.append(byte_bound(item))
         except UnicodeEncodeError:
             name = "The query" if place == 0 else f"Text {place - 1}"
-            raise InvalidInputError(
-                f"{name} holds half of a surrogate pair, which UTF-8 cannot encode.",
-                remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
-            ) from None
+            raise not_utf8(name) from None
     return bounds

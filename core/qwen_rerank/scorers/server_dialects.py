@@ -6,7 +6,6 @@ down here a server a line, as its own source has it; docs/scorers.md names those
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing_extensions import TypedDict
 from qwen_rerank.errors import InvalidInputError, ServiceError
 from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scoring import sigmoid
 
 __all__ = ["COMMON", "SERVERS", "ServerDialect"]
 
@@ -103,7 +103,7 @@ class ServerDialect(Dialect):
         )
 
     def _scores(self, results: list[_Scored]) -> list[tuple[int, float]]:
-        turned = _sigmoid if self.logits else float
+        turned = sigmoid if self.logits else float
         return [(result["index"], turned(result["score"])) for result in results]
 
     def refusal(self, body: dict[str, Any]) -> Refusal:
@@ -132,14 +132,6 @@ _KINDS: Mapping[int, Kind] = {
     422: (InvalidInputError, "Check that dialect= names the server that answers there."),
     501: (ServiceError, "Start the server for reranking; llama.cpp's with --reranking."),
 }
-
-
-def _sigmoid(logit: float) -> float:
-    """The probability of a logit, however large."""
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    odds = math.exp(logit)
-    return odds / (1 + odds)
 
 
 COMMON = ServerDialect("The server")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from qwen_rerank.checks import check_query, check_text, check_whole
+from qwen_rerank.checks import check_query, check_text, check_whole, not_utf8
 from qwen_rerank.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -118,7 +118,4 @@ def _check_encodable(name: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInputError(
-            f"{name} holds half of a surrogate pair, which UTF-8 cannot encode.",
-            remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
-        ) from None
+        raise not_utf8(name) from None

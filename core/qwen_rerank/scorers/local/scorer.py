@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from qwen_rerank.checks import check_text, check_whole
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
-from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.scoring import Scorer, Scores, Usage, sigmoid
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.loading import DType, Hub
@@ -208,8 +207,4 @@ def _score(
         texts_sent=len(texts),
         seconds=time.perf_counter() - start,
     )
-    return Scores([_sigmoid(logits[row]) for row in rows], usage), cut
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+    return Scores([sigmoid(logits[row]) for row in rows], usage), cut
