@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from qwen_rerank import InvalidInputError, Ranking, Record, RerankEngine, RerankSettings
+from qwen_rerank import InvalidInputError, Ranking, Record, RerankEngine
+from qwen_rerank.checks import is_finite
 from qwen_rerank.engine import offloaded
-from qwen_rerank.records import SourceFields, place_ids
+from qwen_rerank.fields import SourceFields
+from qwen_rerank.records import Lists, place_ids
+from qwen_rerank.settings import PluginSettings
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -21,15 +25,22 @@ __all__ = ["QwenRerank"]
 SCORE = "relevance_score"
 """Where a document's score is put: the metadata key that LangChain's rerankers share."""
 
+RETRIEVAL_SCORES = (SCORE, "score")
+"""Where a retrieval score is looked for in the metadata: LangChain has no place for it."""
+
 Rankable: TypeAlias = str | Document | Mapping[str, Any]
 
+Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
+"""Documents, or the lists of several retrievers by name."""
 
-class QwenRerank(RerankSettings, BaseDocumentCompressor):
+
+class QwenRerank(PluginSettings, BaseDocumentCompressor):
     """Puts documents in the order of their relevance to the query, best first.
 
-    The options are those of `RerankSettings`. `rerank_field` names metadata keys, or
+    The options are those of `PluginSettings`. `rerank_field` names metadata keys, or
     `"page_content"`, or is a function from `Document` to text. Two documents with one id are the
-    same document, and the first one counts.
+    same document, and the first one counts. A document's retrieval score is the number in its
+    metadata under `"relevance_score"`, else under `"score"`.
 
     Each call is a run of its own in the traces, named after the class, with what it cost.
 
@@ -47,12 +58,13 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         return super()._build()
 
     def compress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self, documents: Documents, query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Rerank the documents.
 
         Args:
-            documents: The retrieved documents; they are not changed.
+            documents: The retrieved documents, which are not changed; or several lists of them by
+                name, in which those without an id are known by their content.
             query: What they should be relevant to; not blank.
             callbacks: Get the run as a child of theirs.
 
@@ -63,13 +75,13 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
-        inputs = {"query": query, "documents": list(documents)}
+        inputs = {"query": query, "documents": _copied(documents)}
         from langchain_core.runnables.config import get_callback_manager_for_config
 
         manager = get_callback_manager_for_config(_config(callbacks))
         run = manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
-            records = self._records(documents)
+            records = self._found(documents)
             outputs = self._outputs(self.engine.rerank(query, records, self.top_n))
         except BaseException as error:
             run.on_chain_error(error)
@@ -78,16 +90,16 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         return outputs["documents"]  # type: ignore[no-any-return]
 
     async def acompress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self, documents: Documents, query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
-        inputs = {"query": query, "documents": list(documents)}
+        inputs = {"query": query, "documents": _copied(documents)}
         from langchain_core.runnables.config import get_async_callback_manager_for_config
 
         manager = get_async_callback_manager_for_config(_config(callbacks))
         run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
-            records = await offloaded(len(documents), self._records, documents)
+            records = await offloaded(_count(documents), self._found, documents)
             outputs = self._outputs(await self.engine.arerank(query, records, self.top_n))
         except BaseException as error:
             await run.on_chain_error(error)
@@ -121,12 +133,22 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
         ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
 
+    def _found(self, documents: Documents) -> list[Record] | Lists:
+        if not isinstance(documents, Mapping):
+            return self._records(documents)
+        return {
+            name: [
+                self._record(document.id or _content_id(document), document) for document in found
+            ]
+            for name, found in documents.items()
+        }
+
     def _records(self, documents: Sequence[Rankable]) -> list[Record]:
         ids = place_ids(getattr(document, "id", None) for document in documents)
-        return [
-            Record(id_, self._fields(document), source=document)
-            for id_, document in zip(ids, documents, strict=True)
-        ]
+        return list(map(self._record, ids, documents))
+
+    def _record(self, id_: str, document: Rankable) -> Record:
+        return Record(id_, self._fields(document), source=document)
 
     def _fields(self, document: Rankable) -> Mapping[str, Any]:
         if isinstance(document, Document):
@@ -142,8 +164,10 @@ class QwenRerank(RerankSettings, BaseDocumentCompressor):
 
     def _outputs(self, ranking: Ranking) -> dict[str, Any]:
         return {
-            "documents": [_with_score(record) for record in ranking],
-            "model": self.engine.scorer.model,
+            "documents": [
+                _ranked(record, kept, ranking.unranked)
+                for record, kept in zip(ranking, self._kept(ranking, _retrieval_score), strict=True)
+            ],
             **ranking.facts,
         }
 
@@ -158,12 +182,35 @@ def _config(callbacks: Callbacks | None) -> RunnableConfig:
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
-def _with_score(record: Record) -> Document:
+def _ranked(record: Record, kept: Mapping[str, Any], unranked: bool) -> Document:
+    """A copy of the record's document, with its score and what is kept in the metadata."""
     document: Document = record.source
-    metadata = {**document.metadata, SCORE: record.score}
-    if record.score is None:
-        del metadata[SCORE]
+    metadata = {**document.metadata, **kept}
+    if not unranked:
+        metadata[SCORE] = record.score
+        if record.score is None:
+            del metadata[SCORE]
     return document.model_copy(update={"metadata": metadata})
+
+
+def _retrieval_score(record: Record) -> float | None:
+    found = map(record.source.metadata.get, RETRIEVAL_SCORES)
+    return next(filter(is_finite, found), None)
+
+
+def _copied(documents: Documents) -> Any:
+    if isinstance(documents, Mapping):
+        return {name: list(found) for name, found in documents.items()}
+    return list(documents)
+
+
+def _count(documents: Documents) -> int:
+    return sum(map(len, documents.values())) if isinstance(documents, Mapping) else len(documents)
+
+
+def _content_id(document: Document) -> str:
+    """An id for a document without one, the same wherever its content is found."""
+    return f"#{sha256(document.page_content.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _places(ranking: Ranking, records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -10,38 +10,65 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from pydantic import ConfigDict
+from langchain_core.runnables import Runnable, RunnableParallel
+from pydantic import ConfigDict, model_validator
+
+from langchain_qwen_rerank.compressor import QwenRerank
 
 __all__ = ["QwenRerankRetriever"]
 
 
 class QwenRerankRetriever(BaseRetriever):
-    """Retrieves with one retriever and reranks what it finds.
+    """Retrieves with one retriever, or with several, and reranks what they find.
 
     What ContextualCompressionRetriever of langchain-classic does, for those who do without that
-    package. Where documents can be had asynchronously, they are.
+    package. Where documents can be had asynchronously, they are; several retrievers run at once.
 
     Attributes:
-        base_retriever: The first stage: any retriever, or a Runnable from query to documents. Let
-            it find more documents than the compressor's `top_n`.
-        compressor: The second stage.
+        base_retriever: The first stage: any retriever, or a Runnable from query to documents; or
+            several by name. Let it find more documents than the compressor's `top_n`.
+        compressor: The second stage; a QwenRerank if there are several retrievers.
+
+    Example:
+        >>> both = {"vectors": store.as_retriever(), "words": BM25Retriever.from_texts(texts)}
+        >>> rerank = QwenRerank(max_candidates=50, keep_lists=True)
+        >>> retriever = QwenRerankRetriever(base_retriever=both, compressor=rerank)
     """
 
-    base_retriever: RetrieverLike
+    base_retriever: RetrieverLike | dict[str, RetrieverLike]
     compressor: BaseDocumentCompressor
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _check_that_lists_are_taken(self) -> Self:
+        if isinstance(self.base_retriever, dict) and not (
+            self.base_retriever and isinstance(self.compressor, QwenRerank)
+        ):
+            raise ValueError("Several retrievers need at least one entry and a QwenRerank.")
+        return self
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         callbacks = run_manager.get_child()
-        found = self.base_retriever.invoke(query, {"callbacks": callbacks}, **kwargs)
+        found = self._first_stage(kwargs).invoke(query, {"callbacks": callbacks})
         return list(self.compressor.compress_documents(found, query, callbacks))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         callbacks = run_manager.get_child()
-        found = await self.base_retriever.ainvoke(query, {"callbacks": callbacks}, **kwargs)
+        found = await self._first_stage(kwargs).ainvoke(query, {"callbacks": callbacks})
         return list(await self.compressor.acompress_documents(found, query, callbacks))
+
+    def _first_stage(self, kwargs: dict[str, Any]) -> Runnable[str, Any]:
+        """What gives the documents, or the lists of them by name."""
+        if not isinstance(self.base_retriever, dict):
+            return _bound(self.base_retriever, kwargs)
+        steps = {name: _bound(each, kwargs) for name, each in self.base_retriever.items()}
+        return RunnableParallel(steps)
+
+
+def _bound(retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
+    return retriever.bind(**kwargs) if kwargs else retriever

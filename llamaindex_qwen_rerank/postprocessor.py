@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -13,30 +14,28 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from pydantic import model_validator
 
-from qwen_rerank import Ranking, Record, RerankSettings
+from qwen_rerank import Ranking, Record
 from qwen_rerank.checks import check_query
 from qwen_rerank.engine import offloaded
-from qwen_rerank.records import SourceFields, place_ids
+from qwen_rerank.fields import SourceFields
+from qwen_rerank.records import place_ids
+from qwen_rerank.settings import PluginSettings
 
 __all__ = ["QwenRerank"]
-
-RETRIEVAL_SCORE = "retrieval_score"
-"""The metadata key under which `keep_retrieval_score` keeps the first stage's score."""
 
 _dispatcher = get_dispatcher(__name__)
 
 
-class QwenRerank(RerankSettings, BaseNodePostprocessor):
+class QwenRerank(PluginSettings, BaseNodePostprocessor):
     """Puts nodes in the order of their relevance to the query, best first.
 
-    The options are those of `RerankSettings`, and two more. `rerank_field` names metadata keys, or
-    `"content"`, or is a function from `NodeWithScore` to text.
+    The options are those of `PluginSettings`, and one more. `rerank_field` names metadata keys, or
+    `"content"`, or is a function from `NodeWithScore` to text. What is kept in a node's metadata is
+    out of the LLM's and the embedding model's sight.
 
     Attributes:
         metadata_mode: Which metadata go into a node's content: by default those that the
             embedding model sees too.
-        keep_retrieval_score: Whether the first stage's score is kept, in
-            `metadata["retrieval_score"]`, out of the LLM's and the embedding model's sight.
 
     Example:
         >>> rerank = QwenRerank(model="qwen3-rerank", top_n=5)
@@ -44,7 +43,6 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     """
 
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    keep_retrieval_score: bool = False
 
     content_field: ClassVar[str] = "content"
 
@@ -81,7 +79,7 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     @contextmanager
     def _step(self, nodes: list[NodeWithScore], query: str) -> Iterator[_Step]:
         """Tell both of LlamaIndex's ways of watching when the step starts and ends, always."""
-        step = _Step(self.keep_retrieval_score)
+        step = _Step(self._nodes)
         model, top_n = self.engine.scorer.model, len(nodes) if self.top_n is None else self.top_n
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
@@ -110,24 +108,25 @@ class QwenRerank(RerankSettings, BaseNodePostprocessor):
     def _content(self, node: BaseNode) -> str:
         return node.get_content(self.metadata_mode)
 
+    def _nodes(self, ranking: Ranking) -> list[NodeWithScore]:
+        """The ranking's nodes with their scores; copies of them where metadata are added."""
+        return [
+            NodeWithScore(node=_with_metadata(record.source.node, kept), score=record.score)
+            for record, kept in zip(ranking, self._kept(ranking, _retrieval_score), strict=True)
+        ]
+
 
 class _Step:
     """One reranking: its result, empty where it failed, and the facts to report."""
 
-    def __init__(self, keep_retrieval_score: bool) -> None:
-        self._keep = keep_retrieval_score
+    def __init__(self, read: Callable[[Ranking], list[NodeWithScore]]) -> None:
+        self._read = read
         self.nodes: list[NodeWithScore] = []
         self.facts: dict[str, Any] = {}
 
     def finish(self, ranking: Ranking) -> None:
         self.facts = ranking.facts
-        self.nodes = [
-            NodeWithScore(
-                node=_with_retrieval_score(record.source) if self._keep else record.source.node,
-                score=record.score,
-            )
-            for record in ranking
-        ]
+        self.nodes = self._read(ranking)
 
 
 def _query(query_bundle: QueryBundle | None) -> str:
@@ -137,17 +136,21 @@ def _query(query_bundle: QueryBundle | None) -> str:
     return query
 
 
-def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:
-    """A copy of the node that holds the score; of the same id."""
-    node = scored.node
+_retrieval_score = attrgetter("source.score")
+
+
+def _with_metadata(node: BaseNode, added: Mapping[str, Any]) -> BaseNode:
+    """The node, or a copy with these metadata, which no model gets to see."""
+    if not added:
+        return node
     return node.model_copy(
         update={
-            "metadata": {**node.metadata, RETRIEVAL_SCORE: scored.score},
-            "excluded_llm_metadata_keys": _hiding(node.excluded_llm_metadata_keys),
-            "excluded_embed_metadata_keys": _hiding(node.excluded_embed_metadata_keys),
+            "metadata": {**node.metadata, **added},
+            "excluded_llm_metadata_keys": _united(node.excluded_llm_metadata_keys, added),
+            "excluded_embed_metadata_keys": _united(node.excluded_embed_metadata_keys, added),
         }
     )
 
 
-def _hiding(excluded: list[str]) -> list[str]:
-    return excluded if RETRIEVAL_SCORE in excluded else [*excluded, RETRIEVAL_SCORE]
+def _united(keys: list[str], others: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys((*keys, *others)))

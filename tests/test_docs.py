@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 
-from qwen_rerank.settings import RerankSettings
+from qwen_rerank.settings import PluginSettings
 from tests.core.local import WHY_SKIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_table_of_options_has_them_all_with_their_defaults() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", README, re.MULTILINE))
-    for name, field in RerankSettings.model_fields.items():
+    for name, field in PluginSettings.model_fields.items():
         assert name in rows
         if rows[name].startswith("`") and not rows[name].startswith("`DASHSCOPE"):
             assert rows[name].strip('`"') in (str(field.default), "cn-beijing")

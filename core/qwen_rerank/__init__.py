@@ -1,6 +1,6 @@
 """Reranking by Qwen models: records in, the same records out, best first."""
 
-from qwen_rerank.engine import Missing, Ranking, RerankEngine
+from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import (
     AuthenticationError,
     BadResponseError,
@@ -13,14 +13,15 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.records import Record, RerankField
+from qwen_rerank.fields import RerankField
+from qwen_rerank.records import Record
 from qwen_rerank.reranker import QwenReRanker
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.server import ServerName, ServerScorer
-from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "Missing",
     "MissingDependencyError",
     "MissingKeyError",
+    "Passage",
     "QwenReRanker",
     "QwenRerankError",
     "Ranking",
@@ -52,4 +54,5 @@ __all__ = [
     "ServerScorer",
     "ServiceError",
     "Usage",
+    "UsageCallback",
 ]

@@ -11,6 +11,7 @@ from qwen_rerank.errors import InvalidInputError
 __all__ = [
     "check_query",
     "check_seconds",
+    "check_share",
     "check_text",
     "check_top_n",
     "check_whole",
@@ -81,3 +82,9 @@ def check_seconds(name: str, value: float) -> None:
     """Raise InvalidInputError unless the value is a finite number of seconds above 0."""
     if not is_finite(value) or value <= 0:
         raise InvalidInputError(f"{name} must be a number of seconds above 0, got {value!r}.")
+
+
+def check_share(name: str, value: float | None) -> None:
+    """Raise InvalidInputError unless the value is None or a number from 0 to 1."""
+    if value is not None and not (is_finite(value) and 0 <= value <= 1):
+        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, got {value!r}.")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from qwen_rerank.checks import check_query, check_top_n, is_finite
 from qwen_rerank.errors import BadResponseError, InvalidInputError
-from qwen_rerank.records import Record, RerankField, text_reader, unique_by_id, well_formed
+from qwen_rerank.fields import RerankField, text_reader, well_formed
+from qwen_rerank.ordering import Ordering, Prepared
+from qwen_rerank.records import Lists, Record, as_lists, ranks, retrieval_order, unique_by_id
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
-__all__ = ["Missing", "Ranking", "RerankEngine", "offloaded"]
+__all__ = ["Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,29 +26,41 @@ T = TypeVar("T")
 Missing: TypeAlias = Literal["skip", "keep", "error"]
 """What happens to a record without text: left out, kept behind the ranked ones, or refused."""
 
+UsageCallback: TypeAlias = Callable[[Usage], object]
+"""Is told what each ranking cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Sequence[Record]):
     """Records, best first: a sequence.
 
     Attributes:
-        records: The records, each with its relevance score; those kept without text have None.
+        records: The records, each with its relevance score; None for those that were kept without
+            text, and for those that a CascadeScorer's second scorer did not see.
         usage: What the ranking cost.
         skipped: How many records were left out because their text is missing or blank.
         duplicates: How many were left out because another one with their id came before.
+        over_budget: How many were left out because of max_candidates.
+        model: The name of the model that gave the scores.
+        unranked: Whether none did, and the records are in retrieval order with retrieval scores.
     """
 
     records: tuple[Record, ...]
     usage: Usage
     skipped: int
     duplicates: int = 0
+    over_budget: int = 0
+    model: str = ""
+    unranked: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a trace reports of the ranking beside its records, as plain values."""
         return {
+            "model": self.model,
             "skipped": self.skipped,
             "duplicates": self.duplicates,
+            "over_budget": self.over_budget,
             "usage": asdict(self.usage),
         }
 
@@ -60,29 +78,6 @@ class Ranking(Sequence[Record]):
         return iter(self.records)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A query and its records, ready to be scored.
-
-    Attributes:
-        query: The query, checked and well-formed.
-        texts: The different texts to score, all of them well-formed.
-        records: The records that have a text, in input order.
-        places: The place in `texts` of the text of each of those records.
-        textless: The records without text, in input order.
-        duplicates: How many records came after one with the same id.
-        top_n: How many records to return; None for all.
-    """
-
-    query: str
-    texts: list[str]
-    records: list[Record]
-    places: list[int]
-    textless: list[Record]
-    duplicates: int
-    top_n: int | None
-
-
 class RerankEngine:
     """Ranks records by a scorer's relevance scores.
 
@@ -96,9 +91,19 @@ class RerankEngine:
         missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
             and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
         min_score: Records that score less are left out; None for no threshold.
+        max_candidates: How many records to score at most, at least 1: the first ones in retrieval
+            order, in which all lists have an equal share; None for all.
+        blend: The weight, in [0, 1], of the retrieval order in the score of a record, which is then
+            (1 - blend) · relevance + blend / rank, with rank from 1; None or 0 for relevance alone.
+            `min_score` is compared with the relevance.
+        diversity: How much, in [0, 1], what is returned should differ in content rather than be
+            relevant: maximal marginal relevance over offline vectors; None or 0 for not at all.
+            Records are then in the order in which they were chosen, not in that of their scores.
+        usage_callback: Is called with the usage of each ranking. What it raises is logged.
 
     Raises:
         InvalidInputError: An argument that can't be used.
+        MissingDependencyError: `diversity` without the extra `embedded`.
     """
 
     def __init__(
@@ -108,26 +113,35 @@ class RerankEngine:
         rerank_field: RerankField,
         missing: Missing = "skip",
         min_score: float | None = None,
+        max_candidates: int | None = None,
+        blend: float | None = None,
+        diversity: float | None = None,
+        usage_callback: UsageCallback | None = None,
     ) -> None:
         if missing not in get_args(Missing):
             raise InvalidInputError(
                 f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}."
             )
-        if min_score is not None and not is_finite(min_score):
-            raise InvalidInputError(
-                f"min_score must be a finite number or None, got {min_score!r}."
-            )
+        check_top_n(max_candidates, "max_candidates")
         self.scorer = scorer
         self._text = text_reader(rerank_field)
         self._missing = missing
-        self._min_score = min_score
+        self._ordering = Ordering(min_score, blend, diversity)
+        self._max_candidates = max_candidates
+        self._usage_callback = usage_callback
 
-    def rerank(self, query: str, records: Iterable[Record], top_n: int | None = None) -> Ranking:
+    def rerank(
+        self,
+        query: str,
+        records: Iterable[Record] | Mapping[str, Iterable[Record]],
+        top_n: int | None = None,
+    ) -> Ranking:
         """Rank the records for the query.
 
         Args:
             query: What the records should be relevant to; not blank.
-            records: The records, in the first stage's order.
+            records: The records, in the first stage's order; or the lists of several first stages
+                by name. A record is told apart by its id, and knows the lists that it was in.
             top_n: How many to return at most, at least 1; None for all.
 
         Raises:
@@ -136,16 +150,20 @@ class RerankEngine:
             QwenRerankError: Whatever the scorer raises, and BadResponseError where it returns
                 anything but one finite score a text.
         """
-        prepared = self.prepare(query, records, top_n)
+        prepared = self.prepare(query, as_lists(records), top_n)
         scores = self.scorer.score(prepared.query, prepared.texts) if prepared.texts else Scores([])
         return self.finish(prepared, scores)
 
     async def arerank(
-        self, query: str, records: Iterable[Record], top_n: int | None = None
+        self,
+        query: str,
+        records: Iterable[Record] | Mapping[str, Iterable[Record]],
+        top_n: int | None = None,
     ) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
-        given = list(records)
-        prepared = await offloaded(len(given), self.prepare, query, given, top_n)
+        lists = as_lists(records)
+        count = sum(map(len, lists.values()))
+        prepared = await offloaded(count, self.prepare, query, lists, top_n)
         scores = (
             await self.scorer.ascore(prepared.query, prepared.texts)
             if prepared.texts
@@ -153,52 +171,71 @@ class RerankEngine:
         )
         return self.finish(prepared, scores)
 
-    def prepare(self, query: str, records: Iterable[Record], top_n: int | None) -> Prepared:
+    def prepare(self, query: str, lists: Lists, top_n: int | None) -> Prepared:
         """Check the input and find the different texts in it."""
         check_query(query)
         check_top_n(top_n)
-        given = list(records)
+        given = list(chain.from_iterable(lists.values()))
         unique = unique_by_id(given)
-        texts: dict[str, int] = {}
-        with_text: list[Record] = []
-        places: list[int] = []
+        read: list[str] = []
+        records: list[Record] = []
         textless: list[Record] = []
         for record in unique:
             text = self._text(record)
             if text is None:
                 textless.append(record)
             else:
-                with_text.append(record)
-                places.append(texts.setdefault(text, len(texts)))
+                records.append(record)
+                read.append(text)
         if textless and self._missing == "error":
             raise InvalidInputError(
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        duplicates = len(given) - len(unique)
+        found = len(records)
+        if self._max_candidates is not None:
+            candidates = sorted(retrieval_order(records, lists)[: self._max_candidates])
+            records = [records[place] for place in candidates]
+            read = [read[place] for place in candidates]
+        texts: dict[str, int] = {}
         return Prepared(
-            well_formed(query), list(texts), with_text, places, textless, duplicates, top_n
+            query=well_formed(query),
+            places=[texts.setdefault(text, len(texts)) for text in read],
+            texts=list(texts),
+            records=records,
+            textless=textless,
+            lists=lists,
+            duplicates=len(given) - len(unique),
+            over_budget=found - len(records),
+            top_n=top_n,
         )
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
-        values = _checked(scores.values, len(prepared.texts), self.scorer.model)
-        scored = [values[place] for place in prepared.places]
-        order = sorted(range(len(scored)), key=scored.__getitem__, reverse=True)  # ties stay
-        if self._min_score is not None:
-            order = [place for place in order if scored[place] >= self._min_score]
+        scores = _checked(scores, len(prepared.texts), self.scorer.model)
+        best = self._ordering.best(prepared, scores)
         kept = prepared.textless if self._missing == "keep" else []
-        best = order[: prepared.top_n]
         room = None if prepared.top_n is None else prepared.top_n - len(best)
-        return Ranking(
-            records=(
-                *(prepared.records[place].scored(scored[place]) for place in best),
-                *(record.scored(None) for record in kept[:room]),
-            ),
-            usage=scores.usage + Usage(texts_saved=len(scored) - len(values)),
+        saved = Usage(texts_saved=len(prepared.places) - len(prepared.texts))
+        ranking = Ranking(
+            records=_located([*best, *(record.scored(None) for record in kept[:room])], prepared),
+            usage=scores.usage + saved,
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
+            over_budget=prepared.over_budget,
+            model=scores.model or self.scorer.model,
+            unranked=scores.unranked,
         )
+        self._report(ranking.usage)
+        return ranking
+
+    def _report(self, usage: Usage) -> None:
+        if self._usage_callback is None:
+            return
+        try:
+            self._usage_callback(usage)
+        except Exception:  # the ranking is there, and paid for
+            _log.warning("usage_callback failed", exc_info=True)
 
 
 _MANY = 500
@@ -212,11 +249,30 @@ async def offloaded(count: int, work: Callable[P, T], *args: P.args, **kwargs: P
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
-def _checked(values: Sequence[float], expected: int, model: str) -> list[float]:
+def _located(records: list[Record], prepared: Prepared) -> tuple[Record, ...]:
+    """The records, each with its ranks in the lists that it came from, where those have names."""
+    if "" in prepared.lists:
+        return tuple(records)
+    found = ranks(prepared.lists, records)
+    return tuple(
+        record.found_in(each) if each else record
+        for record, each in zip(records, found, strict=True)
+    )
+
+
+def _checked(scores: Scores, expected: int, model: str) -> Scores:
+    """The scores, if there is a finite number for each text."""
+    _check_count(scores.values, expected, model)
+    for values in (scores.tiers, scores.passages):
+        if values is not None:
+            _check_count(values, expected, model)
+    for place, value in enumerate(scores.values):
+        if not is_finite(value):
+            raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
+    return replace(scores, values=list(map(float, scores.values)))
+
+
+def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
     if not isinstance(values, Sequence) or len(values) != expected:
         got = len(values) if isinstance(values, Sequence) else type(values).__name__
         raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
-    for place, value in enumerate(values):
-        if not is_finite(value):
-            raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
-    return list(map(float, values))

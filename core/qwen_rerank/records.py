@@ -1,23 +1,14 @@
-"""What enters the engine: records, gathered from lists, deduplicated by id, read as text."""
+"""What enters the engine: records, in one list or in several, known by their ids."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.scoring import Passage
 
-__all__ = [
-    "Record",
-    "RerankField",
-    "SourceFields",
-    "place_ids",
-    "text_reader",
-    "unique_by_id",
-    "well_formed",
-]
+__all__ = ["Lists", "Record", "as_lists", "place_ids", "ranks", "retrieval_order", "unique_by_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,123 +20,29 @@ class Record:
         fields: Named values, at least those that `rerank_field` names.
         score: The retrieval score on the way in, the relevance score on the way out, or None.
         source: The framework's own object, for a plugin to find it again. Not compared.
+        lists: Where the record came from, if from several lists: their names, and its rank in each,
+            from 1.
+        passage: The part of its text that the score is of, if it was split: see PassageScorer.
     """
 
     id: str
     fields: Mapping[str, Any]
     score: float | None = None
     source: Any = field(default=None, compare=False, repr=False)
+    lists: Mapping[str, int] | None = None
+    passage: Passage | None = None
 
-    def scored(self, score: float | None) -> Record:
+    def scored(self, score: float | None, passage: Passage | None = None) -> Record:
         """The same record with this score; faster than `dataclasses.replace`."""
-        return Record(self.id, self.fields, score, self.source)
+        return Record(self.id, self.fields, score, self.source, self.lists, passage)
+
+    def found_in(self, lists: Mapping[str, int]) -> Record:
+        """The same record, with the lists that it came from."""
+        return Record(self.id, self.fields, self.score, self.source, lists, self.passage)
 
 
-class SourceFields(Mapping[str, Any]):
-    """The fields of a framework's object: its metadata, and its content, got when it is asked for.
-
-    Args:
-        metadata: The object's own fields.
-        name: The field that holds the content, whatever the metadata have under that name.
-        content: Gives the content of the object.
-        source: The object.
-    """
-
-    __slots__ = ("_content", "_metadata", "_name", "_source")
-
-    def __init__(
-        self, metadata: Mapping[str, Any], name: str, content: Callable[[Any], str], source: Any
-    ) -> None:
-        self._metadata = metadata
-        self._name = name
-        self._content = content
-        self._source = source
-
-    def __getitem__(self, name: str) -> Any:
-        return self._content(self._source) if name == self._name else self._metadata[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The field, or the default where there is none."""
-        if name == self._name:
-            return self._content(self._source)
-        return self._metadata.get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({self._name: None, **self._metadata})
-
-    def __len__(self) -> int:
-        return len(self._metadata) + (self._name not in self._metadata)
-
-
-RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], str | None]
-"""Where a record's text is: a field's name, several joined by line breaks, or a function."""
-
-TextReader: TypeAlias = Callable[[Record], str | None]
-
-
-def text_reader(rerank_field: RerankField) -> TextReader:
-    """The function that reads a record's text: None where it is missing or blank.
-
-    Raises:
-        InvalidInputError: `rerank_field` is none of the things it can be.
-    """
-    pick = rerank_field if callable(rerank_field) else _field_reader(rerank_field)
-
-    def read(record: Record) -> str | None:
-        value = pick(record)
-        text = value if isinstance(value, str) else _as_text(value, "rerank_field", record.id)
-        if not text or text.isspace():
-            return None
-        return text if text.isascii() else well_formed(text)
-
-    return read
-
-
-def _field_reader(rerank_field: str | Sequence[str]) -> TextReader:
-    names = [rerank_field] if isinstance(rerank_field, str) else rerank_field
-    if not names or not isinstance(names, Sequence) or not all(_is_name(name) for name in names):
-        raise InvalidInputError(
-            f"rerank_field must be a field name, several, or a function, got {rerank_field!r}.",
-            remedy='Pass for example rerank_field="content".',
-        )
-    if len(names) == 1:
-        (only,) = names
-        return lambda record: _as_text(record.fields.get(only), only, record.id)
-
-    def join(record: Record) -> str:
-        texts = (_as_text(record.fields.get(name), name, record.id) for name in names)
-        return "\n".join(text for text in texts if text.strip())
-
-    return join
-
-
-def well_formed(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair, which no encoding of Unicode has.
-
-    Two halves that belong together become the character that they stand for.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(name)
-
-
-def _as_text(value: Any, name: str, record_id: str) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # as data frames put it
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise InvalidInputError(
-        f"{name} of record {record_id!r} is {type(value).__name__}, not text.",
-        remedy="Pass rerank_field a function that makes a text of it.",
-    )
+Lists: TypeAlias = Mapping[str, Sequence[Record]]
+"""The lists of several first stages, by name."""
 
 
 def place_ids(ids: Iterable[Any]) -> list[str]:
@@ -164,5 +61,52 @@ def unique_by_id(records: Iterable[Record]) -> list[Record]:
     """The records in their order, without those whose id was there before; "" is no id."""
     seen: dict[object, Record] = {}
     for record in records:
-        seen.setdefault(record.id or object(), record)
+        seen.setdefault(_identity(record), record)
     return list(seen.values())
+
+
+def as_lists(records: Iterable[Record] | Mapping[str, Iterable[Record]]) -> Lists:
+    """The lists by their names; a single one has the name ""."""
+    if isinstance(records, Mapping):
+        return {str(name): _marked(str(name), found) for name, found in records.items()}
+    return {"": list(records)}
+
+
+def _marked(name: str, records: Iterable[Record]) -> list[Record]:
+    """The records; those without an id, which no other list can have, know their place at once."""
+    return [
+        record if record.id else record.found_in({name: rank})
+        for rank, record in enumerate(records, 1)
+    ]
+
+
+def ranks(lists: Lists, wanted: Iterable[Record]) -> list[dict[str, int]]:
+    """For each of the wanted records its rank, from 1, in every list that has it."""
+    ranks_of: dict[object, dict[str, int]] = {_identity(record): {} for record in wanted}
+    for name, records in lists.items():
+        for rank, record in enumerate(records, 1):
+            if (found := ranks_of.get(_identity(record))) is not None:
+                found.setdefault(name, rank)
+    return [ranks_of[_identity(record)] for record in wanted]
+
+
+def _identity(record: Record) -> object:
+    return record.id or id(record)
+
+
+_RRF = 60
+"""The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+
+
+def retrieval_order(records: Sequence[Record], lists: Lists) -> list[int]:
+    """The places of the records in the order of the lists that they came from, best first.
+
+    Several lists are fused by reciprocal rank: a record gets 1 / (60 + rank) from every list that
+    has it. So all lists' first records come before all their second ones, and none is crowded out
+    by a longer one. Records of equal worth stay as they came.
+    """
+    places = list(range(len(records)))
+    if len(lists) < 2:
+        return places
+    worth = [sum(1 / (_RRF + rank) for rank in each.values()) for each in ranks(lists, records)]
+    return sorted(places, key=worth.__getitem__, reverse=True)

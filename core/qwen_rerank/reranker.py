@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from qwen_rerank.checks import check_query, check_top_n
 from qwen_rerank.engine import Ranking
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.records import Record, place_ids
+from qwen_rerank.records import Lists, Record, place_ids
 from qwen_rerank.scoring import Scorer
 from qwen_rerank.settings import DocumentField, RerankSettings
 
@@ -132,21 +133,28 @@ class QwenReRanker:
         )
 
 
-def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]]) -> list[Record]:
-    lists: Iterable[Iterable[Any]] = (
-        query_results.values() if isinstance(query_results, Mapping) else query_results
-    )
+def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]]) -> Lists:
     try:
-        documents = [
-            document for documents in lists for document in documents if document is not None
-        ]
-        ids = place_ids(document.id for document in documents)
+        named = (
+            query_results.items()
+            if isinstance(query_results, Mapping)
+            else enumerate(query_results)
+        )
+        lists = {
+            str(name): [document for document in documents if document is not None]
+            for name, documents in named
+        }
+        documents = list(chain.from_iterable(lists.values()))
+        ids = iter(place_ids(document.id for document in documents))
         for document in documents[:1]:  # what can't take a score should show before it is paid for
             _with_score(document, document.score)
-        return [
-            Record(id_, document.fields or {}, document.score, source=document)
-            for id_, document in zip(ids, documents, strict=True)
-        ]
+        return {
+            name: [
+                Record(next(ids), document.fields or {}, document.score, source=document)
+                for document in found
+            ]
+            for name, found in lists.items()
+        }
     except (TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(
             f"query_results must be lists of documents with id, score and fields: {error}.",

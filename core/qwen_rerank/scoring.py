@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-__all__ = ["Scorer", "Scores", "Usage", "sigmoid"]
+__all__ = ["Passage", "Scorer", "Scores", "Usage", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,13 @@ class Usage:
         requests: Requests that were answered with scores.
         tokens: Tokens billed, as the service reports them, or computed by a model in this process.
             0 where nothing is counted.
-        texts_sent: Texts that were scored.
+        texts_sent: Texts that were scored; one that two scorers scored counts twice.
         texts_saved: Texts that were not scored, because an equal one was.
         retries: Repeated attempts, after a failure.
         seconds: Time spent scoring, in seconds.
+        cache_hits: Texts that were not scored, because a CachedScorer had their score.
+        texts_spared: Texts that the second scorer of a CascadeScorer did not have to score.
+        cost: An estimate in US dollars, by list prices; None where a price is not known.
     """
 
     requests: int = 0
@@ -33,27 +36,71 @@ class Usage:
     texts_saved: int = 0
     retries: int = 0
     seconds: float = 0.0
+    cache_hits: int = 0
+    texts_spared: int = 0
+    cost: float | None = None
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        return Usage(**sums, cost=_sum_of_costs(self, other))
+
+
+_COUNTS = tuple(f.name for f in fields(Usage) if f.name != "cost")
+
+
+def _sum_of_costs(*usages: Usage) -> float | None:
+    costs = [
+        usage.cost
+        for usage in usages
+        if usage.cost is not None or usage.requests or usage.tokens or usage.texts_sent
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known and len(known) == len(costs) else None
+
+
+class Passage(NamedTuple):
+    """A part of a text, as character offsets: `text[start:end]`."""
+
+    start: int
+    end: int
+
+    def of(self, text: str) -> str:
+        """The part of this text."""
+        return text[self.start : self.end]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One relevance score for each text, in the texts' order, and what they cost."""
+    """One relevance score for each text, in the texts' order, and what they cost.
+
+    A scorer of a single model gives the first two. The others are for scorers that wrap scorers.
+
+    Attributes:
+        values: The scores.
+        usage: What they cost.
+        model: The name of the model that gave them; None for the scorer's own.
+        passages: For each text the part of it that its score is of; None for the whole text.
+        tiers: For each text how many scorers preferred others to it, where not all texts were
+            scored by the same ones. A lower tier ranks first, whatever the scores, and only those
+            of tier 0 are shown. None where all are of tier 0.
+        unranked: Whether no model gave the scores, and the texts should stay as they came.
+    """
 
     values: list[float]
     usage: Usage = Usage()
+    model: str | None = None
+    passages: list[Passage | None] | None = None
+    tiers: list[int] | None = None
+    unranked: bool = False
 
 
 class Scorer(ABC):
     """Gives one relevance score to each text: the only thing a new model has to implement.
 
-    A scorer splits what it gets to its own limits, and either scores every text or raises. Scores
-    are pointwise: that of one text does not depend on which others came along, unless the scorer's
-    own documentation says otherwise. Higher is more relevant; [0, 1] unless documented.
+    A scorer splits what it gets to its own limits, and either scores every text or raises. Higher
+    is more relevant; [0, 1] unless documented.
 
     A scorer is safe to use from many threads and many event loops. Used in a `with` or
     `async with` block, it is closed at the end of it.
@@ -63,6 +110,20 @@ class Scorer(ABC):
     @abstractmethod
     def model(self) -> str:
         """The model's name, for traces and messages."""
+
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """All that a score depends on but the query and the text, of numbers and strings.
+
+        Two scorers of one fingerprint share a cache. It is the class and the model, unless a scorer
+        has options that change its scores.
+        """
+        return (type(self).__qualname__, self.model)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the score of a text is the same whichever others come along, as most are."""
+        return True
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Scores:

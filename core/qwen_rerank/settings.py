@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import (
@@ -19,13 +20,13 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.checks import check_top_n
-from qwen_rerank.engine import Missing, RerankEngine
+from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Record
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scoring import Scorer
 
-__all__ = ["DocumentField", "RerankSettings"]
+__all__ = ["DocumentField", "PluginSettings", "RerankSettings"]
 
 DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], str | None]]
 """Where a document's text is: a field's name, several, or a function from document to text."""
@@ -79,6 +80,13 @@ class RerankSettings(BaseModel):
         min_score: Documents that score less are left out; None for no threshold.
         missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
             ones) or `"error"`.
+        max_candidates: How many documents are scored at most, at least 1: the first ones, of
+            several lists an equal share; None for all.
+        blend: The weight, in [0, 1], of the retrieval order in a document's score; see
+            `RerankEngine`, as for diversity. None for none.
+        diversity: How much, in [0, 1], the documents should differ from each other rather than be
+            relevant; needs the extra `embedded`. None for not at all.
+        usage_callback: Is called with the `Usage` of each ranking.
 
     Raises:
         pydantic.ValidationError: An unknown option, or one of the wrong type.
@@ -113,6 +121,10 @@ class RerankSettings(BaseModel):
     rerank_field: DocumentField | None = None
     min_score: float | None = None
     missing: Missing = "skip"
+    max_candidates: int | None = None
+    blend: float | None = None
+    diversity: float | None = None
+    usage_callback: SkipJsonSchema[UsageCallback | None] = None
 
     content_field: ClassVar[str] = "content"
     """The field of a record that holds the content when rerank_field is None."""
@@ -141,6 +153,10 @@ class RerankSettings(BaseModel):
             rerank_field=_of_source(field) if callable(field) else field,
             missing=self.missing,
             min_score=self.min_score,
+            max_candidates=self.max_candidates,
+            blend=self.blend,
+            diversity=self.diversity,
+            usage_callback=self.usage_callback,
         )
 
     def _scorer(self) -> Scorer:
@@ -158,13 +174,13 @@ class RerankSettings(BaseModel):
         default = RerankSettings.model_fields[name].default
         return name in self.model_fields_set and getattr(self, name) not in (default, None)
 
-    @field_serializer("scorer", "rerank_field")
+    @field_serializer("scorer", "rerank_field", "usage_callback")
     def _serialize(self, value: Any) -> Any:
         if isinstance(value, Scorer):
             return {_NOT_SAVED: value.model}
         return {_NOT_SAVED: getattr(value, "__name__", "function")} if callable(value) else value
 
-    @field_validator("scorer", "rerank_field", mode="before")
+    @field_validator("scorer", "rerank_field", "usage_callback", mode="before")
     @classmethod
     def _refuse_not_saved(cls, value: Any) -> Any:
         if isinstance(value, dict) and _NOT_SAVED in value:
@@ -190,6 +206,47 @@ class RerankSettings(BaseModel):
     def __eq__(self, other: object) -> bool:
         # By the options, and not, as pydantic does, by the engines made of them too.
         return type(self) is type(other) and dict(self) == dict(other)
+
+
+RETRIEVAL_SCORE, LISTS, PASSAGE = "retrieval_score", "retrieval_lists", "passage"
+"""The metadata keys of what the plugins keep."""
+
+
+class PluginSettings(RerankSettings):
+    """The options of `RerankSettings`, and what goes into the metadata of a document or node.
+
+    Attributes:
+        keep_retrieval_score: Whether the first stage's score is kept, in
+            `metadata["retrieval_score"]`.
+        keep_lists: Whether the names of the lists that it was in, and its rank in each, from 1, are
+            kept, as a dict in `metadata["retrieval_lists"]`.
+        keep_passage: Whether the part of its text that a PassageScorer's score is of is kept, as
+            the offsets of its start and end, a list of two, in `metadata["passage"]`.
+    """
+
+    keep_retrieval_score: bool = False
+    keep_lists: bool = False
+    keep_passage: bool = False
+
+    def _kept(
+        self, ranking: Ranking, retrieval_score: Callable[[Record], float | None]
+    ) -> Iterable[Mapping[str, Any]]:
+        """For each record of the ranking the metadata to add to its document."""
+        if self.keep_retrieval_score or self.keep_lists or self.keep_passage:
+            return (self._kept_of(record, retrieval_score) for record in ranking)
+        return repeat({}, len(ranking))
+
+    def _kept_of(
+        self, record: Record, retrieval_score: Callable[[Record], float | None]
+    ) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        if self.keep_retrieval_score:
+            kept[RETRIEVAL_SCORE] = retrieval_score(record)
+        if self.keep_lists and record.lists is not None:
+            kept[LISTS] = dict(record.lists)
+        if self.keep_passage and record.passage is not None:
+            kept[PASSAGE] = list(record.passage)
+        return kept
 
 
 def _of_source(function: Callable[[Any], str | None]) -> Callable[[Record], str | None]:

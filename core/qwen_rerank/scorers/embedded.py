@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-__all__ = ["EmbeddedScorer"]
+__all__ = ["EmbeddedScorer", "Vectors", "offline_vectors"]
 
 # The vectors know little beyond English, so most of the weight is on the words themselves.
 _COSINE_WEIGHT = 0.3
@@ -79,13 +79,18 @@ class EmbeddedScorer(Scorer):
     """
 
     def __init__(self) -> None:
-        _vectors()
+        offline_vectors()
         _stemmer()
 
     @property
     def model(self) -> str:
         """Always `"embedded"`."""
         return "embedded"
+
+    @property
+    def pointwise(self) -> bool:
+        """False: see above."""
+        return False
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         """Score the texts against the query, and against each other's terms.
@@ -98,13 +103,13 @@ class EmbeddedScorer(Scorer):
             One score in [0, 1) a text. The usage counts texts and seconds; nothing is billed.
         """
         start = time.perf_counter()
-        cosines = _vectors().cosines(query, texts)
+        cosines = offline_vectors().cosines(query, texts)
         values = [
             _COSINE_WEIGHT * cosine + _LEXICAL_WEIGHT * share
             for cosine, share in zip(cosines, _lexical(query, texts), strict=True)
         ]
         seconds = time.perf_counter() - start
-        return Scores(values, Usage(texts_sent=len(texts), seconds=seconds))
+        return Scores(values, Usage(texts_sent=len(texts), seconds=seconds, cost=0.0))
 
 
 def _lexical(query: str, texts: Sequence[str]) -> list[float]:
@@ -149,7 +154,7 @@ def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
             yield from map("".join, pairwise(run))
 
 
-class _Vectors:
+class Vectors:
     """Word vectors, one row a token of the tokenizer. Only reads, so any thread may use it."""
 
     def __init__(self, tokenizer: Tokenizer, table: NDArray[Any]) -> None:
@@ -162,6 +167,12 @@ class _Vectors:
         # Not a matrix product: its last digits may differ between equal rows.
         products = (float((self._direction(text) * direction).sum()) for text in texts)
         return [min(max(product, 0.0), 1.0) for product in products]
+
+    def directions(self, texts: Sequence[str]) -> NDArray[Any]:
+        """The unit vectors of the texts, one a row: float32, as many rows as texts."""
+        import numpy
+
+        return numpy.stack([self._direction(text) for text in texts])
 
     def _direction(self, text: str) -> NDArray[Any]:
         """The unit vector of a text; zeros if it has no tokens."""
@@ -176,14 +187,14 @@ class _Vectors:
 _loading = Lock()
 
 
-def _vectors() -> _Vectors:
+def offline_vectors() -> Vectors:
     """The vectors, loaded once a process, whichever threads ask first."""
     with _loading:
         return _load()
 
 
 @cache
-def _load() -> _Vectors:
+def _load() -> Vectors:
     try:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
@@ -193,7 +204,7 @@ def _load() -> _Vectors:
         tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
     except (ImportError, OSError) as error:
         raise _missing("the vectors that the wordllama package bundles", error) from error
-    return _Vectors(tokenizer, table)
+    return Vectors(tokenizer, table)
 
 
 def _stemmer() -> Callable[[str], str]:
@@ -208,7 +219,7 @@ def _stemmer() -> Callable[[str], str]:
 
 def _missing(what: str, error: Exception) -> MissingDependencyError:
     return MissingDependencyError(
-        f"EmbeddedScorer needs {what} ({error}).",
+        f"Ranking by offline vectors needs {what} ({error}).",
         remedy='Install it: pip install "qwen-rerank[embedded]"',
     )
 

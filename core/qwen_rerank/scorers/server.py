@@ -89,6 +89,7 @@ class ServerScorer(ServiceScorer):
         url = place._replace(path=path).geturl()
         self._api_key = None if api_key is None else checked_key("server's API key", api_key)
         self._is_keyed = api_key is not None
+        self._logits = logits
         if self._is_keyed:
             warn_if_unencrypted(url, stacklevel=3)
         super().__init__(
@@ -105,6 +106,11 @@ class ServerScorer(ServiceScorer):
     def url(self) -> str:
         """The address that requests go to."""
         return self._url
+
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The address too, as models' names are a server's own, and whether scores were logits."""
+        return (*super().fingerprint, self._url, self._logits)
 
     def check(self) -> Scores:
         """See that the server tells a text that answers a query from others that do not.

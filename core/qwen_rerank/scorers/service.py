@@ -88,6 +88,11 @@ class ServiceScorer(Scorer):
         return self._model
 
     @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The class, the model and the instruction."""
+        return (*super().fingerprint, self._instruct)
+
+    @property
     def limits(self) -> Limits:
         """How large a request may be."""
         return self._limits

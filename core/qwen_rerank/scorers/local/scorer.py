@@ -92,6 +92,12 @@ class LocalScorer(Scorer):
         name: str = self._options["model"]
         return name
 
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The model, its revision and hub, the instruction, the precision and the length."""
+        names = ("revision", "hub", "instruct", "dtype", "max_length")
+        return (*super().fingerprint, *(self._options[name] for name in names))
+
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         """Score the texts; see `Scorer.score`.
 
@@ -206,5 +212,6 @@ def _score(
         tokens=len(lead) + sum(map(len, logits)),
         texts_sent=len(texts),
         seconds=time.perf_counter() - start,
+        cost=0.0,
     )
     return Scores([sigmoid(logits[row]) for row in rows], usage), cut
