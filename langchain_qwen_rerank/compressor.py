@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -28,6 +28,9 @@ SCORE = "relevance_score"
 RETRIEVAL_SCORES = (SCORE, "score")
 """Where a retrieval score is looked for in the metadata: LangChain has no place for it."""
 
+LISTS = "retrieval_lists"
+"""Where `keep_lists` puts what it keeps."""
+
 Rankable: TypeAlias = str | Document | Mapping[str, Any]
 
 Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
@@ -44,11 +47,17 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     Each call is a run of its own in the traces, named after the class, with what it cost.
 
+    Attributes:
+        keep_lists: Whether the names of the lists that it was in, and its rank in each, from 1, are
+            kept, in `metadata["retrieval_lists"]`: a dict, or None if there was one list.
+
     Example:
         >>> compressor = QwenRerank(model="qwen3-rerank", top_n=5)
         >>> found = store.as_retriever(search_kwargs={"k": 50})
         >>> retriever = QwenRerankRetriever(base_retriever=found, compressor=compressor)
     """
+
+    keep_lists: bool = False
 
     content_field: ClassVar[str] = "page_content"
 
@@ -162,11 +171,19 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             )
         return document
 
+    def _to_keep(self) -> dict[str, Callable[[Record], Any]]:
+        lists = {LISTS: lambda record: record.lists and dict(record.lists)}
+        return super()._to_keep() | (lists if self.keep_lists else {})
+
+    def _retrieval_score(self, record: Record) -> float | None:
+        found = map(record.source.metadata.get, RETRIEVAL_SCORES)
+        return next(filter(is_finite, found), None)
+
     def _outputs(self, ranking: Ranking) -> dict[str, Any]:
         return {
             "documents": [
                 _ranked(record, kept, ranking.unranked)
-                for record, kept in zip(ranking, self._kept(ranking, _retrieval_score), strict=True)
+                for record, kept in zip(ranking, self._kept(ranking), strict=True)
             ],
             **ranking.facts,
         }
@@ -191,11 +208,6 @@ def _ranked(record: Record, kept: Mapping[str, Any], unranked: bool) -> Document
         if record.score is None:
             del metadata[SCORE]
     return document.model_copy(update={"metadata": metadata})
-
-
-def _retrieval_score(record: Record) -> float | None:
-    found = map(record.source.metadata.get, RETRIEVAL_SCORES)
-    return next(filter(is_finite, found), None)
 
 
 def _copied(documents: Documents) -> Any:

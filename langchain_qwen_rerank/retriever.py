@@ -45,7 +45,10 @@ class QwenRerankRetriever(BaseRetriever):
         if isinstance(self.base_retriever, dict) and not (
             self.base_retriever and isinstance(self.compressor, QwenRerank)
         ):
-            raise ValueError("Several retrievers need at least one entry and a QwenRerank.")
+            raise ValueError(
+                "base_retriever as a dict needs at least one retriever in it, and as compressor a "
+                f"QwenRerank, got {type(self.compressor).__name__}."
+            )
         return self
 
     def _get_relevant_documents(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -112,8 +111,11 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         """The ranking's nodes with their scores; copies of them where metadata are added."""
         return [
             NodeWithScore(node=_with_metadata(record.source.node, kept), score=record.score)
-            for record, kept in zip(ranking, self._kept(ranking, _retrieval_score), strict=True)
+            for record, kept in zip(ranking, self._kept(ranking), strict=True)
         ]
+
+    def _retrieval_score(self, record: Record) -> float | None:
+        return record.source.score  # type: ignore[no-any-return]
 
 
 class _Step:
@@ -134,9 +136,6 @@ def _query(query_bundle: QueryBundle | None) -> str:
     if not isinstance(query, str):  # which the events would not take
         check_query(query)
     return query
-
-
-_retrieval_score = attrgetter("source.score")
 
 
 def _with_metadata(node: BaseNode, added: Mapping[str, Any]) -> BaseNode:

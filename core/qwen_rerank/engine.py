@@ -13,7 +13,7 @@ from qwen_rerank.checks import check_query, check_top_n, is_finite
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.fields import RerankField, text_reader, well_formed
 from qwen_rerank.ordering import Ordering, Prepared
-from qwen_rerank.records import Lists, Record, as_lists, ranks, retrieval_order, unique_by_id
+from qwen_rerank.records import Lists, Record, as_lists, fair_order, ranks, unique_by_id
 from qwen_rerank.scoring import Scorer, Scores, Usage
 
 __all__ = ["Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
@@ -91,8 +91,8 @@ class RerankEngine:
         missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
             and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
         min_score: Records that score less are left out; None for no threshold.
-        max_candidates: How many records to score at most, at least 1: the first ones in retrieval
-            order, in which all lists have an equal share; None for all.
+        max_candidates: How many records to score at most, at least 1: the first ones, of several
+            lists an equal share of each; None for all.
         blend: The weight, in [0, 1], of the retrieval order in the score of a record, which is then
             (1 - blend) · relevance + blend / rank, with rank from 1; None or 0 for relevance alone.
             `min_score` is compared with the relevance.
@@ -194,7 +194,7 @@ class RerankEngine:
             )
         found = len(records)
         if self._max_candidates is not None:
-            candidates = sorted(retrieval_order(records, lists)[: self._max_candidates])
+            candidates = sorted(fair_order(records, lists)[: self._max_candidates])
             records = [records[place] for place in candidates]
             read = [read[place] for place in candidates]
         texts: dict[str, int] = {}

@@ -8,7 +8,16 @@ from typing import Any, TypeAlias
 
 from qwen_rerank.scoring import Passage
 
-__all__ = ["Lists", "Record", "as_lists", "place_ids", "ranks", "retrieval_order", "unique_by_id"]
+__all__ = [
+    "Lists",
+    "Record",
+    "as_lists",
+    "fair_order",
+    "place_ids",
+    "ranks",
+    "retrieval_order",
+    "unique_by_id",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +110,29 @@ _RRF = 60
 def retrieval_order(records: Sequence[Record], lists: Lists) -> list[int]:
     """The places of the records in the order of the lists that they came from, best first.
 
-    Several lists are fused by reciprocal rank: a record gets 1 / (60 + rank) from every list that
-    has it. So all lists' first records come before all their second ones, and none is crowded out
-    by a longer one. Records of equal worth stay as they came.
+    Several lists are fused by reciprocal rank: a record's worth is the sum of 1 / (60 + rank) over
+    the lists that have it. Records of equal worth stay as they came.
     """
     places = list(range(len(records)))
     if len(lists) < 2:
         return places
-    worth = [sum(1 / (_RRF + rank) for rank in each.values()) for each in ranks(lists, records)]
-    return sorted(places, key=worth.__getitem__, reverse=True)
+    worths = list(map(_worth, ranks(lists, records)))
+    return sorted(places, key=worths.__getitem__, reverse=True)
+
+
+def fair_order(records: Sequence[Record], lists: Lists) -> list[int]:
+    """The places of the records as the lists give them in turn, each its best one first.
+
+    So the first n of k lists' records have at least the first n // k of each list, or all of a
+    shorter one: none is crowded out by a longer one, or by two that agree. Where records have the
+    same best rank, that of more worth by `retrieval_order` comes first.
+    """
+    places = list(range(len(records)))
+    if len(lists) < 2:
+        return places
+    keys = [(min(found.values()), -_worth(found)) for found in ranks(lists, records)]
+    return sorted(places, key=keys.__getitem__)
+
+
+def _worth(found: Mapping[str, int]) -> float:
+    return sum(1 / (_RRF + rank) for rank in found.values())

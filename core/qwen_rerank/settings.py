@@ -208,45 +208,38 @@ class RerankSettings(BaseModel):
         return type(self) is type(other) and dict(self) == dict(other)
 
 
-RETRIEVAL_SCORE, LISTS, PASSAGE = "retrieval_score", "retrieval_lists", "passage"
-"""The metadata keys of what the plugins keep."""
-
-
 class PluginSettings(RerankSettings):
     """The options of `RerankSettings`, and what goes into the metadata of a document or node.
 
     Attributes:
         keep_retrieval_score: Whether the first stage's score is kept, in
-            `metadata["retrieval_score"]`.
-        keep_lists: Whether the names of the lists that it was in, and its rank in each, from 1, are
-            kept, as a dict in `metadata["retrieval_lists"]`.
-        keep_passage: Whether the part of its text that a PassageScorer's score is of is kept, as
-            the offsets of its start and end, a list of two, in `metadata["passage"]`.
+            `metadata["retrieval_score"]`: a float, or None if it gave none.
+        keep_passage: Whether the part of its text that a PassageScorer's score is of is kept, in
+            `metadata["passage"]`: the offsets of its start and end, a list, or None if it is whole.
     """
 
     keep_retrieval_score: bool = False
-    keep_lists: bool = False
     keep_passage: bool = False
 
-    def _kept(
-        self, ranking: Ranking, retrieval_score: Callable[[Record], float | None]
-    ) -> Iterable[Mapping[str, Any]]:
+    def _kept(self, ranking: Ranking) -> Iterable[Mapping[str, Any]]:
         """For each record of the ranking the metadata to add to its document."""
-        if self.keep_retrieval_score or self.keep_lists or self.keep_passage:
-            return (self._kept_of(record, retrieval_score) for record in ranking)
-        return repeat({}, len(ranking))
+        kept = self._to_keep()
+        if not kept:
+            return repeat({}, len(ranking))
+        return ({key: read(record) for key, read in kept.items()} for record in ranking)
 
-    def _kept_of(
-        self, record: Record, retrieval_score: Callable[[Record], float | None]
-    ) -> dict[str, Any]:
-        kept: dict[str, Any] = {}
+    def _to_keep(self) -> dict[str, Callable[[Record], Any]]:
+        """What to keep, by its key in the metadata, and how to read it from a record."""
+        kept: dict[str, Callable[[Record], Any]] = {}
         if self.keep_retrieval_score:
-            kept[RETRIEVAL_SCORE] = retrieval_score(record)
-        if self.keep_lists and record.lists is not None:
-            kept[LISTS] = dict(record.lists)
-        if self.keep_passage and record.passage is not None:
-            kept[PASSAGE] = list(record.passage)
+            kept["retrieval_score"] = self._retrieval_score
+        if self.keep_passage:
+            kept["passage"] = lambda record: record.passage and list(record.passage)
         return kept
+
+    def _retrieval_score(self, record: Record) -> float | None:
+        """The score of the first stage, from the document that the record is of."""
+        raise NotImplementedError
 
 
 def _of_source(function: Callable[[Any], str | None]) -> Callable[[Record], str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from llama_index.core.schema import (
 )
 
 from llamaindex_qwen_rerank import QwenRerank
-from qwen_rerank import InvalidInputError, ServiceError
+from qwen_rerank import InvalidInputError, Passage, Scorer, Scores, ServiceError
 from tests.support.loopback import LoopbackDashScope, refuses
 from tests.support.scorers import AsyncOnly
 
@@ -276,6 +276,24 @@ def test_a_second_reranking_sends_no_kept_score(
     (second,) = postprocess(rerank, first, query_str=QUERY)
     assert [request.documents for request in dashscope.received] == [["score=0.2 "]] * 2
     assert second.node.excluded_llm_metadata_keys == ["retrieval_score"]
+
+
+class Cut(Scorer):
+    """Scores the middle of each text."""
+
+    model = "cut"
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        return Scores([0.5] * len(texts), passages=[Passage(1, len(text) - 1) for text in texts])
+
+
+def test_the_passage_that_won_is_kept_when_asked(postprocess: Postprocess) -> None:
+    found = [node("(krill)")]
+    (kept,) = postprocess(QwenRerank(scorer=Cut(), keep_passage=True), found, query_str=QUERY)
+    assert kept.node.metadata == {"passage": [1, 6]}
+    assert kept.node.get_content(MetadataMode.LLM) == "(krill)"
+    (plain,) = postprocess(QwenRerank(scorer=Cut()), found, query_str=QUERY)
+    assert plain.node is found[0].node
 
 
 def test_a_failure_of_the_service_is_raised(
