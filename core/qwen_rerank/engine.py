@@ -169,6 +169,8 @@ class RerankEngine:
             if prepared.texts
             else Scores([])
         )
+        if self._ordering.takes_long:
+            return await asyncio.to_thread(self.finish, prepared, scores)
         return self.finish(prepared, scores)
 
     def prepare(self, query: str, lists: Lists, top_n: int | None) -> Prepared:
@@ -177,25 +179,11 @@ class RerankEngine:
         check_top_n(top_n)
         given = list(chain.from_iterable(lists.values()))
         unique = unique_by_id(given)
-        read: list[str] = []
-        records: list[Record] = []
-        textless: list[Record] = []
-        for record in unique:
-            text = self._text(record)
-            if text is None:
-                textless.append(record)
-            else:
-                records.append(record)
-                read.append(text)
-        if textless and self._missing == "error":
-            raise InvalidInputError(
-                f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
-                remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
-            )
-        found = len(records)
+        found, read, textless = self._read(unique)
+        records = found
         if self._max_candidates is not None:
-            candidates = sorted(fair_order(records, lists)[: self._max_candidates])
-            records = [records[place] for place in candidates]
+            candidates = sorted(fair_order(found, lists)[: self._max_candidates])
+            records = [found[place] for place in candidates]
             read = [read[place] for place in candidates]
         texts: dict[str, int] = {}
         return Prepared(
@@ -206,9 +194,28 @@ class RerankEngine:
             textless=textless,
             lists=lists,
             duplicates=len(given) - len(unique),
-            over_budget=found - len(records),
+            over_budget=len(found) - len(records),
             top_n=top_n,
         )
+
+    def _read(self, records: list[Record]) -> tuple[list[Record], list[str], list[Record]]:
+        """The records that have a text, their texts, and the records without."""
+        with_text: list[Record] = []
+        texts: list[str] = []
+        textless: list[Record] = []
+        for record in records:
+            text = self._text(record)
+            if text is None:
+                textless.append(record)
+            else:
+                with_text.append(record)
+                texts.append(text)
+        if textless and self._missing == "error":
+            raise InvalidInputError(
+                f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
+                remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
+            )
+        return with_text, texts, textless
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""

@@ -76,6 +76,11 @@ class Ordering:
         if diversity:
             _offline_vectors()  # that they are missing shows here
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether an event loop should not have to wait for it."""
+        return bool(self._diversity)
+
     def best(self, prepared: Prepared, scores: Scores) -> list[Record]:
         """The records that have a text, each with its score, best first; at most `top_n`."""
         records, places, top_n = prepared.records, prepared.places, prepared.top_n
@@ -131,15 +136,17 @@ def _diverse(
     """
     if not texts:
         return []
+    import numpy
+
     directions = _offline_vectors().directions(texts)
-    left = dict.fromkeys(range(len(texts)))
-    nearest = [0.0] * len(texts)
+    worths = (1 - weight) * numpy.array(scores)
+    nearest = numpy.zeros(len(texts))
     chosen: list[int] = []
-    while left and len(chosen) != count:
-        best = max(left, key=lambda place: (1 - weight) * scores[place] - weight * nearest[place])
-        del left[best]
+    for _ in texts[:count]:
+        best = int((worths - weight * nearest).argmax())
         chosen.append(best)
-        nearest = list(map(max, nearest, (directions @ directions[best]).tolist()))
+        worths[best] = -numpy.inf
+        nearest = numpy.maximum(nearest, directions @ directions[best])
     return chosen
 
 
