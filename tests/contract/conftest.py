@@ -1,4 +1,4 @@
-"""Every scorer, each with what it is asked to score; and the six doors to a service."""
+"""Every scorer, each with what it is asked to score; and the six doors to every service."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from qwen_rerank import (
     ServerScorer,
 )
 from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
+from tests.contract.services import SERVICES, Service
 from tests.core.local import WHY_SKIPPED
-from tests.support.loopback import LoopbackDashScope
+from tests.support.loopback import Loopback
 from tests.support.servers import VLLM
 
 KNOWING: list[type[Scorer]] = [DashScopeScorer, EmbeddedScorer, ServerScorer]
@@ -86,11 +87,18 @@ def watched(scorer: Scorer) -> Watched:
     return Watched(scorer)
 
 
+@pytest.fixture(params=SERVICES, ids=str)
+def service(request: pytest.FixtureRequest) -> Service:
+    """What is behind the door."""
+    chosen: Service = request.param
+    return chosen
+
+
 @pytest.fixture
-def service() -> Iterator[LoopbackDashScope]:
-    """A loopback DashScope, of which the environment says nothing."""
-    with LoopbackDashScope(key=KEY) as server:
-        yield server
+def server(service: Service) -> Iterator[Loopback]:
+    """The service on this machine, of which the environment says nothing."""
+    with service.server(key=KEY) as running:
+        yield running
 
 
 @pytest.fixture
@@ -109,7 +117,8 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Lo
 @pytest.fixture(params=DOORS.values(), ids=list(DOORS))
 def door(
     request: pytest.FixtureRequest,
-    service: LoopbackDashScope,
+    service: Service,
+    server: Loopback,
     log: Log,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Door]:
@@ -117,7 +126,7 @@ def door(
     monkeypatch.setattr("qwen_rerank.scorers.retrying._backoff", wait_none())
     face, awaited = request.param
     patience = {"timeout": 20, "max_retries": 1}
-    door = Door(face, awaited, {"api_key": KEY, "base_url": service.base_url, **patience})
+    door = Door(service.made_of(face), awaited, {**service.options(server), **patience})
     yield door
     assert not [text for text in (*door.shown, *log.texts) if SECRET in text], "a key shows"
     assert not [text for text in log.texts if TEXT in text], "a text is logged"

@@ -1,4 +1,4 @@
-"""The six doors to the service: the users' faces, called and awaited, and all they show a user."""
+"""The six doors to a service: the users' faces, called and awaited, and all they show a user."""
 
 from __future__ import annotations
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from operator import attrgetter
 from typing import Any
 
 import pytest
 
 from tests.contract.doors import ITEMS, QUERY, Door
 from tests.contract.faces import Item
-from tests.support.loopback import Fault, LoopbackDashScope, score_of
+from tests.contract.services import SERVICES, Service
+from tests.support.loopback import Fault, Loopback, score_of
 
-__all__ = ["Row", "each_of", "play"]
+__all__ = ["Row", "Rows", "each_of", "play"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Row:
     faults: Sequence[Fault] = ()
     requests: int = 1  # that the service gets
     ranked: Sequence[Item] | None = None
+    turned: Callable[[float], float] = float  # what becomes of the service's scores
     raises: type[Exception] | tuple[type[Exception], ...] | None = None
     naming: str = ""
 
@@ -42,21 +43,31 @@ class Row:
         return sorted(map(self._scored, ranked), key=lambda item: -(item.score or 0.0))
 
     def _scored(self, item: Item) -> Item:
-        return replace(item, score=score_of(self.query, str(item.fields["text"])))
+        score = score_of(self.query, str(item.fields["text"]))
+        return replace(item, score=self.turned(score))
 
 
-def each_of(rows: Sequence[Row]) -> pytest.MarkDecorator:
-    """Run the test with every row."""
-    return pytest.mark.parametrize("row", rows, ids=attrgetter("name"))
+Rows = Callable[[Service], Iterable[Row]]
+"""The rows that hold of a service."""
 
 
-def play(row: Row, door: Door, service: LoopbackDashScope) -> None:
+def each_of(rows: Rows, *services: Service) -> pytest.MarkDecorator:
+    """Run the test with every row of each of the services, of all by default."""
+    params = [
+        pytest.param(service, row, id=f"{service}-{row.name}")
+        for service in services or SERVICES
+        for row in rows(service)
+    ]
+    return pytest.mark.parametrize(("service", "row"), params, indirect=["service"])
+
+
+def play(row: Row, door: Door, server: Loopback) -> None:
     """Go through the door while the row goes wrong, and see what the row says."""
-    service.faults.extend(row.faults)
+    server.faults.extend(row.faults)
     if row.raises is None:
         assert door.rank(row.items, row.query, **row.options) == row.answer
     else:
         with pytest.raises(row.raises, match=row.naming):
             door.rank(row.items, row.query, **row.options)
-    assert len(service.received) == row.requests
-    assert not service.faults
+    assert len(server.received) == row.requests
+    assert not server.faults

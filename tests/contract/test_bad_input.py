@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import ValidationError
 
 from qwen_rerank import InvalidInputError, MissingKeyError
+from qwen_rerank.scoring import sigmoid
 from tests.contract.doors import ITEMS, KEY, QUERY, TEXT, Door
 from tests.contract.faces import Item
 from tests.contract.matrix import Row, each_of, play
-from tests.support.loopback import LoopbackDashScope
+from tests.contract.services import DASHSCOPE, ONE_A_SCORER, VLLM, Service, behind
+from tests.support.loopback import Loopback
 
 REFUSED = (InvalidInputError, ValidationError)
 
@@ -43,18 +46,6 @@ INPUT = [
     Row("blank documents among others", items=[*BLANKS[:2], *ITEMS, *BLANKS[2:]], ranked=ITEMS),
     Row("blank documents alone", items=BLANKS, ranked=[], requests=0),
     *refused_queries("", "  \n", None, 7),
-    Row(
-        "501 documents",
-        items=items(*(f"{TEXT} score={place / 1_000}" for place in range(501))),
-        options={"max_concurrency": 2},
-        requests=2,
-    ),
-    Row(
-        "over 30,000 tokens",
-        items=items(*(f"{TEXT} score={place / 100}{' word' * 999}" for place in range(40))),
-        options={"max_concurrency": 2},
-        requests=2,
-    ),
     Row("equal texts", items=items(*[f"{TEXT} score=0.5"] * 3)),
     Row(
         "texts of any script",
@@ -87,18 +78,51 @@ INPUT = [
     ),
 ]
 
+
+def long_documents(count: int) -> list[Item]:
+    """Documents of a thousand tokens."""
+    return items(*(f"{TEXT} score={place / 100}{' word' * 999}" for place in range(count)))
+
+
+def input_rows(service: Service) -> Iterator[Row]:
+    yield from INPUT
+    yield from DASHSCOPES_INPUT if service is DASHSCOPE else SERVERS_INPUT
+
+
+DASHSCOPES_INPUT = [
+    Row(
+        "over 30,000 tokens",
+        items=long_documents(40),
+        options={"max_concurrency": 2},
+        requests=2,
+    ),
+]
+
+SERVERS_INPUT = [
+    Row("over 30,000 tokens", items=long_documents(31)),
+    Row("a document over 4,000 tokens", items=items(f"{TEXT}{' word' * 10_000}")),
+    Row(
+        "a batch_size below the count",
+        options={"batch_size": 2, "max_concurrency": 2},
+        requests=2,
+    ),
+    Row("logits", items=items(*(f"{TEXT} score={score}" for score in (-8.25, 12.5, 0)))),
+    Row(
+        "logits to make probabilities of",
+        items=items(*(f"{TEXT} score={score}" for score in (-900, 2.5, 0, 900))),
+        options={"logits": True},
+        turned=sigmoid,
+    ),
+]
+
 OPTIONS = [
     *(
         refused(f"top_n {top_n}", "top_?n", options={"top_n": top_n}, raises=REFUSED)
         for top_n in (0, -1)
     ),
     refused("an unknown option", "topk", options={"topk": 3}, raises=ValidationError),
-    refused("a timeout of text", "timeout", options={"timeout": "soon"}, raises=ValidationError),
     refused("a timeout of 0", "timeout", options={"timeout": 0}),
     refused("a model of no name", "model", options={"model": ""}),
-    refused("an address of no host", "base_url", options={"base_url": f"https://{KEY}@/"}),
-    refused("no key", "DASHSCOPE_API_KEY", options={"api_key": None}, raises=MissingKeyError),
-    refused("an empty key", "DASHSCOPE_API_KEY", options={"api_key": ""}, raises=MissingKeyError),
     *(
         refused(f"a key with {what}", "API key", options={"api_key": key}, raises=MissingKeyError)
         for what, key in {
@@ -108,18 +132,56 @@ OPTIONS = [
             "half a surrogate pair": f"{KEY}\ud800",
         }.items()
     ),
-    refused("a key in a list", "api_key", options={"api_key": [KEY]}, raises=ValidationError),
 ]
 
 
-@each_of(INPUT)
-def test_input_is_ranked_or_refused_by_name(
-    row: Row, door: Door, service: LoopbackDashScope
+def option_rows(service: Service) -> Iterator[Row]:
+    yield from OPTIONS
+    address = {service.address: f"https://{KEY}@/"}
+    yield refused("an address of no host", service.address, options=address)
+    yield from DASHSCOPES_OPTIONS if service is DASHSCOPE else SERVERS_OPTIONS
+
+
+DASHSCOPES_OPTIONS = [
+    refused("a timeout of text", "timeout", options={"timeout": "soon"}, raises=ValidationError),
+    refused("a key in a list", "api_key", options={"api_key": [KEY]}, raises=ValidationError),
+    refused("no key", "DASHSCOPE_API_KEY", options={"api_key": None}, raises=MissingKeyError),
+    refused("an empty key", "DASHSCOPE_API_KEY", options={"api_key": ""}, raises=MissingKeyError),
+]
+
+SERVERS_OPTIONS = [
+    refused("a timeout of text", "timeout", options={"timeout": "soon"}),
+    refused("a key in a list", "API key", options={"api_key": [KEY]}, raises=MissingKeyError),
+    refused("an empty key", "API key is empty", options={"api_key": ""}, raises=MissingKeyError),
+    refused("a key in the address", "url", options={"url": f"http://localhost/rerank?key={KEY}"}),
+    refused("an address of another port", "url", options={"url": "http://localhost:99999"}),
+    refused("a server of no known name", "'vLLM' is not known", options={"dialect": "vLLM"}),
+    refused("an address that tells nothing", "Pass dialect=", options={"dialect": None}),
+    *(
+        refused(f"batch_size {size!r}", "batch_size", options={"batch_size": size})
+        for size in (0, 1.5, "16")
+    ),
+    refused("a blank instruct", "instruct", options={"instruct": " "}),
+    refused("an instruct for TEI", "no instruct", options={"dialect": "tei", "instruct": "Find."}),
+    refused("max_retries of text", "max_retries", options={"max_retries": "3"}),
+    refused("max_concurrency 0", "max_concurrency", options={"max_concurrency": 0}),
+]
+
+
+@each_of(input_rows, *ONE_A_SCORER)
+def test_input_is_ranked_or_refused_by_name(row: Row, door: Door, server: Loopback) -> None:
+    play(row, door, server)
+
+
+def test_more_documents_than_a_request_holds_are_ranked_by_two(
+    door: Door, service: Service, server: Loopback
 ) -> None:
-    play(row, door, service)
+    texts = (f"{TEXT} score={place / 1_000}" for place in range(service.batch + 1))
+    row = Row("many", items=items(*texts), options={"max_concurrency": 2}, requests=2)
+    play(row, door, server)
 
 
-@each_of(OPTIONS)
+@each_of(option_rows, *ONE_A_SCORER)
 def test_an_option_that_cannot_be_used_is_refused_at_construction(row: Row, door: Door) -> None:
     assert row.raises is not None
     with pytest.raises(row.raises, match=row.naming):
@@ -135,25 +197,24 @@ def test_an_option_that_cannot_be_used_is_refused_at_construction(row: Row, door
     ],
 )
 def test_surrogates_are_sent_as_what_they_stand_for(
-    door: Door, service: LoopbackDashScope, given: str, sent: str
+    door: Door, server: Loopback, given: str, sent: str
 ) -> None:
     odd = Item("odd", {"text": f"{TEXT} {given} score=0.7"})
     ranked = door.rank([*ITEMS, odd], f"{QUERY} {given}")
     assert [item.id for item in ranked] == ["high", "odd", "middle", "low"]
     assert ranked[1].fields == odd.fields
-    (request,) = service.received
+    (request,) = server.received
     assert request.query == f"{QUERY} {sent}"
     assert f"{TEXT} {sent} score=0.7" in request.documents
 
 
-def test_equal_texts_are_sent_once(door: Door, service: LoopbackDashScope) -> None:
+def test_equal_texts_are_sent_once(door: Door, server: Loopback) -> None:
     door.rank(items(*[f"{TEXT} score=0.5"] * 3))
-    assert service.received[0].documents == [f"{TEXT} score=0.5"]
+    assert server.received[0].documents == [f"{TEXT} score=0.5"]
 
 
-def test_a_document_over_the_item_limit_is_ranked_with_one_warning(
-    door: Door, service: LoopbackDashScope
-) -> None:
+@behind(DASHSCOPE)
+def test_a_document_over_the_item_limit_is_ranked_with_one_warning(door: Door) -> None:
     long = Item("long", {"text": f"{TEXT} score=0.7{' word' * 10_000}"})
     with pytest.warns(UserWarning, match="1 of 5 items .* 4000 tokens") as warned:
         ranked = door.rank([*ITEMS, long])
@@ -163,10 +224,20 @@ def test_a_document_over_the_item_limit_is_ranked_with_one_warning(
 
 
 def test_a_key_in_the_clear_to_another_machine_is_warned_of_once(
-    door: Door, service: LoopbackDashScope
+    door: Door, service: Service
 ) -> None:
-    address = f"http://gateway-{service.port}.example/api/v1"  # that nothing has warned of yet
+    address = f"http://gateway-{uuid4()}.example/api/v1"  # that nothing has warned of yet
     with pytest.warns(UserWarning, match="http") as warned:
-        door.open(base_url=address)
+        door.open(**{service.address: address})
     door.shown += [str(warning.message) for warning in warned]
     assert len(warned) == 1
+
+
+@behind(VLLM)
+def test_the_environments_key_is_not_for_a_server_of_ones_own(
+    door: Door, server: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    server.key = None
+    door.rank(api_key=None)
+    assert "Authorization" not in server.received[0].headers

@@ -324,15 +324,9 @@ def test_a_passing_failure_is_retried(
 def test_a_server_that_does_not_rerank_is_an_error_that_says_how_it_would() -> None:
     with LlamaCpp() as server:
         message = "This server does not support reranking."
-        server.faults.append(
-            lambda *_: _answered(server.error(501, message, "not_supported_error"))
-        )
+        server.faults.append(refuses(501, "not_supported_error", message))
         with pytest.raises(ServiceError, match="--reranking"):
             scorer_of(server, "llama.cpp", max_retries=0).score("q", ["a"])
-
-
-async def _answered(response: Any) -> Any:
-    return response
 
 
 def test_a_batch_larger_than_the_server_takes_is_an_error_that_says_so() -> None:

@@ -32,20 +32,14 @@ class Received:
     """One request as it arrived."""
 
     body: dict[str, Any]
+    query: Any
+    documents: Any
     headers: Mapping[str, str]  # whatever the case of its keys
     connection: tuple[str, int]
 
     @property
     def model(self) -> str:
         return self.body["model"]
-
-    @property
-    def query(self) -> Any:
-        return self.body["input"]["query"]
-
-    @property
-    def documents(self) -> list[Any]:
-        return self.body["input"]["documents"]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -63,6 +57,12 @@ class Loopback(ABC):
 
     paths: ClassVar[tuple[str, ...]]
 
+    texts: ClassVar[str] = "documents"
+    """What a request calls the documents."""
+
+    score: ClassVar[str] = "relevance_score"
+    """What an answer calls a score."""
+
     key: str | None = None
     received: list[Received] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
@@ -71,8 +71,28 @@ class Loopback(ABC):
     port: int = 0
 
     @abstractmethod
-    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        """What the server says to a request."""
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        """What the server says to a request that it does not take."""
+
+    @abstractmethod
+    def ranking(self, body: dict[str, Any]) -> Any:
+        """Its answer: best first."""
+
+    @abstractmethod
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        """An error in its own form."""
+
+    @abstractmethod
+    def unauthorized(self) -> web.Response:
+        """What it says where the key is wrong."""
+
+    def inputs(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The part of a request that has the query and the documents."""
+        return body
+
+    def results(self, answer: Any) -> list[Any]:
+        """The part of an answer that has the scores."""
+        return answer["results"]
 
     def not_found(self) -> web.StreamResponse:
         """What the server says to a request at another path."""
@@ -116,6 +136,7 @@ class Loopback(ABC):
     async def _run(self, started: threading.Event) -> None:
         self._stopping = asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
+        app[SERVER] = self
         app.router.add_post("/{path:.*}", self._handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -128,9 +149,7 @@ class Loopback(ABC):
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        assert request.transport is not None
-        peer = request.transport.get_extra_info("peername")
-        self.received.append(Received(body, request.headers, peer))
+        self.received.append(self._received(request, body))
         self._in_flight += 1
         self.arrived.set()
         try:
@@ -144,6 +163,13 @@ class Loopback(ABC):
         finally:
             self._in_flight -= 1
 
+    def _received(self, request: web.Request, body: dict[str, Any]) -> Received:
+        assert request.transport is not None
+        inputs = self.inputs(body)
+        peer = request.transport.get_extra_info("peername")
+        query, documents = inputs.get("query"), inputs.get(self.texts)
+        return Received(body, query, documents, request.headers, peer)
+
     async def _rendezvous(self) -> None:
         async with self._changed:
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
@@ -153,11 +179,19 @@ class Loopback(ABC):
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.faults:
             return await self.faults.popleft()(request, body)
-        return self.answer(request, body) if request.path in self.paths else self.not_found()
+        if request.path not in self.paths:
+            return self.not_found()
+        if not self._is_keyed(request):
+            return self.unauthorized()
+        return self.refusal(body) or web.json_response(self.ranking(body))
 
-    def is_keyed(self, request: web.Request) -> bool:
+    def _is_keyed(self, request: web.Request) -> bool:
         """Whether the request has the key, if there is one."""
         return self.key is None or request.headers.get("Authorization") == f"Bearer {self.key}"
+
+
+SERVER = web.AppKey("SERVER", Loopback)
+"""Where a fault finds the server that it happens to, in the request's application."""
 
 
 @dataclass
@@ -180,25 +214,35 @@ class LoopbackDashScope(Loopback):
     def base_url(self) -> str:
         return f"{self.root}/api/v1"
 
-    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if not self.is_keyed(request):
-            return error(401, "InvalidApiKey", "Invalid API-key provided.")
-        refusal = self._refusal(body)
-        return refusal or web.json_response(ranking(body))
-
-    def _refusal(self, body: dict[str, Any]) -> web.Response | None:
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
         query, documents = body["input"]["query"], body["input"]["documents"]
         vision = body["model"].startswith("qwen3-vl")
         if any(isinstance(item, dict) is not vision for item in (query, *documents)):
-            return error(400, "InvalidParameter", "query and documents are of the wrong type.")
+            return self.error(400, "InvalidParameter", "query and documents are of the wrong type.")
         if "instruct" in body["parameters"] and body["model"] not in INSTRUCTED:
-            return error(400, "InvalidParameter", "instruct is not supported.")
+            return self.error(400, "InvalidParameter", "instruct is not supported.")
         if len(documents) > self.documents_limit:
-            return error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
+            return self.error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
         counts = [self._counted(item) for item in (query, *documents)]
         if counts[0] * len(documents) + sum(counts[1:]) > self.request_tokens:
-            return error(400, "InvalidParameter", "The request has too many tokens.")
+            return self.error(400, "InvalidParameter", "The request has too many tokens.")
         return None
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        return ranking(body)
+
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        body = {"code": code, "message": message, "request_id": "loopback-refusal"}
+        return web.json_response(body, status=status)
+
+    def unauthorized(self) -> web.Response:
+        return self.error(401, "InvalidApiKey", "Invalid API-key provided.")
+
+    def inputs(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body["input"]
+
+    def results(self, answer: Any) -> list[Any]:
+        return answer["output"]["results"]
 
     def _counted(self, item: Any) -> int:
         tokens = token_count(text_of(item))
@@ -244,19 +288,13 @@ def token_count(text: str) -> int:
     return len(_tokenizer().encode(text, allowed_special=set(), disallowed_special=()))
 
 
-def error(
-    status: int, code: str, message: str = "Refused.", retry_after: str | None = None
-) -> web.Response:
-    body = {"code": code, "message": message, "request_id": "loopback-refusal"}
-    headers = {} if retry_after is None else {"Retry-After": retry_after}
-    return web.json_response(body, status=status, headers=headers)
-
-
 def refuses(status: int, code: str, message: str = "Refused.", retry_after: str = "0") -> Fault:
-    """Answers with an error of the service's form."""
+    """Answers with an error of the server's form."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        return error(status, code, message, retry_after)
+        refusal = request.app[SERVER].error(status, code, message)
+        refusal.headers["Retry-After"] = retry_after
+        return refusal
 
     return fault
 
@@ -286,9 +324,20 @@ def edits(edit: Callable[[list[Any]], object]) -> Fault:
     """Answers normally, but with the results edited in place."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        answer = ranking(body)
-        edit(answer["output"]["results"])
-        return web.Response(text=json.dumps(answer), content_type="application/json")
+        server = request.app[SERVER]
+        answer = server.ranking(body)
+        edit(server.results(answer))
+        return web.json_response(answer)
+
+    return fault
+
+
+def rewrites(edit: Callable[[bytes], bytes]) -> Fault:
+    """Answers normally, but with the text edited."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
+        text = json.dumps(request.app[SERVER].ranking(body)).encode()
+        return web.Response(body=edit(text), content_type="application/json")
 
     return fault
 
@@ -313,7 +362,7 @@ async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamRe
 
 async def closes_afterwards(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Answers normally, and closes the connection without having said so."""
-    response = web.json_response(ranking(body))
+    response = web.json_response(request.app[SERVER].ranking(body))
     await response.prepare(request)
     await response.write_eof()
     assert request.transport is not None

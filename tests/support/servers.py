@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tests.support.loopback import Loopback, score_of, token_count
 
-__all__ = ["MODEL", "SERVERS", "Server", "openai_error"]
+__all__ = ["MODEL", "SERVERS", "TEI", "VLLM", "LlamaCpp", "Server", "Xinference"]
 
 MODEL = "served-model"
 
@@ -23,28 +23,13 @@ MODEL = "served-model"
 class Server(Loopback):
     """A server of one model, which it serves under the name of `MODEL`."""
 
-    texts: ClassVar[str] = "documents"
-    """What a request calls the documents."""
-
-    score: ClassVar[str] = "relevance_score"
-    """What an answer calls the score."""
-
-    def answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if not self.is_keyed(request):
-            return self.unauthorized()
-        return self.refusal(body) or web.json_response(self.ranking(body))
-
-    def refusal(self, body: dict[str, Any]) -> web.Response | None:
-        """What the server says to a request that it does not take."""
-        raise NotImplementedError
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        """An error as OpenAI's API nests it."""
+        error = {"message": message, "type": code or None, "param": None, "code": status}
+        return web.json_response({"error": error}, status=status)
 
     def unauthorized(self) -> web.Response:
-        """What it says where the key is wrong."""
         return web.json_response({"error": "Unauthorized"}, status=401)
-
-    def ranking(self, body: dict[str, Any]) -> Any:
-        """Its answer: best first."""
-        raise NotImplementedError
 
     def ranked(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Each document's place and score, best first."""
@@ -73,12 +58,6 @@ class OfFastAPI(Server):
         return None
 
 
-def openai_error(status: int, message: str, kind: str | None) -> web.Response:
-    """An error as OpenAI's API nests it."""
-    error = {"message": message, "type": kind, "param": None, "code": status}
-    return web.json_response({"error": error}, status=status)
-
-
 class VLLM(OfFastAPI):
     """vLLM."""
 
@@ -94,7 +73,7 @@ class VLLM(OfFastAPI):
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
         if body.get("model") not in (None, MODEL):
             message = f"The model `{body['model']}` does not exist."
-            return openai_error(404, message, "NotFoundError")
+            return self.error(404, "NotFoundError", message)
         return super().refusal(body)
 
     def ranking(self, body: dict[str, Any]) -> Any:
@@ -114,20 +93,20 @@ class LlamaCpp(Server):
 
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
         if not isinstance(body.get("query"), str):
-            return self.error(400, '"query" must be provided', "invalid_request_error")
+            return self.error(400, "invalid_request_error", '"query" must be provided')
         if not body.get("documents"):
             message = '"documents" must be a non-empty string array'
-            return self.error(400, message, "invalid_request_error")
+            return self.error(400, "invalid_request_error", message)
         return None
 
     def unauthorized(self) -> web.Response:
-        return self.error(401, "Invalid API Key", "authentication_error")
+        return self.error(401, "authentication_error", "Invalid API Key")
 
     def not_found(self) -> web.Response:
-        return self.error(404, "File Not Found", "not_found_error")
+        return self.error(404, "not_found_error", "File Not Found")
 
-    def error(self, status: int, message: str, kind: str) -> web.Response:
-        error = {"code": status, "message": message, "type": kind}
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        error = {"code": status, "message": message, "type": code}
         return web.json_response({"error": error}, status=status)
 
     def ranking(self, body: dict[str, Any]) -> Any:
@@ -152,12 +131,19 @@ class SGLang(OfFastAPI):
         top_n: int | None = Field(default=None, ge=1)
         return_documents: bool = True
 
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        error = {"object": "error", "message": message, "type": code, "param": None, "code": status}
+        return web.json_response(error, status=status)
+
     def ranking(self, body: dict[str, Any]) -> Any:
         results = [{**ranked, "meta_info": None} for ranked in self.ranked(body)]
         if body.get("return_documents", True):
             for result in results:
                 result["document"] = body["documents"][result["index"]]
         return results
+
+    def results(self, answer: Any) -> list[Any]:
+        return answer
 
 
 class Infinity(OfFastAPI):
@@ -202,7 +188,7 @@ class TEI(Server):
         size = len(body["texts"])
         if size > 32:
             message = f"batch size {size} > maximum allowed batch size 32"
-            return self.error(413, message, "Validation")
+            return self.error(413, "Validation", message)
         return None
 
     def unauthorized(self) -> web.Response:
@@ -211,11 +197,14 @@ class TEI(Server):
     def not_found(self) -> web.Response:
         return web.Response(status=404)
 
-    def error(self, status: int, message: str, kind: str) -> web.Response:
-        return web.json_response({"error": message, "error_type": kind}, status=status)
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        return web.json_response({"error": message, "error_type": code}, status=status)
 
     def ranking(self, body: dict[str, Any]) -> Any:
         return self.ranked(body)
+
+    def results(self, answer: Any) -> list[Any]:
+        return answer
 
 
 class LocalAI(Server):
@@ -250,8 +239,11 @@ class Xinference(OfFastAPI):
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
         if body.get("model", MODEL) != MODEL:
             message = f"Model not found in the model list, uid: {body['model']}"
-            return web.json_response({"detail": message}, status=400)
+            return self.error(400, "", message)
         return super().refusal(body)
+
+    def error(self, status: int, code: str, message: str) -> web.Response:
+        return web.json_response({"detail": message}, status=status)
 
     def ranking(self, body: dict[str, Any]) -> Any:
         return {
@@ -268,11 +260,11 @@ class DashScope(Server):
 
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
         if body.get("model") != MODEL:
-            return openai_error(404, "The model does not exist.", "invalid_request_error")
+            return self.error(404, "invalid_request_error", "The model does not exist.")
         return None
 
     def unauthorized(self) -> web.Response:
-        return openai_error(401, "Incorrect API key provided.", "invalid_request_error")
+        return self.error(401, "invalid_request_error", "Incorrect API key provided.")
 
     def ranking(self, body: dict[str, Any]) -> Any:
         return {
