@@ -48,6 +48,23 @@ def always(name: str, fault: Fault, kind: type[QwenRerankError], naming: str) ->
     return Row(name, faults=[fault] * 2, requests=2, raises=kind, naming=naming)
 
 
+def remedied(status: int, kind: type[QwenRerankError], remedy: str) -> Row:
+    """A refusal that says nothing of its own remedy, which we know."""
+    said = f"{re.escape(HEARD)}.*status={status}.*{remedy}"
+    return Row(f"{status} remedied", faults=[refuses(status, "", SAID)], raises=kind, naming=said)
+
+
+def formed(name: str, text: str) -> Row:
+    """A refusal in a form of its own."""
+    said = f"{re.escape(HEARD)}.*status=400"
+    return Row(f"400 {name}", faults=[says(text, 400)], raises=InvalidInputError, naming=said)
+
+
+def turned_down(name: str, key: str | None, naming: str) -> Row:
+    """A key that may be one, and that the service does not know."""
+    return Row(name, options={"api_key": key}, raises=AuthenticationError, naming=naming)
+
+
 PASSING = [
     *(
         Row(**refusal(status, code), requests=2)
@@ -110,78 +127,65 @@ FINAL = [
 ]
 
 
+DASHSCOPES_FINAL = [
+    always("200 Throttling always", refuses(200, "Throttling"), RateLimitError, "status=200"),
+    turned_down("a wrong key", f"{KEY}-of-another", "InvalidApiKey.*Check the key"),
+]
+
+SERVERS_FINAL = [
+    always(
+        "200 and an error always", says(json.dumps({"error": SAID})), ServiceError, "status=200"
+    ),
+    turned_down("a wrong key", f"{KEY}-of-another", "status=401.*Check the key"),
+    turned_down("no key", None, "status=401.*Check the key"),
+    remedied(404, InvalidInputError, "/rerank, the model's name"),
+    remedied(413, InvalidInputError, "Lower batch_size"),
+    remedied(422, InvalidInputError, "dialect="),
+    remedied(501, ServiceError, "--reranking"),
+    formed("nested", json.dumps({"error": {"message": SAID, "type": None, "code": 400}})),
+    formed("flat", json.dumps({"object": "error", "message": SAID, "type": "", "code": 400})),
+    formed("as an error", json.dumps({"error": SAID})),
+    formed("as a detail", json.dumps({"detail": SAID})),
+    formed("as details", json.dumps({"detail": [{"loc": ["body", "query"], "msg": SAID}]})),
+    formed("as text", SAID),
+]
+
+Refusals = list[tuple[int, str, type[QwenRerankError]]]
+
+AT_ONCE: Refusals = [
+    (400, "InvalidParameter", InvalidInputError),
+    (400, "Whatever", InvalidInputError),
+    (400, "Model.NotExist", InvalidInputError),
+    (404, "ModelNotExist", InvalidInputError),
+    (404, "", InvalidInputError),
+    (401, "InvalidApiKey", AuthenticationError),
+    (403, "AccessDenied.Unpurchased", AuthenticationError),
+    (403, "", AuthenticationError),
+    (405, "", ServiceError),
+]
+
+DASHSCOPES_AT_ONCE: Refusals = [
+    (400, "DataInspectionFailed", ContentBlockedError),
+    (400, "Arrearage", AuthenticationError),
+    (401, "Throttling", RateLimitError),
+    (200, "InvalidParameter", InvalidInputError),
+    (200, "DataInspectionFailed", ContentBlockedError),
+]
+"""What its codes mean, whatever the status."""
+
+SERVERS_AT_ONCE: Refusals = [
+    (400, "Throttling", InvalidInputError),
+    (401, "Throttling", AuthenticationError),
+    (424, "Backend", ServiceError),
+]
+"""What the status means, whatever the code."""
+
+
 def final_rows(service: Service) -> Iterator[Row]:
+    own = DASHSCOPES_AT_ONCE if service is DASHSCOPE else SERVERS_AT_ONCE
     yield from FINAL
-    yield final(service, 400, "InvalidParameter", InvalidInputError)
-    yield final(service, 400, "Whatever", InvalidInputError)
-    yield final(service, 400, "Model.NotExist", InvalidInputError)
-    yield final(service, 404, "ModelNotExist", InvalidInputError)
-    yield final(service, 404, "", InvalidInputError)
-    yield final(service, 401, "InvalidApiKey", AuthenticationError)
-    yield final(service, 403, "AccessDenied.Unpurchased", AuthenticationError)
-    yield final(service, 403, "", AuthenticationError)
-    yield final(service, 405, "", ServiceError)
-    yield from dashscopes_final_rows() if service is DASHSCOPE else servers_final_rows(service)
-
-
-def wrong_key(naming: str) -> Row:
-    """The service itself turns the key down."""
-    options = {"api_key": f"{KEY}-of-another"}
-    return Row("a wrong key", options=options, raises=AuthenticationError, naming=naming)
-
-
-def dashscopes_final_rows() -> Iterator[Row]:
-    """What it says by its codes, whatever the status."""
-    yield final(DASHSCOPE, 400, "DataInspectionFailed", ContentBlockedError)
-    yield final(DASHSCOPE, 400, "Arrearage", AuthenticationError)
-    yield final(DASHSCOPE, 401, "Throttling", RateLimitError)
-    yield final(DASHSCOPE, 200, "InvalidParameter", InvalidInputError)
-    yield final(DASHSCOPE, 200, "DataInspectionFailed", ContentBlockedError)
-    yield always("200 Throttling always", refuses(200, "Throttling"), RateLimitError, "status=200")
-    yield wrong_key("InvalidApiKey.*Check the key")
-
-
-def servers_final_rows(service: Service) -> Iterator[Row]:
-    """What they say by the status alone, and in many forms."""
-    yield final(service, 400, "Throttling", InvalidInputError)
-    yield final(service, 401, "Throttling", AuthenticationError)
-    yield final(service, 424, "Backend", ServiceError)
-    yield remedied(404, InvalidInputError, r"/rerank, the model's name")
-    yield remedied(413, InvalidInputError, r"Lower batch_size")
-    yield remedied(422, InvalidInputError, r"dialect=")
-    yield remedied(501, ServiceError, r"--reranking")
-    for name, form in {
-        "nested": {"error": {"message": SAID, "type": None, "code": 400}},
-        "flat": {"object": "error", "message": SAID, "type": "", "code": 400},
-        "as an error": {"error": SAID},
-        "as a detail": {"detail": SAID},
-        "as details": {"detail": [{"loc": ["body"], "msg": SAID}]},
-        "as text": SAID,
-    }.items():
-        text = form if isinstance(form, str) else json.dumps(form)
-        yield Row(
-            f"400 {name}",
-            faults=[says(text, 400)],
-            raises=InvalidInputError,
-            naming=rf"{re.escape(HEARD)}.*status=400",
-        )
-    said = says(json.dumps({"error": SAID}))
-    yield always("200 with an error always", said, ServiceError, f"{re.escape(HEARD)}.*status=200")
-    yield wrong_key("status=401.*Check the key")
-    yield Row(
-        "no key where one is asked for",
-        options={"api_key": None},
-        raises=AuthenticationError,
-        naming="status=401.*Check the key",
-    )
-
-
-def remedied(status: int, kind: type[QwenRerankError], remedy: str) -> Row:
-    """A refusal with a remedy of its own."""
-    said = f"{re.escape(HEARD)}.*status={status}.*{remedy}"
-    return Row(
-        f"{status} with a remedy", faults=[refuses(status, "", SAID)], raises=kind, naming=said
-    )
+    yield from DASHSCOPES_FINAL if service is DASHSCOPE else SERVERS_FINAL
+    yield from (final(service, *refused) for refused in (*AT_ONCE, *own))
 
 
 @each_of(passing_rows, *ONE_A_SCORER)

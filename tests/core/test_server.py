@@ -20,9 +20,6 @@ from qwen_rerank import (
     BadResponseError,
     InvalidInputError,
     MissingKeyError,
-    QwenRerankError,
-    RateLimitError,
-    RequestTimeoutError,
     Scorer,
     Scores,
     ServerName,
@@ -30,7 +27,6 @@ from qwen_rerank import (
     ServiceError,
 )
 from qwen_rerank.scorers.server_dialects import SERVERS as DIALECTS
-from tests.contract.faces import FACES, Face, Item
 from tests.support.loopback import Fault, breaks_off, drops, hangs, refuses, says
 from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinference
 
@@ -268,6 +264,15 @@ def test_a_model_that_is_not_served_is_an_error_that_names_it(server: Server, na
 # --- Failures
 
 
+def test_a_refusal_is_raised_with_what_the_server_said(
+    server: Server, name: str, score: Score
+) -> None:
+    server.faults.append(refuses(400, "Overlong", "Text 0 is too long."))
+    with pytest.raises(InvalidInputError, match=r"Text 0 is too long\.") as failure:
+        score(scorer_of(server, name), "q", ["a"])
+    assert failure.value.code == (None if name == "xinference" else "Overlong")
+
+
 @pytest.mark.parametrize(
     ("said", "status", "kind", "code"),
     [
@@ -358,41 +363,6 @@ def test_an_answer_without_exactly_one_score_a_text_is_refused(
     vllm.faults.append(says(json.dumps([{"index": place, "score": 0.5} for place in places])))
     with pytest.raises(BadResponseError, match=named):
         scorer_of(vllm, "vllm").score("q", ["a", "b", "c"])
-
-
-HUGE = "[" + " " * 17_000_000 + "]"
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        (drops, ServiceError),
-        (hangs, RequestTimeoutError),
-        (refuses(500, ""), ServiceError),
-        (refuses(429, ""), RateLimitError),
-        (says("<html>"), BadResponseError),
-        (says(""), BadResponseError),
-        (says("{}"), BadResponseError),
-        (says("[[[["), BadResponseError),
-        (says(HUGE), BadResponseError),
-    ],
-    ids=["dropped", "hanging", "500", "429", "html", "empty", "nothing", "nonsense", "huge"],
-)
-@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
-def test_a_failure_comes_through_every_face_both_ways(
-    vllm: Server, face: type[Face], fault: Fault, kind: type[QwenRerankError]
-) -> None:
-    vllm.faults.extend([fault] * 2)
-    ranker = face("q", scorer=scorer_of(vllm, "vllm", max_retries=0, timeout=0.5))
-    made = [ranker.make(Item("a", {"text": "one"}))]
-    with pytest.raises(kind):
-        ranker.rank(made)
-
-    async def arank() -> Any:
-        return await ranker.arank(made)
-
-    with pytest.raises(kind):
-        asyncio.run(arank())
 
 
 def test_a_server_that_is_not_there_is_a_service_error(score: Score) -> None:
