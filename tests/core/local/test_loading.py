@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,48 @@ def test_a_model_that_is_no_such_reranker_is_refused(tmp_path: Path, make: Any, 
     folder = tiny_qwen.save(tmp_path, make())
     with pytest.raises(InvalidInputError, match=f"{why}.*Take a Qwen3-Reranker"):
         LocalScorer(str(folder))
+
+
+@pytest.fixture
+def embedding(folder: str, tmp_path: Path) -> Path:
+    """As Qwen3-Embedding is published: what sentence-transformers saves, of a causal model."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    pooling = Pooling(64, pooling_mode="lasttoken")
+    SentenceTransformer(modules=[Transformer(folder), pooling, Normalize()]).save(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["Qwen3ForCausalLM"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_an_embedding_model_is_refused(embedding: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"makes embeddings.*Take a Qwen3-Reranker"):
+        LocalScorer(str(embedding))
+
+
+def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_fetched(
+    embedding: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, commit = tmp_path_factory.mktemp("cache"), "0" * 40
+    repository = cache / "models--Qwen--an-embedding"
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(embedding, repository / "snapshots" / commit, ignore=without_weights)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    with pytest.raises(InvalidInputError, match="'Qwen/an-embedding' makes embeddings"):
+        LocalScorer("Qwen/an-embedding")
+
+
+def test_a_reranker_that_sentence_transformers_saved_is_none(folder: str, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(folder).save_pretrained(str(tmp_path))
+    assert "LogitScore" in (tmp_path / "modules.json").read_text()
+    values = [LocalScorer(path).score("q", ["a"]).values for path in (folder, str(tmp_path))]
+    assert values[0] == values[1]
 
 
 def test_a_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_path: Path) -> None:

@@ -214,20 +214,28 @@ def test_every_face_ranks_by_its_scores(shared: LocalScorer, face: type[Face], w
     assert found == sorted(scores.items(), key=lambda pair: -pair[1])
 
 
-def out_of_memory_above(most: int) -> Any:
+def out_of_memory_above(most: int, error: Exception) -> Any:
     def act(tokens: int) -> None:
         if tokens > most:
-            raise torch.OutOfMemoryError("no memory for that many tokens")
+            raise error
 
     return act
 
 
-def test_batches_are_halved_until_they_fit_and_stay_so(folder: str, during: During) -> None:
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+MPS = RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, max allowed: 6.80 GB).")
+MPS_BUFFER = RuntimeError("Invalid buffer size: 19.45 GB")
+
+
+@pytest.mark.parametrize("error", [CUDA, MPS, MPS_BUFFER], ids=["cuda", "mps", "mps buffer"])
+def test_batches_are_halved_until_they_fit_and_stay_so(
+    folder: str, during: During, error: Exception
+) -> None:
     texts = [f"{text} {number}" for text in TEXTS for number in range(10)]
-    with LocalScorer(folder, dtype="float32") as scorer:
+    with LocalScorer(folder, device="cpu", dtype="float32") as scorer:
         expected = scorer.score(QUERY, texts).values
         tried: list[int] = []
-        with during(scorer, out_of_memory_above(100)), during(scorer, tried.append):
+        with during(scorer, out_of_memory_above(100, error)), during(scorer, tried.append):
             assert scorer.score(QUERY, texts).values == pytest.approx(expected, abs=1e-6)
             assert tried[1] <= 100
             retried = len(tried)
@@ -236,10 +244,17 @@ def test_batches_are_halved_until_they_fit_and_stay_so(folder: str, during: Duri
         assert len(tried) == 2 * retried  # no failed attempts, which never got that far
 
 
+def test_any_other_error_of_the_device_comes_through(scorer: LocalScorer, during: During) -> None:
+    failing = out_of_memory_above(0, RuntimeError("device-side assert triggered"))
+    with during(scorer, failing), pytest.raises(RuntimeError, match="device-side assert"):
+        scorer.score(QUERY, TEXTS)
+    assert len(scorer.score(QUERY, TEXTS).values) == 4
+
+
 def test_one_text_that_does_not_fit_is_an_error_that_leaves_the_scorer_usable(
     scorer: LocalScorer, during: During
 ) -> None:
-    with during(scorer, out_of_memory_above(100)):
+    with during(scorer, out_of_memory_above(100, MPS)):
         with pytest.raises(InvalidInputError, match=r"not the memory.*max_length"):
             scorer.score(QUERY, ["krill " * 200, *TEXTS])
         with pytest.raises(InvalidInputError, match="not the memory"):

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils import cached_file
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers.local.decoder import Decoder
@@ -49,7 +50,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        kind = _kind(model, config)
+        kind = _kind(model, config, embeds=_embeds(source, revision))
         loaded, report = kind.from_pretrained(
             source, revision=revision, dtype=dtype, output_loading_info=True
         )
@@ -65,8 +66,10 @@ def load(
     return tokenizer, Decoder(loaded.model, _direction(model, loaded, tokenizer))
 
 
-def _kind(model: str, config: PretrainedConfig) -> Any:
+def _kind(model: str, config: PretrainedConfig, *, embeds: bool) -> Any:
     architecture = next(iter(config.architectures or ()), "unknown")
+    if architecture == "Qwen3ForCausalLM" and embeds:
+        raise _unsuitable(model, "makes embeddings, for which its repository has a pooling module")
     if architecture == "Qwen3ForCausalLM":
         return AutoModelForCausalLM
     if architecture != "Qwen3ForSequenceClassification":
@@ -74,6 +77,18 @@ def _kind(model: str, config: PretrainedConfig) -> Any:
     if config.num_labels != 1:
         raise _unsuitable(model, f"is a classifier with {config.num_labels} labels")
     return AutoModelForSequenceClassification
+
+
+def _embeds(source: str, revision: str | None) -> bool:
+    """Whether the model gives each text a vector, as Qwen3-Embedding does.
+
+    Its architecture is that of Qwen3-Reranker. What it has more is sentence-transformers' module
+    that picks the vector; where a reranker has modules, it has a LogitScore instead.
+    """
+    try:
+        return cached_file(source, "1_Pooling/config.json", revision=revision) is not None
+    except OSError:  # it has none, or the hub can't be asked
+        return False
 
 
 def _direction(

@@ -69,7 +69,9 @@ class Ranker:
             raise CancelledError
         try:
             return work()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             return None
 
     def _halve(self, batch: Sequence[Tokens]) -> None:
@@ -88,6 +90,12 @@ class Ranker:
 def batch_size(rows: Sequence[Tokens], budget: int) -> int:
     """How many of the first rows make a batch: as many as the budget allows, at least one."""
     return max(1, sum(total <= budget for total in accumulate(map(len, rows))))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """By its type; on Apple's mps, which has no type for it, by what it says (pytorch 141909)."""
+    said = ("MPS backend out of memory", "Invalid buffer size")
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(said)
 
 
 def _too_large(tokens: int) -> InvalidInputError:
