@@ -13,7 +13,7 @@ from tests.contract.faces import Item
 from tests.contract.services import SERVICES, Service
 from tests.support.loopback import Fault, Loopback, score_of
 
-__all__ = ["Row", "Rows", "each_of", "play"]
+__all__ = ["Row", "each_of", "play"]
 
 
 @dataclass(frozen=True)
