@@ -1,0 +1,1 @@
+"""The scorers that wrap other scorers."""
