@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
-from qwen_rerank.checks import check_query, check_top_n, is_finite
-from qwen_rerank.errors import BadResponseError, InvalidInputError
+from qwen_rerank.checks import check_query, check_top_n
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.fields import RerankField, text_reader, well_formed
 from qwen_rerank.ordering import Ordering, Prepared
 from qwen_rerank.records import Lists, Record, as_lists, fair_order, ranks, unique_by_id
-from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.scoring import Scorer, Scores, Usage, checked
 
 __all__ = ["Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
 
@@ -219,7 +219,7 @@ class RerankEngine:
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
-        scores = _checked(scores, len(prepared.texts), self.scorer.model)
+        scores = checked(scores, len(prepared.texts), self.scorer.model)
         best = self._ordering.best(prepared, scores)
         kept = prepared.textless if self._missing == "keep" else []
         room = None if prepared.top_n is None else prepared.top_n - len(best)
@@ -265,21 +265,3 @@ def _located(records: list[Record], prepared: Prepared) -> tuple[Record, ...]:
         record.found_in(each) if each else record
         for record, each in zip(records, found, strict=True)
     )
-
-
-def _checked(scores: Scores, expected: int, model: str) -> Scores:
-    """The scores, if there is a finite number for each text."""
-    _check_count(scores.values, expected, model)
-    for values in (scores.tiers, scores.passages):
-        if values is not None:
-            _check_count(values, expected, model)
-    for place, value in enumerate(scores.values):
-        if not is_finite(value):
-            raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
-    return replace(scores, values=list(map(float, scores.values)))
-
-
-def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
-    if not isinstance(values, Sequence) or len(values) != expected:
-        got = len(values) if isinstance(values, Sequence) else type(values).__name__
-        raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")

@@ -6,11 +6,14 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-__all__ = ["Passage", "Scorer", "Scores", "Usage", "sigmoid"]
+from qwen_rerank.checks import is_finite
+from qwen_rerank.errors import BadResponseError
+
+__all__ = ["Passage", "Scorer", "Scores", "Usage", "checked", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,28 @@ class Scorer(ABC):
 
     def __copy__(self) -> Self:
         return self
+
+
+def checked(scores: Scores, expected: int, model: str) -> Scores:
+    """The scores as floats, if there is a finite number for each text.
+
+    Raises:
+        BadResponseError: There is not; it names the model.
+    """
+    _check_count(scores.values, expected, model)
+    for values in (scores.tiers, scores.passages):
+        if values is not None:
+            _check_count(values, expected, model)
+    for place, value in enumerate(scores.values):
+        if not is_finite(value):
+            raise BadResponseError(f"{model} gave text {place} the score {value!r}.")
+    return replace(scores, values=list(map(float, scores.values)))
+
+
+def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
+    if not isinstance(values, Sequence) or len(values) != expected:
+        got = len(values) if isinstance(values, Sequence) else type(values).__name__
+        raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
 
 
 def sigmoid(logit: float) -> float:
