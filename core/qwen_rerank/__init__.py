@@ -21,6 +21,9 @@ from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.server import ServerName, ServerScorer
+from qwen_rerank.scorers.wrappers.cached import CachedScorer
+from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
+from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
 from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 
@@ -29,10 +32,14 @@ __version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "BadResponseError",
+    "CachedScorer",
+    "CascadeScorer",
     "ContentBlockedError",
     "DashScopeScorer",
     "EmbeddedScorer",
+    "FallbackScorer",
     "InvalidInputError",
+    "KeepOrder",
     "Limits",
     "LocalScorer",
     "Missing",

@@ -92,7 +92,7 @@ class Ordering:
             values = _blended(relevances, prepared.retrieval_order(), self._blend)
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # ties stay
         order, unscored = _split(order, places, scores.tiers)
-        if self._min_score is not None:
+        if self._min_score is not None and order:  # else it has nothing to be compared with
             order, unscored = [i for i in order if relevances[i] >= self._min_score], []
         if self._diversity:
             texts = [prepared.texts[places[i]] for i in order]

@@ -216,17 +216,21 @@ class PluginSettings(RerankSettings):
             `metadata["retrieval_score"]`: a float, or None if it gave none.
         keep_passage: Whether the part of its text that a PassageScorer's score is of is kept, in
             `metadata["passage"]`: the offsets of its start and end, a list, or None if it is whole.
+        keep_model: Whether the name of the model that gave the order is kept, in
+            `metadata["rerank_model"]`: of a FallbackScorer the one that answered.
     """
 
     keep_retrieval_score: bool = False
     keep_passage: bool = False
+    keep_model: bool = False
 
     def _kept(self, ranking: Ranking) -> Iterable[Mapping[str, Any]]:
         """For each record of the ranking the metadata to add to its document."""
         kept = self._to_keep()
+        model = {"rerank_model": ranking.model} if self.keep_model else {}
         if not kept:
-            return repeat({}, len(ranking))
-        return ({key: read(record) for key, read in kept.items()} for record in ranking)
+            return repeat(model, len(ranking))
+        return (model | {key: read(record) for key, read in kept.items()} for record in ranking)
 
     def _to_keep(self) -> dict[str, Callable[[Record], Any]]:
         """What to keep, by its key in the metadata, and how to read it from a record."""
