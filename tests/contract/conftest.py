@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -23,9 +24,23 @@ from tests.contract.services import SERVICES, Service
 from tests.core.local import WHY_SKIPPED
 from tests.support.loopback import Loopback
 from tests.support.servers import VLLM
+from tests.support.wrapped import NESTED, Pointwise, nested
 
-KNOWING: list[type[Scorer]] = [DashScopeScorer, EmbeddedScorer, ServerScorer]
+
+def whole() -> Scorer:
+    """All wrappers around a DashScopeScorer."""
+    return nested(NESTED[-1], DashScopeScorer())
+
+
+KNOWING: list[Callable[..., Scorer]] = [DashScopeScorer, EmbeddedScorer, ServerScorer, whole]
 """Those that tell what is relevant; LocalScorer has random weights here."""
+
+
+def _wrapped(names: Sequence[str]) -> Scorer:
+    return nested(names, Pointwise())
+
+
+_WRAPPED = [pytest.param(partial(_wrapped, names), id=" of ".join(names)) for names in NESTED]
 
 _LOCAL = pytest.param(
     LocalScorer, marks=pytest.mark.skipif(find_spec("torch") is None, reason=WHY_SKIPPED)
@@ -65,14 +80,14 @@ def _tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_qwen.save(tmp_path_factory.mktemp("tiny-qwen")))
 
 
-@pytest.fixture(params=[*KNOWING, _LOCAL])
+@pytest.fixture(params=[*KNOWING, _LOCAL, *_WRAPPED])
 def scorer(request: pytest.FixtureRequest) -> Scorer:
     return made(request)
 
 
 def made(request: pytest.FixtureRequest) -> Scorer:
-    """A new scorer of the class that the request is for."""
-    if request.param is DashScopeScorer:
+    """A new scorer of the class, or by the function, that the request is for."""
+    if request.param in (DashScopeScorer, whole):
         request.getfixturevalue("dashscope")
     if request.param is ServerScorer:
         return ServerScorer(request.getfixturevalue("_vllm").root, dialect="vllm")
