@@ -154,6 +154,9 @@ class Scorer(ABC):
         """The same as `close`, from an event loop."""
         await asyncio.to_thread(self.close)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self.model!r})"
+
     def __enter__(self) -> Self:
         return self
 
