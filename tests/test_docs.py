@@ -13,7 +13,8 @@ from qwen_rerank.settings import PluginSettings
 from tests.core.local import WHY_SKIPPED
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -78,3 +79,14 @@ def test_the_guides_complete_example_runs(capsys: pytest.CaptureFixture[str]) ->
     )
     exec(compile(code, "guide.md", "exec"), {})
     assert capsys.readouterr().out == "a 2\n"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_the_examples_of_a_guides_page_print_what_it_says(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in blocks("python", text):
+        exec(compile(code, page.name, "exec"), names)
+    assert capsys.readouterr().out == "".join(blocks("text", text))
