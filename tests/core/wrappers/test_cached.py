@@ -218,7 +218,10 @@ def test_the_store_holds_hashes_and_scores_and_no_text() -> None:
     assert value == repr(Pointwise().score_of("a secret question", "a secret answer"))
 
 
-@given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), unique=True, max_size=20))
+short = st.text('a"]', max_size=3)
+
+
+@given(st.lists(st.tuples(short, short), unique=True, max_size=20))
 def test_different_queries_and_texts_have_different_keys(pairs: list[tuple[str, str]]) -> None:
     store: dict[str, Any] = {}
     for query, text in pairs:

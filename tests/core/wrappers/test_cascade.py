@@ -45,7 +45,7 @@ def scored(ranking: Ranking) -> list[tuple[str, float | None]]:
     return [(record.id, record.score) for record in ranking]
 
 
-def down(**told: float) -> Scorer:
+def down() -> Scorer:
     """A scorer that fails and has the order kept."""
     return FallbackScorer(Down("down"), KeepOrder())
 

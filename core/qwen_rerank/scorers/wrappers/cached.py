@@ -49,8 +49,9 @@ class CachedScorer(Wrapper):
     thread-safe, as they are used by one thread at a time; in an event loop by a worker thread,
     unless the store is a dict.
 
-    Only scores of the scorer's own model are kept. Where a FallbackScorer answers by another one,
-    all texts are scored by that, those too that the store has, as two models' scores have no order.
+    Only scores of the scorer's own model are kept: those whose `Scores.model` is None. Where a
+    FallbackScorer inside answers by another one, it is asked anew for all texts, those too that the
+    store has. Around the cache, FallbackScorer(CachedScorer(first, store), second), it need not be.
 
     Pickling takes the store along: a dict is copied, and a diskcache.Cache opens the same folder. A
     store that can't be pickled makes a scorer that can't be. Closing leaves the store open.
@@ -97,7 +98,7 @@ class CachedScorer(Wrapper):
         if len(known) == len(texts):
             return _scores(known, Usage(cost=0.0))
         scores = await way.ask(self._scorer, query, _missed(texts, known))
-        if known and not _are_own(scores):
+        if known and not _are_own(scores):  # two models' scores side by side are no order
             lost, known = scores.usage, {}
             scores = await way.ask(self._scorer, query, texts)
             scores = replace(scores, usage=lost + scores.usage)

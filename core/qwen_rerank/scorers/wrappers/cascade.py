@@ -91,12 +91,9 @@ def _tiers(scores: Scores) -> list[int]:
 
 
 def _order(scores: Scores) -> list[int]:
-    """The places of the texts, best first."""
-    places = list(range(len(scores.values)))
-    if scores.unranked:
-        return places
+    """The places of the texts, best first; a KeepOrder's numbers leave them as they came."""
     tiers = _tiers(scores)
-    return sorted(places, key=lambda place: (tiers[place], -scores.values[place]))
+    return sorted(range(len(tiers)), key=lambda place: (tiers[place], -scores.values[place]))
 
 
 def _joined(first: Scores, second: Scores, chosen: Sequence[int], usage: Usage) -> Scores:
