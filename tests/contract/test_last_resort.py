@@ -132,13 +132,20 @@ def test_a_model_is_kept_only_if_asked_for() -> None:
     assert "rerank_model" not in found.metadata
 
 
+@pytest.fixture
+def failing() -> Iterator[LoopbackDashScope]:
+    """The service that is asked first, of which the environment says nothing."""
+    with LoopbackDashScope(key=KEY) as server:
+        yield server
+
+
 @pytest.fixture(params=DOORS.values(), ids=list(DOORS))
 def door(
-    request: pytest.FixtureRequest, service: LoopbackDashScope, log: Log
+    request: pytest.FixtureRequest, failing: LoopbackDashScope, log: Log
 ) -> Iterator[Callable[..., Door]]:
     """Each door, to a service with others to fall back on. No key shows and no text is logged."""
     face, awaited = request.param
-    first = DashScopeScorer(api_key=KEY, base_url=service.base_url, max_retries=0)
+    first = DashScopeScorer(api_key=KEY, base_url=failing.base_url, max_retries=0)
     doors: list[Door] = []
 
     def make(*others: Scorer) -> Door:
@@ -165,9 +172,9 @@ each_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 
 @each_fault
 def test_a_failing_service_does_not_fail_the_search(
-    door: Callable[..., Door], service: LoopbackDashScope, fault: Any
+    door: Callable[..., Door], failing: LoopbackDashScope, fault: Any
 ) -> None:
-    service.faults.append(fault)
+    failing.faults.append(fault)
     ranked = door(EmbeddedScorer()).rank()
     assert len(ranked) == 3
     assert all(item.score for item in ranked)
@@ -175,9 +182,9 @@ def test_a_failing_service_does_not_fail_the_search(
 
 @each_fault
 def test_where_all_fail_the_error_tells_of_each(
-    door: Callable[..., Door], service: LoopbackDashScope, fault: Any
+    door: Callable[..., Door], failing: LoopbackDashScope, fault: Any
 ) -> None:
-    service.faults.append(fault)
+    failing.faults.append(fault)
     with pytest.raises(ServiceError) as caught:
         door(Down("last")).rank()
     (note,) = caught.value.__notes__
