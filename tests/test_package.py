@@ -62,6 +62,7 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
         "langchain",
         "llamaindex",
         "embedded",
+        "passages",
         "local",
         "all",
     }

@@ -24,6 +24,7 @@ from qwen_rerank.scorers.server import ServerName, ServerScorer
 from qwen_rerank.scorers.wrappers.cached import CachedScorer
 from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
 from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
+from qwen_rerank.scorers.wrappers.passages import PassageScorer
 from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 
@@ -46,6 +47,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingKeyError",
     "Passage",
+    "PassageScorer",
     "QwenReRanker",
     "QwenRerankError",
     "Ranking",
