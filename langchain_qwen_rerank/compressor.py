@@ -31,6 +31,9 @@ RETRIEVAL_SCORES = (SCORE, "score")
 LISTS = "retrieval_lists"
 """Where `keep_lists` puts what it keeps."""
 
+CONTENT = ("page_content", "content")
+"""The names under which rerank_field finds a document's content."""
+
 Rankable: TypeAlias = str | Document | Mapping[str, Any]
 
 Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
@@ -40,10 +43,11 @@ Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
 class QwenRerank(PluginSettings, BaseDocumentCompressor):
     """Puts documents in the order of their relevance to the query, best first.
 
-    The options are those of `PluginSettings`. `rerank_field` names metadata keys, or
-    `"page_content"`, or is a function from `Document` to text. Two documents with one id are the
-    same document, and the first one counts. A document's retrieval score is the number in its
-    metadata under `"relevance_score"`, else under `"score"`.
+    The options are those of `PluginSettings`. `rerank_field` finds a document's content as
+    `"page_content"` and as `"content"`, whatever the metadata have there; everything else that it
+    names is metadata, and a function gets the `Document`. Two documents with one id are the same
+    document, and the first one counts. A document's retrieval score is the number in its metadata
+    under `"relevance_score"`, else under `"score"`.
 
     Each call is a run of its own in the traces, named after the class, with what it cost.
 
@@ -59,7 +63,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     keep_lists: bool = False
 
-    content_field: ClassVar[str] = "page_content"
+    content_field: ClassVar[str] = CONTENT[0]
 
     def _build(self) -> RerankEngine:
         import langchain_core.runnables.config  # noqa: F401  # half a second, not in the first call
@@ -161,9 +165,9 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     def _fields(self, document: Rankable) -> Mapping[str, Any]:
         if isinstance(document, Document):
-            return SourceFields(document.metadata, self.content_field, _content, document)
+            return SourceFields(document.metadata, CONTENT, _content, document)
         if isinstance(document, str):
-            return {self.content_field: document}
+            return dict.fromkeys(CONTENT, document)
         if self.rerank_field is None and self.content_field not in document:
             raise InvalidInputError(
                 f"A {type(document).__name__} does not say which of its values is the text.",

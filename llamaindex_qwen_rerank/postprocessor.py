@@ -28,9 +28,10 @@ _dispatcher = get_dispatcher(__name__)
 class QwenRerank(PluginSettings, BaseNodePostprocessor):
     """Puts nodes in the order of their relevance to the query, best first.
 
-    The options are those of `PluginSettings`, and one more. `rerank_field` names metadata keys, or
-    `"content"`, or is a function from `NodeWithScore` to text. What is kept in a node's metadata is
-    out of the LLM's and the embedding model's sight.
+    The options are those of `PluginSettings`, and one more. `rerank_field` finds a node's content
+    as `"content"`; everything else that it names is metadata, and a function gets the
+    `NodeWithScore`. What is kept in a node's metadata is out of the LLM's and the embedding model's
+    sight.
 
     Attributes:
         metadata_mode: Which metadata go into a node's content: by default those that the
@@ -102,7 +103,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         ]
 
     def _fields(self, scored: NodeWithScore) -> SourceFields:
-        return SourceFields(scored.node.metadata, self.content_field, self._content, scored.node)
+        return SourceFields(scored.node.metadata, (self.content_field,), self._content, scored.node)
 
     def _content(self, node: BaseNode) -> str:
         return node.get_content(self.metadata_mode)

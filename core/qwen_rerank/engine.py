@@ -86,8 +86,9 @@ class RerankEngine:
 
     Args:
         scorer: Gives the scores.
-        rerank_field: Where a record's text is: the name of a field, several names (joined by line
-            breaks), or a function from record to text.
+        rerank_field: Where a record's text is: the name of a field; several names, for a text of
+            `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
+            function from record to text.
         missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
             and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
         min_score: Records that score less are left out; None for no threshold.

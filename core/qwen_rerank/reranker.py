@@ -44,8 +44,8 @@ class QwenReRanker:
     Args:
         query: What the documents should be relevant to; not blank.
         topn: How many documents to return at most, at least 1.
-        rerank_field: The field with a document's text, several (joined by line breaks), or a
-            function from document to text.
+        rerank_field: The field with a document's text; several, for a text of `name: value` lines;
+            a format string of fields' names; or a function from document to text.
         model: The DashScope model.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
         scorer: Gives the scores instead of DashScope.

@@ -29,7 +29,7 @@ from qwen_rerank.scoring import Scorer
 __all__ = ["DocumentField", "PluginSettings", "RerankSettings"]
 
 DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], str | None]]
-"""Where a document's text is: a field's name, several, or a function from document to text."""
+"""Where a document's text is: a field, several, a format string, or a function of the document."""
 
 _SCORER_OPTIONS = (
     "model",
@@ -75,8 +75,9 @@ class RerankSettings(BaseModel):
         max_concurrency: Requests of one call that run at the same time.
         scorer: Gives the scores instead of DashScope. None of the options above goes with it.
         top_n: How many documents to return at most, at least 1; None for all.
-        rerank_field: Where a document's text is: None for its content, or the key of a metadata
-            field, or several keys, joined by line breaks, or a function from document to text.
+        rerank_field: Where a document's text is: None for its content; the key of a metadata field;
+            several keys, for a text of `key: value` lines; a format string of keys, such as
+            `"{title}\\n{content}"`; or a function from document to text.
         min_score: Documents that score less are left out; None for no threshold.
         missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
             ones) or `"error"`.

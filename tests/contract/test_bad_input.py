@@ -66,7 +66,7 @@ INPUT = [
     refused(
         "a field that is bytes", "text of record 'item-0' is bytes", items=[*ITEMS, *items(b"x")]
     ),
-    refused("a field that is a list", "text of record 'item-0' is list", items=items(["x"])),
+    Row("a field that is a list", items=[*ITEMS, *items([TEXT, "score=0.3"])]),
     Row(
         "documents of one id",
         items=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})],

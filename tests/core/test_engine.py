@@ -148,32 +148,11 @@ def test_records_that_score_less_than_min_score_are_left_out() -> None:
     assert ids(engine(min_score=2.0).rerank("q", records("a", "bb", "ccc"))) == ["2", "1"]
 
 
-def test_several_fields_are_joined_and_blank_ones_left_out() -> None:
-    scorer = LengthScorer()
-    fields = {"title": "Title", "year": 1999, "note": " ", "text": "Text"}
-    engine(scorer, rerank_field=["title", "note", "year", "gone", "text"]).rerank(
-        "q", [Record("a", fields)]
-    )
-    assert scorer.sent == [["Title\n1999\nText"]]
-
-
 def test_a_function_can_read_the_text() -> None:
     scorer = LengthScorer()
     reader = engine(scorer, rerank_field=lambda record: record.id * 2)
     reader.rerank("q", [Record("ab", {})])
     assert scorer.sent == [["abab"]]
-
-
-@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", True])
-def test_a_field_that_is_no_text_is_refused_and_named(value: Any) -> None:
-    with pytest.raises(InvalidInputError, match="text of record '0' is"):
-        engine().rerank("q", records(value))
-
-
-def test_numbers_are_texts_and_nan_is_none() -> None:
-    scorer = LengthScorer()
-    ranking = engine(scorer).rerank("q", records(7, 1.5, math.nan))
-    assert (scorer.sent, ranking.skipped) == ([["7", "1.5"]], 1)
 
 
 def test_arguments_that_were_swapped_are_not_quoted_whole() -> None:

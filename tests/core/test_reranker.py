@@ -103,7 +103,7 @@ def test_options_reach_the_service(dashscope: LoopbackDashScope) -> None:
     assert [found.id for found in ranked] == ["a"]
     (request,) = dashscope.received
     assert (request.model, request.parameters["instruct"]) == ("qwen3-rerank", "Find.")
-    assert request.documents[0] == "a of 3.0\nscore=0.5"
+    assert request.documents[0] == "other: a of 3.0\ncontent: score=0.5"
 
 
 def test_a_scorer_takes_the_place_of_the_service() -> None:

@@ -176,17 +176,21 @@ def test_equal_texts_of_documents_without_id_are_sent_once_and_all_come_back(
         (None, "body"),
         ("page_content", "body"),
         ("title", "Title"),
-        (["title", "summary"], "Title\nSummary"),
-        (("title", "page_content"), "Title\nbody"),
-        (["title", "absent", "page_content"], "Title\nbody"),
+        ("content", "body"),
+        (["title", "summary"], "title: Title\nsummary: Summary"),
+        (("title", "page_content"), "title: Title\npage_content: body"),
+        (["title", "absent", "content"], "title: Title\ncontent: body"),
+        ("{title} ({year}): {content}", "Title (2024): body"),
         ("year", "2024"),
+        ("tags", "a, b"),
         (lambda document: f"{document.metadata['title']}: {document.page_content}", "Title: body"),
     ],
 )
 def test_rerank_field_says_what_is_sent(
     dashscope: LoopbackDashScope, compress: Compress, rerank_field: Any, sent: str
 ) -> None:
-    metadata = {"title": "Title", "summary": "Summary", "year": 2024}
+    metadata = {"title": "Title", "summary": "Summary", "year": 2024, "tags": ["a", "b"]}
+    metadata["content"] = metadata["page_content"] = "hidden by the document's own"
     document = Document(page_content="body", metadata=metadata)
     (ranked,) = compress(QwenRerank(rerank_field=rerank_field), [document], QUERY)
     assert dashscope.received[0].documents == [sent]
@@ -203,8 +207,8 @@ def test_a_document_without_the_field_counts_as_one_without_text(
 def test_a_field_that_is_no_text_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    with pytest.raises(InvalidInputError, match="tags"):
-        compress(QwenRerank(rerank_field="tags"), [scored(0.1, tags=["a"])], QUERY)
+    with pytest.raises(InvalidInputError, match="photo of record '#0' is bytes"):
+        compress(QwenRerank(rerank_field="photo"), [scored(0.1, photo=b"GIF8")], QUERY)
     assert not dashscope.received
 
 

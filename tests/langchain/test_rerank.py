@@ -120,7 +120,19 @@ def test_rerank_field_names_the_text_in_a_mapping(dashscope: LoopbackDashScope, 
     rows = [{"title": "a", "body": "score=0.1 "}, {"title": "b", "body": "score=0.2 "}]
     places = rank(QwenRerank(rerank_field=["title", "body"]), rows, QUERY)
     assert [place["index"] for place in places] == [1, 0]
-    assert sorted(dashscope.received[0].documents) == ["a\nscore=0.1 ", "b\nscore=0.2 "]
+    assert sorted(dashscope.received[0].documents) == [
+        "title: a\nbody: score=0.1",
+        "title: b\nbody: score=0.2",
+    ]
+
+
+def test_a_string_is_the_content_by_either_name(dashscope: LoopbackDashScope, rank: Rank) -> None:
+    for name in ("content", "page_content"):
+        assert [place["index"] for place in rank(QwenRerank(rerank_field=name), TEXTS, QUERY)] == [
+            1,
+            2,
+            0,
+        ]
 
 
 @pytest.mark.parametrize(

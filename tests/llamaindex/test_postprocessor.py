@@ -234,16 +234,18 @@ def test_metadata_mode_says_which_metadata_are_sent(
     [
         ("content", "body"),
         ("title", "Title"),
-        (["title", "summary"], "Title\nSummary"),
-        (("title", "content"), "Title\nbody"),
-        (["title", "absent", "content"], "Title\nbody"),
+        (["title", "summary"], "title: Title\nsummary: Summary"),
+        (("title", "content"), "title: Title\ncontent: body"),
+        (["title", "absent", "content"], "title: Title\ncontent: body"),
+        ("{title}: {content}", "Title: body"),
         (lambda found: f"{found.node.metadata['title']}! {found.score}", "Title! 0.5"),
     ],
 )
 def test_rerank_field_says_what_is_sent(
     dashscope: LoopbackDashScope, postprocess: Postprocess, rerank_field: Any, sent: str
 ) -> None:
-    found = node("body", 0.5, metadata={"title": "Title", "summary": "Summary"})
+    metadata = {"title": "Title", "summary": "Summary", "content": "hidden by the node's own"}
+    found = node("body", 0.5, metadata=metadata)
     rerank = QwenRerank(rerank_field=rerank_field, metadata_mode=MetadataMode.NONE)
     postprocess(rerank, [found], query_str=QUERY)
     assert dashscope.received[0].documents == [sent]
