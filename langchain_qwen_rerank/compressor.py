@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from qwen_rerank import InvalidInputError, Ranking, Record, RerankEngine
+from qwen_rerank import Content, InvalidInputError, Ranking, Record, RerankEngine
 from qwen_rerank.checks import is_finite
-from qwen_rerank.engine import offloaded
+from qwen_rerank.content import Item
+from qwen_rerank.engine import MANY, offloaded
 from qwen_rerank.fields import SourceFields
 from qwen_rerank.records import Lists, place_ids
 from qwen_rerank.settings import PluginSettings
@@ -34,7 +35,7 @@ LISTS = "retrieval_lists"
 CONTENT = ("page_content", "content")
 """The names under which rerank_field finds a document's content."""
 
-Rankable: TypeAlias = str | Document | Mapping[str, Any]
+Rankable: TypeAlias = str | Content | Document | Mapping[str, Any]
 
 Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
 """Documents, or the lists of several retrievers by name."""
@@ -45,9 +46,10 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     The options are those of `PluginSettings`. `rerank_field` finds a document's content as
     `"page_content"` and as `"content"`, whatever the metadata have there; everything else that it
-    names is metadata, and a function gets the `Document`. Two documents with one id are the same
-    document, and the first one counts. A document's retrieval score is the number in its metadata
-    under `"relevance_score"`, else under `"score"`.
+    names is metadata, and a function gets the `Document`. Metadata may hold content blocks, such as
+    images, for a model that takes them. Two documents with one id are the same document, and the
+    first one counts. A document's retrieval score is the number in its metadata under
+    `"relevance_score"`, else under `"score"`.
 
     Each call is a run of its own in the traces, named after the class, with what it cost.
 
@@ -71,14 +73,14 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return super()._build()
 
     def compress_documents(
-        self, documents: Documents, query: str, callbacks: Callbacks | None = None
+        self, documents: Documents, query: Item, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Rerank the documents.
 
         Args:
             documents: The retrieved documents, which are not changed; or several lists of them by
                 name, in which those without an id are known by their content.
-            query: What they should be relevant to; not blank.
+            query: What they should be relevant to: a text that is not blank, or a `Content`.
             callbacks: Get the run as a child of theirs.
 
         Returns:
@@ -88,7 +90,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
-        inputs = {"query": query, "documents": _copied(documents)}
+        inputs = _inputs(documents, query)
         from langchain_core.runnables.config import get_callback_manager_for_config
 
         manager = get_callback_manager_for_config(_config(callbacks))
@@ -103,16 +105,16 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return outputs["documents"]  # type: ignore[no-any-return]
 
     async def acompress_documents(
-        self, documents: Documents, query: str, callbacks: Callbacks | None = None
+        self, documents: Documents, query: Item, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
-        inputs = {"query": query, "documents": _copied(documents)}
+        inputs = _inputs(documents, query)
         from langchain_core.runnables.config import get_async_callback_manager_for_config
 
         manager = get_async_callback_manager_for_config(_config(callbacks))
         run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
         try:
-            records = await offloaded(_count(documents), self._found, documents)
+            records = await offloaded(_count(documents) > MANY, self._found, documents)
             outputs = self._outputs(await self.engine.arerank(query, records, self.top_n))
         except BaseException as error:
             await run.on_chain_error(error)
@@ -121,13 +123,14 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return outputs["documents"]  # type: ignore[no-any-return]
 
     def rerank(
-        self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
+        self, documents: Sequence[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """Rank without making documents.
 
         Args:
-            documents: Documents, texts, or mappings in which `rerank_field` names the text.
-            query: What they should be relevant to; not blank.
+            documents: Documents, texts, Contents, or mappings in which `rerank_field` names the
+                text.
+            query: What they should be relevant to: a text that is not blank, or a `Content`.
             top_n: How many to return at most; None for all, -1 for the compressor's own top_n.
 
         Returns:
@@ -139,10 +142,10 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return _places(ranking, records)
 
     async def arerank(
-        self, documents: Sequence[Rankable], query: str, top_n: int | None = -1
+        self, documents: Sequence[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """The same as `rerank`, without blocking the event loop."""
-        records = await offloaded(len(documents), self._records, documents)
+        records = await offloaded(len(documents) > MANY, self._records, documents)
         ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
 
@@ -166,7 +169,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
     def _fields(self, document: Rankable) -> Mapping[str, Any]:
         if isinstance(document, Document):
             return SourceFields(document.metadata, CONTENT, _content, document)
-        if isinstance(document, str):
+        if isinstance(document, str | Content):
             return dict.fromkeys(CONTENT, document)
         if self.rerank_field is None and self.content_field not in document:
             raise InvalidInputError(
@@ -212,6 +215,12 @@ def _ranked(record: Record, kept: Mapping[str, Any], unranked: bool) -> Document
         if record.score is None:
             del metadata[SCORE]
     return document.model_copy(update={"metadata": metadata})
+
+
+def _inputs(documents: Documents, query: Item) -> dict[str, Any]:
+    """What the run is told that it was given: not the data of an image in the query."""
+    told = repr(query) if isinstance(query, Content) else query
+    return {"query": told, "documents": _copied(documents)}
 
 
 def _copied(documents: Documents) -> Any:

@@ -13,9 +13,10 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from pydantic import model_validator
 
+from llamaindex_qwen_rerank.items import has_image, item_of_node, item_of_query
 from qwen_rerank import Ranking, Record
-from qwen_rerank.checks import check_query
-from qwen_rerank.engine import offloaded
+from qwen_rerank.content import Item, text_of
+from qwen_rerank.engine import MANY, offloaded
 from qwen_rerank.fields import SourceFields
 from qwen_rerank.records import place_ids
 from qwen_rerank.settings import PluginSettings
@@ -30,8 +31,9 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
 
     The options are those of `PluginSettings`, and one more. `rerank_field` finds a node's content
     as `"content"`; everything else that it names is metadata, and a function gets the
-    `NodeWithScore`. What is kept in a node's metadata is out of the LLM's and the embedding model's
-    sight.
+    `NodeWithScore`. The image or video of a node is part of its content, as is the image of a query:
+    a model must be able to take it. What is kept in a node's metadata is out of the LLM's and the
+    embedding model's sight.
 
     Attributes:
         metadata_mode: Which metadata go into a node's content: by default those that the
@@ -62,17 +64,17 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = _query(query_bundle)
-        with self._step(nodes, query) as step:
+        query = item_of_query(query_bundle)
+        with self._step(nodes, text_of(query)) as step:
             step.finish(self.engine.rerank(query, self._records(nodes), self.top_n))
         return step.nodes
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = _query(query_bundle)
-        with self._step(nodes, query) as step:
-            records = await offloaded(len(nodes), self._records, nodes)
+        query = await offloaded(has_image(query_bundle), item_of_query, query_bundle)
+        with self._step(nodes, text_of(query)) as step:
+            records = await offloaded(len(nodes) > MANY, self._records, nodes)
             step.finish(await self.engine.arerank(query, records, self.top_n))
         return step.nodes
 
@@ -105,8 +107,8 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     def _fields(self, scored: NodeWithScore) -> SourceFields:
         return SourceFields(scored.node.metadata, (self.content_field,), self._content, scored.node)
 
-    def _content(self, node: BaseNode) -> str:
-        return node.get_content(self.metadata_mode)
+    def _content(self, node: BaseNode) -> Item:
+        return item_of_node(node, self.metadata_mode)
 
     def _nodes(self, ranking: Ranking) -> list[NodeWithScore]:
         """The ranking's nodes with their scores; copies of them where metadata are added."""
@@ -130,13 +132,6 @@ class _Step:
     def finish(self, ranking: Ranking) -> None:
         self.facts = ranking.facts
         self.nodes = self._read(ranking)
-
-
-def _query(query_bundle: QueryBundle | None) -> str:
-    query = "" if query_bundle is None else query_bundle.query_str
-    if not isinstance(query, str):  # which the events would not take
-        check_query(query)
-    return query
 
 
 def _with_metadata(node: BaseNode, added: Mapping[str, Any]) -> BaseNode:

@@ -1,5 +1,6 @@
 """Reranking by Qwen models: records in, the same records out, best first."""
 
+from qwen_rerank.content import Content, Modality
 from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import (
     AuthenticationError,
@@ -35,6 +36,7 @@ __all__ = [
     "BadResponseError",
     "CachedScorer",
     "CascadeScorer",
+    "Content",
     "ContentBlockedError",
     "DashScopeScorer",
     "EmbeddedScorer",
@@ -46,6 +48,7 @@ __all__ = [
     "Missing",
     "MissingDependencyError",
     "MissingKeyError",
+    "Modality",
     "Passage",
     "PassageScorer",
     "QwenReRanker",

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
-from qwen_rerank.checks import check_query, check_top_n
+from qwen_rerank.checks import check_top_n
+from qwen_rerank.content import TEXT_ONLY, Item, check_taken, checked_query
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.fields import RerankField, text_reader, well_formed
+from qwen_rerank.fields import RerankField, item_reader
 from qwen_rerank.ordering import Ordering, Prepared
 from qwen_rerank.records import Lists, Record, as_lists, fair_order, ranks, unique_by_id
 from qwen_rerank.scoring import Scorer, Scores, Usage, checked
 
-__all__ = ["Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
+__all__ = ["MANY", "Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class RerankEngine:
         scorer: Gives the scores.
         rerank_field: Where a record's text is: the name of a field; several names, for a text of
             `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
-            function from record to text.
+            function from record to text. A `Content` or content blocks can stand in place of text.
         missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
             and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
         min_score: Records that score less are left out; None for no threshold.
@@ -125,7 +126,7 @@ class RerankEngine:
             )
         check_top_n(max_candidates, "max_candidates")
         self.scorer = scorer
-        self._text = text_reader(rerank_field)
+        self._item = item_reader(rerank_field)
         self._missing = missing
         self._ordering = Ordering(min_score, blend, diversity)
         self._max_candidates = max_candidates
@@ -133,50 +134,45 @@ class RerankEngine:
 
     def rerank(
         self,
-        query: str,
+        query: Item,
         records: Iterable[Record] | Mapping[str, Iterable[Record]],
         top_n: int | None = None,
     ) -> Ranking:
         """Rank the records for the query.
 
         Args:
-            query: What the records should be relevant to; not blank.
+            query: What the records should be relevant to, a text that is not blank or a `Content`.
             records: The records, in the first stage's order; or the lists of several first stages
                 by name. A record is told apart by its id, and knows the lists that it was in.
             top_n: How many to return at most, at least 1; None for all.
 
         Raises:
-            InvalidInputError: Blank query, bad top_n, or a missing text under `missing="error"`.
-                Nothing has been sent then.
+            InvalidInputError: Blank query, bad top_n, a missing text under `missing="error"`, or an
+                image or a video that the scorer does not take. Nothing has been sent then.
             QwenRerankError: Whatever the scorer raises, and BadResponseError where it returns
                 anything but one finite score a text.
         """
         prepared = self.prepare(query, as_lists(records), top_n)
-        scores = self.scorer.score(prepared.query, prepared.texts) if prepared.texts else Scores([])
+        scores = self.scorer.score(*prepared.arguments) if prepared.items else Scores([])
         return self.finish(prepared, scores)
 
     async def arerank(
         self,
-        query: str,
+        query: Item,
         records: Iterable[Record] | Mapping[str, Iterable[Record]],
         top_n: int | None = None,
     ) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
         lists = as_lists(records)
-        count = sum(map(len, lists.values()))
-        prepared = await offloaded(count, self.prepare, query, lists, top_n)
-        scores = (
-            await self.scorer.ascore(prepared.query, prepared.texts)
-            if prepared.texts
-            else Scores([])
-        )
-        if self._ordering.takes_long:
-            return await asyncio.to_thread(self.finish, prepared, scores)
-        return self.finish(prepared, scores)
+        reads_files = self.scorer.modalities != TEXT_ONLY
+        is_long = reads_files or sum(map(len, lists.values())) > MANY
+        prepared = await offloaded(is_long, self.prepare, query, lists, top_n)
+        scores = await self.scorer.ascore(*prepared.arguments) if prepared.items else Scores([])
+        return await offloaded(self._ordering.takes_long, self.finish, prepared, scores)
 
-    def prepare(self, query: str, lists: Lists, top_n: int | None) -> Prepared:
-        """Check the input and find the different texts in it."""
-        check_query(query)
+    def prepare(self, query: Item, lists: Lists, top_n: int | None) -> Prepared:
+        """Check the input and find the different items in it."""
+        query = checked_query(query)
         check_top_n(top_n)
         given = list(chain.from_iterable(lists.values()))
         unique = unique_by_id(given)
@@ -186,11 +182,13 @@ class RerankEngine:
             candidates = sorted(fair_order(found, lists)[: self._max_candidates])
             records = [found[place] for place in candidates]
             read = [read[place] for place in candidates]
-        texts: dict[str, int] = {}
+        taken, model = self.scorer.modalities, self.scorer.model
+        check_taken(taken, model, query, read, lambda place: f"Record {records[place].id!r}")
+        items: dict[Item, int] = {}
         return Prepared(
-            query=well_formed(query),
-            places=[texts.setdefault(text, len(texts)) for text in read],
-            texts=list(texts),
+            query=query,
+            places=[items.setdefault(item, len(items)) for item in read],
+            items=list(items),
             records=records,
             textless=textless,
             lists=lists,
@@ -199,32 +197,32 @@ class RerankEngine:
             top_n=top_n,
         )
 
-    def _read(self, records: list[Record]) -> tuple[list[Record], list[str], list[Record]]:
-        """The records that have a text, their texts, and the records without."""
-        with_text: list[Record] = []
-        texts: list[str] = []
+    def _read(self, records: list[Record]) -> tuple[list[Record], list[Item], list[Record]]:
+        """The records that have something to score, what that is, and the records without."""
+        with_item: list[Record] = []
+        items: list[Item] = []
         textless: list[Record] = []
         for record in records:
-            text = self._text(record)
-            if text is None:
+            item = self._item(record)
+            if item is None:
                 textless.append(record)
             else:
-                with_text.append(record)
-                texts.append(text)
+                with_item.append(record)
+                items.append(item)
         if textless and self._missing == "error":
             raise InvalidInputError(
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        return with_text, texts, textless
+        return with_item, items, textless
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""
-        scores = checked(scores, len(prepared.texts), self.scorer.model)
+        scores = checked(scores, len(prepared.items), self.scorer.model)
         best = self._ordering.best(prepared, scores)
         kept = prepared.textless if self._missing == "keep" else []
         room = None if prepared.top_n is None else prepared.top_n - len(best)
-        saved = Usage(texts_saved=len(prepared.places) - len(prepared.texts))
+        saved = Usage(texts_saved=len(prepared.places) - len(prepared.items))
         ranking = Ranking(
             records=_located([*best, *(record.scored(None) for record in kept[:room])], prepared),
             usage=scores.usage + saved,
@@ -246,15 +244,15 @@ class RerankEngine:
             _log.warning("usage_callback failed", exc_info=True)
 
 
-_MANY = 500
+MANY = 500
 """How many records take some milliseconds, for which an event loop should not have to wait."""
 
 
-async def offloaded(count: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What the work returns, done in a worker thread where it is on many records."""
-    if count <= _MANY:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
+async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the work returns, done in a worker thread if it is long."""
+    if is_long:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
 
 
 def _located(records: list[Record], prepared: Prepared) -> tuple[Record, ...]:

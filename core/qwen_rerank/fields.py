@@ -1,16 +1,18 @@
-"""Reading a record's text from its fields."""
+"""Reading from a record's fields what of it is scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from qwen_rerank.blocks import content_of
+from qwen_rerank.content import Content, Item, simplest, text_of
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Record
 from qwen_rerank.templates import Part, is_template, parsed
 from qwen_rerank.values import NoTextError, as_text
 
-__all__ = ["RerankField", "SourceFields", "text_reader", "well_formed"]
+__all__ = ["RerankField", "SourceFields", "item_reader"]
 
 
 class SourceFields(Mapping[str, Any]):
@@ -29,7 +31,7 @@ class SourceFields(Mapping[str, Any]):
         self,
         metadata: Mapping[str, Any],
         names: tuple[str, ...],
-        content: Callable[[Any], str],
+        content: Callable[[Any], Item],
         source: Any,
     ) -> None:
         self._metadata = metadata
@@ -53,8 +55,8 @@ class SourceFields(Mapping[str, Any]):
         return len(self._names) + len(self._metadata.keys() - set(self._names))
 
 
-RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], str | None]
-"""Where a record's text is: a field's name, several names, a format string, or a function.
+RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], Item | None]
+"""What of a record is scored: a field's name, several names, a format string, or a function.
 
 The text of one field is its value. Several fields are `name: value` lines, in the order of the
 names; a value of several lines goes on in lines of its own, as it is. A format string, told by its
@@ -62,25 +64,24 @@ braces, such as `"{title}\\n{content}"`, holds names, each with a format specifi
 (`{price:.2f}`), which is applied to the value itself; `{{` and `}}` stand for braces. What is
 missing or blank is left out, in a format string an empty text; where everything is, there is no
 text. `values.as_text` says how values are written.
+
+A Content, or content blocks as `blocks.content_of` knows them, bring their image or video along.
 """
 
-TextReader: TypeAlias = Callable[[Record], str | None]
+ItemReader: TypeAlias = Callable[[Record], Item | None]
 
 
-def text_reader(rerank_field: RerankField) -> TextReader:
-    """The function that reads a record's text: None where it is missing or blank.
+def item_reader(rerank_field: RerankField) -> ItemReader:
+    """The function that reads what of a record is scored: None where it is missing or blank.
 
     Raises:
         InvalidInputError: `rerank_field` is none of the things it can be.
     """
     name, pick = _picker(rerank_field)
 
-    def read(record: Record) -> str | None:
+    def read(record: Record) -> Item | None:
         value = pick(record)
-        text = value if type(value) is str else _as_text(value, name, record.id)
-        if not text or text.isspace():
-            return None
-        return text if text.isascii() else well_formed(text)
+        return simplest(value if type(value) is str else _item(value, name, record.id))
 
     return read
 
@@ -109,52 +110,54 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not is_template(name)
 
 
-def _lines(record: Record, names: Sequence[str]) -> str:
-    texts = ((name, _text(record, name).strip()) for name in names)
-    return "\n".join(f"{name}: {text}" for name, text in texts if text)
+def _lines(record: Record, names: Sequence[str]) -> Any:
+    items = [_field(record, name) for name in names]
+    texts = [(name, text_of(item).strip()) for name, item in zip(names, items, strict=True)]
+    return _with_media("\n".join(f"{name}: {text}" for name, text in texts if text), items)
 
 
-def _filled(record: Record, parts: Sequence[Part]) -> str:
-    texts = [_formatted(record, part) for part in parts]
-    if not any(text and not text.isspace() for text in texts):
-        return ""
-    return "".join(part.before + text for part, text in zip(parts, texts, strict=True))
+def _filled(record: Record, parts: Sequence[Part]) -> Any:
+    items = [_field(record, part.name) if part.name else "" for part in parts]
+    texts = [_formatted(record, part, item) for part, item in zip(parts, items, strict=True)]
+    is_blank = all(not text or text.isspace() for text in texts)
+    text = "".join(part.before + text for part, text in zip(parts, texts, strict=True))
+    return _with_media("" if is_blank else text, items)
 
 
-def _formatted(record: Record, part: Part) -> str:
-    text = _text(record, part.name) if part.name else ""
-    if not text or not part.spec:
-        return text
+def _formatted(record: Record, part: Part, item: Item) -> str:
+    if not part.spec or not item:
+        return text_of(item)
     try:
         return format(record.fields[part.name], part.spec)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"{part.name} of record {record.id!r} can't be written as {part.spec!r}: {error}.",
-            remedy="Pass rerank_field a function that makes a text of it.",
+            remedy=_REMEDY,
         ) from None
 
 
-def _text(record: Record, name: str) -> str:
-    return _as_text(record.fields.get(name), name, record.id)
+def _with_media(text: str, items: Sequence[Item]) -> Any:
+    """The text, with the images and videos of the items if they have any, as one value."""
+    media = [Content(None, item.image, item.video) for item in items if isinstance(item, Content)]
+    return [text, *media] if media else text
 
 
-def _as_text(value: Any, name: str, record_id: str) -> str:
+def _field(record: Record, name: str) -> Item:
+    return _item(record.fields.get(name), name, record.id)
+
+
+def _item(value: Any, name: str, record_id: str) -> Item:
     try:
-        return as_text(value)
+        content = content_of(value)
+        return as_text(value) if content is None else content
     except NoTextError as error:
         raise InvalidInputError(
-            f"{name} of record {record_id!r} is {error}, not text.",
-            remedy="Pass rerank_field a function that makes a text of it.",
+            f"{name} of record {record_id!r} is {error}, not text.", remedy=_REMEDY
         ) from None
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{name} of record {record_id!r}: {error.message}", remedy=error.remedy
+        ) from error
 
 
-def well_formed(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair, which no encoding of Unicode has.
-
-    Two halves that belong together become the character that they stand for.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+_REMEDY = "Pass rerank_field a function that makes a text, or a Content, of it."

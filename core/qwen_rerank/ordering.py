@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qwen_rerank.checks import check_share, is_finite
+from qwen_rerank.content import Item, text_of
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Lists, Record, retrieval_order
 from qwen_rerank.scoring import Scores
@@ -23,18 +24,18 @@ class Prepared:
 
     Attributes:
         query: The query, checked and well-formed.
-        texts: The different texts to score, all of them well-formed.
-        records: The records that have a text, in input order.
-        places: The place in `texts` of the text of each of those records.
-        textless: The records without text, in input order.
+        items: The different texts and Contents to score, all of them well-formed.
+        records: The records that have one, in input order.
+        places: The place in `items` of that of each of those records.
+        textless: The records without anything to score, in input order.
         lists: All records that were passed in, by the names of their lists.
         duplicates: How many records came after one with the same id.
-        over_budget: How many records with a text are left out.
+        over_budget: How many records with something to score are left out.
         top_n: How many records to return; None for all.
     """
 
-    query: str
-    texts: list[str]
+    query: Item
+    items: list[Item]
     records: list[Record]
     places: list[int]
     textless: list[Record]
@@ -42,6 +43,11 @@ class Prepared:
     duplicates: int
     over_budget: int
     top_n: int | None
+
+    @property
+    def arguments(self) -> tuple[str, list[str]]:
+        """What `Scorer.score` gets. A Content is among it only where the scorer takes it."""
+        return cast(tuple[str, list[str]], (self.query, self.items))
 
     def retrieval_order(self) -> list[int]:
         """The places of the records in the retrievers' order, best first."""
@@ -95,7 +101,7 @@ class Ordering:
         if self._min_score is not None and order:  # else it has nothing to be compared with
             order, unscored = [i for i in order if relevances[i] >= self._min_score], []
         if self._diversity:
-            texts = [prepared.texts[places[i]] for i in order]
+            texts = [text_of(prepared.items[places[i]]) for i in order]
             chosen = _diverse([values[i] for i in order], texts, self._diversity, top_n)
             order = [order[i] for i in chosen]
         passages = scores.passages

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 
-from qwen_rerank.checks import check_query, check_top_n
+from qwen_rerank.checks import check_top_n
+from qwen_rerank.content import Item, checked_query
 from qwen_rerank.engine import Ranking
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Lists, Record, place_ids
@@ -42,10 +43,11 @@ class QwenReRanker:
     or blank are skipped. The documents passed in are not changed.
 
     Args:
-        query: What the documents should be relevant to; not blank.
+        query: What the documents should be relevant to: a text that is not blank, or a `Content`.
         topn: How many documents to return at most, at least 1.
         rerank_field: The field with a document's text; several, for a text of `name: value` lines;
-            a format string of fields' names; or a function from document to text.
+            a format string of fields' names; or a function from document to text. A `Content` or
+            content blocks can stand in place of text.
         model: The DashScope model.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
         scorer: Gives the scores instead of DashScope.
@@ -57,7 +59,7 @@ class QwenReRanker:
 
     def __init__(
         self,
-        query: str,
+        query: Item,
         topn: int = 10,
         rerank_field: DocumentField = "content",
         model: str = "gte-rerank-v2",
@@ -66,7 +68,7 @@ class QwenReRanker:
         scorer: Scorer | None = None,
         **options: Any,
     ) -> None:
-        check_query(query)
+        checked_query(query)
         check_top_n(topn, "topn")
         if "top_n" in options:
             raise InvalidInputError("QwenReRanker calls top_n topn.", remedy="Pass topn=.")
@@ -78,7 +80,7 @@ class QwenReRanker:
         self._query = query
 
     @property
-    def query(self) -> str:
+    def query(self) -> Item:
         """What the documents should be relevant to."""
         return self._query
 

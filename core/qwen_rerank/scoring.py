@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from qwen_rerank.checks import is_finite
+from qwen_rerank.content import TEXT_ONLY, Modality
 from qwen_rerank.errors import BadResponseError
 
 __all__ = ["Passage", "Scorer", "Scores", "Usage", "checked", "sigmoid"]
@@ -127,6 +128,11 @@ class Scorer(ABC):
     def pointwise(self) -> bool:
         """Whether the score of a text is the same whichever others come along, as most are."""
         return True
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What queries and documents may hold: texts only, unless a scorer takes `Content` too."""
+        return TEXT_ONLY
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> Scores:

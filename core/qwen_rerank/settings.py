@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.checks import check_top_n
+from qwen_rerank.content import Item
 from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.records import Record
@@ -28,7 +29,7 @@ from qwen_rerank.scoring import Scorer
 
 __all__ = ["DocumentField", "PluginSettings", "RerankSettings"]
 
-DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], str | None]]
+DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], Item | None]]
 """Where a document's text is: a field, several, a format string, or a function of the document."""
 
 _SCORER_OPTIONS = (
@@ -77,7 +78,8 @@ class RerankSettings(BaseModel):
         top_n: How many documents to return at most, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
             several keys, for a text of `key: value` lines; a format string of keys, such as
-            `"{title}\\n{content}"`; or a function from document to text.
+            `"{title}\\n{content}"`; or a function from document to text. A `Content` or content
+            blocks can stand in place of text.
         min_score: Documents that score less are left out; None for no threshold.
         missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
             ones) or `"error"`.
@@ -247,5 +249,5 @@ class PluginSettings(RerankSettings):
         raise NotImplementedError
 
 
-def _of_source(function: Callable[[Any], str | None]) -> Callable[[Record], str | None]:
+def _of_source(function: Callable[[Any], Item | None]) -> Callable[[Record], Item | None]:
     return lambda record: function(record.source)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, Record
-from qwen_rerank.fields import text_reader
+from qwen_rerank.fields import item_reader
 from qwen_rerank.values import NoTextError, as_text
 from tests.support.interpreter import python
 
@@ -33,9 +33,9 @@ FIELDS = {
 }
 
 
-def text(rerank_field: Any, fields: dict[str, Any] = FIELDS) -> str | None:
+def text(rerank_field: Any, fields: dict[str, Any] = FIELDS) -> Any:
     """What is read of a record with these fields."""
-    return text_reader(rerank_field)(Record("a", fields))
+    return item_reader(rerank_field)(Record("a", fields))
 
 
 # --- Values
@@ -231,7 +231,7 @@ def test_there_is_a_line_in_the_given_order_for_each_field_that_is_there(
 ) -> None:
     texts = [(name, as_text(fields.get(name)).strip()) for name in asked]
     lines = "\n".join(f"{name}: {found}" for name, found in texts if found)
-    read = text_reader(asked)(Record("a", fields))
+    read = item_reader(asked)(Record("a", fields))
     assert (read or "") == lines.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -263,7 +263,7 @@ def test_a_format_string_of_texts_is_what_str_format_makes_of_it(
         f"{before}{{{name}}}" for before, (_, name) in zip(quoted, parts, strict=True)
     ) + end.replace("{", "{{").replace("}", "}}")
     expected = template.format_map(fields)
-    read = text_reader(template)(Record("a", fields))
+    read = item_reader(template)(Record("a", fields))
     assert read == expected.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -286,7 +286,7 @@ def test_a_format_string_of_anything_but_names_is_refused_when_it_is_given(
     template: str, named: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=f"rerank_field .*{named}"):
-        text_reader(template)
+        item_reader(template)
 
 
 @pytest.mark.parametrize("template", ["{title:.2f}", "{tags:>5}", "{year:c}", "{raw}"])
@@ -316,4 +316,4 @@ def test_a_function_reads_the_text(function: Callable[[Record], Any], read: str 
 )
 def test_what_names_no_field_is_refused(rerank_field: Any) -> None:
     with pytest.raises(InvalidInputError, match="rerank_field"):
-        text_reader(rerank_field)
+        item_reader(rerank_field)

@@ -95,7 +95,7 @@ def test_identity_metadata_and_relationships_are_kept(
 @pytest.mark.parametrize(
     "special",
     [
-        ImageNode(text="score=0.4 ", image_path="penguin.png"),
+        ImageNode(text="score=0.4 ", image_url="https://images.example/penguin.png"),
         IndexNode(text="score=0.4 ", index_id="manual", obj=TextNode(text="whole chapter")),
         Document(text="score=0.4 "),
     ],
@@ -104,7 +104,7 @@ def test_identity_metadata_and_relationships_are_kept(
 def test_nodes_of_every_kind_survive(
     dashscope: LoopbackDashScope, postprocess: Postprocess, special: Any, keep: bool
 ) -> None:
-    rerank = QwenRerank(keep_retrieval_score=keep)
+    rerank = QwenRerank(model="qwen3-vl-rerank", keep_retrieval_score=keep)
     (ranked,) = postprocess(rerank, [NodeWithScore(node=special, score=0.1)], query_str=QUERY)
     assert type(ranked.node) is type(special)
     kept = ranked.node.model_copy(
@@ -140,9 +140,8 @@ def test_nodes_under_min_score_are_left_out(
         node(""),
         node(" \n\t"),
         node("\u3000"),
-        NodeWithScore(node=ImageNode(image_path="penguin.png")),
     ],
-    ids=["empty", "blank", "wide blank", "image"],
+    ids=["empty", "blank", "wide blank"],
 )
 def test_a_node_without_text_is_skipped(
     dashscope: LoopbackDashScope, postprocess: Postprocess, blank: NodeWithScore

@@ -36,6 +36,7 @@ class Received:
     documents: Any
     headers: Mapping[str, str]  # whatever the case of its keys
     connection: tuple[str, int]
+    raw: bytes
 
     @property
     def model(self) -> str:
@@ -149,7 +150,7 @@ class Loopback(ABC):
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.received.append(self._received(request, body))
+        self.received.append(self._received(request, body, await request.read()))
         self._in_flight += 1
         self.arrived.set()
         try:
@@ -163,12 +164,12 @@ class Loopback(ABC):
         finally:
             self._in_flight -= 1
 
-    def _received(self, request: web.Request, body: dict[str, Any]) -> Received:
+    def _received(self, request: web.Request, body: dict[str, Any], raw: bytes) -> Received:
         assert request.transport is not None
         inputs = self.inputs(body)
         peer = request.transport.get_extra_info("peername")
         query, documents = inputs.get("query"), inputs.get(self.texts)
-        return Received(body, query, documents, request.headers, peer)
+        return Received(body, query, documents, request.headers, peer, raw)
 
     async def _rendezvous(self) -> None:
         async with self._changed:
@@ -198,8 +199,8 @@ SERVER = web.AppKey("SERVER", Loopback)
 class LoopbackDashScope(Loopback):
     """DashScope's TextReRank, with its limits.
 
-    A document's score is the number after "score=" in it, or the share of the query's words that
-    it has.
+    A document's score is the number after "score=" in its text or in the address of its image or
+    video, or the share of the query's words that it has.
     """
 
     paths = (PATH,)
@@ -221,7 +222,7 @@ class LoopbackDashScope(Loopback):
             return self.error(400, "InvalidParameter", "query and documents are of the wrong type.")
         if "instruct" in body["parameters"] and body["model"] not in INSTRUCTED:
             return self.error(400, "InvalidParameter", "instruct is not supported.")
-        if len(documents) > self.documents_limit:
+        if any(len(found) > most for found, most in self._limited(documents)):
             return self.error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
         counts = [self._counted(item) for item in (query, *documents)]
         if counts[0] * len(documents) + sum(counts[1:]) > self.request_tokens:
@@ -244,18 +245,29 @@ class LoopbackDashScope(Loopback):
     def results(self, answer: Any) -> list[Any]:
         return answer["output"]["results"]
 
+    def _limited(self, documents: list[Any]) -> list[tuple[list[Any], int]]:
+        """The documents of each kind, and how many of it there may be."""
+        if not documents or isinstance(documents[0], str):
+            return [(documents, self.documents_limit)]
+        return [([each for each in documents if kind in each], most) for kind, most in VISION]
+
     def _counted(self, item: Any) -> int:
         tokens = token_count(text_of(item))
         return min(tokens, self.item_tokens) if self.cuts_before_counting else tokens
 
 
+VISION = (("text", 100), ("image", 40), ("video", 4))
+"""Documents a request, by what they hold."""
+
+
 def ranking(body: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request, as the service would give it: best first."""
     query = text_of(body["input"]["query"])
-    texts = [text_of(document) for document in body["input"]["documents"]]
+    documents = body["input"]["documents"]
+    texts = [text_of(document) for document in documents]
     results = [
-        {"index": index, "relevance_score": score_of(query, text)}
-        for index, text in enumerate(texts)
+        {"index": index, "relevance_score": score_of(query, document)}
+        for index, document in enumerate(documents)
     ]
     results.sort(key=lambda result: -result["relevance_score"])
     tokens = token_count(query) * len(texts) + sum(map(token_count, texts))
@@ -266,16 +278,17 @@ def ranking(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def score_of(query: str, text: str) -> float:
+def score_of(query: str, document: Any) -> float:
     """The score that the loopback service gives, for tests to expect."""
+    text = " ".join(document.values()) if isinstance(document, dict) else document
     if found := re.search(r"score=(-?[\d.]+)", text):
         return float(found[1])
     words = set(query.lower().split())
-    return len(words & set(text.lower().split())) / len(words)
+    return len(words & set(text.lower().split())) / max(1, len(words))
 
 
 def text_of(item: Any) -> str:
-    return item["text"] if isinstance(item, dict) else item
+    return item.get("text", "") if isinstance(item, dict) else item
 
 
 @cache

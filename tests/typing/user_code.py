@@ -21,6 +21,7 @@ from pydantic import SecretStr
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import (
+    Content,
     DashScopeScorer,
     EmbeddedScorer,
     InvalidInputError,
@@ -97,7 +98,7 @@ async def a_reranker_gives_back_what_it_takes(
     assert_type(reranker.rerank({"dense": records, "sparse": records}), list[Record])
     assert_type(reranker.rerank([pages, pages], topn=1), list[Page])
     assert_type(await reranker.arerank({"vector": found}), list[zvec.Doc])
-    assert_type((reranker.query, reranker.model), tuple[str, str])
+    assert_type((reranker.query, reranker.model), tuple[str | Content, str])
 
 
 def errors_say_what_happened() -> None:

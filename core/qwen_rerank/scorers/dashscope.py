@@ -17,6 +17,7 @@ from pydantic import AllowInfNan, SecretStr, Strict, TypeAdapter
 from typing_extensions import TypedDict
 
 from qwen_rerank.checks import check_text
+from qwen_rerank.content import MULTIMODAL, TEXT_ONLY, Item, Modality
 from qwen_rerank.errors import (
     AuthenticationError,
     ContentBlockedError,
@@ -44,6 +45,9 @@ _GATEWAYS = {
 
 class DashScopeScorer(ServiceScorer):
     """Scores by DashScope's TextReRank: any number of texts, of any length.
+
+    With qwen3-vl-rerank the query and each text may be a `Content` too, which holds an image, a
+    video, or a text with one of them.
 
     Texts are packed into as few requests as the service's limits allow, and those run at the same
     time. One that fails after its retries cancels the others and raises: a result is whole or it is
@@ -109,6 +113,11 @@ class DashScopeScorer(ServiceScorer):
         )
 
     @property
+    def modalities(self) -> frozenset[Modality]:
+        """Texts, images and videos with qwen3-vl-rerank, else texts only."""
+        return MULTIMODAL if takes_objects(self._model) else TEXT_ONLY
+
+    @property
     def base_url(self) -> str:
         """The address that requests go to, up to `/api/v1`."""
         return self._base_url
@@ -157,11 +166,11 @@ class _Native(Dialect):
     service = "DashScope"
 
     def payload(
-        self, model: str, query: str, documents: Sequence[str], instruct: str | None
+        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
     ) -> dict[str, Any]:
         items: list[Any] = [query, *documents]
         if takes_objects(model):
-            items = [{"text": item} for item in items]
+            items = list(map(_object, items))
         parameters: dict[str, Any] = {"return_documents": False}
         if instruct is not None:
             parameters["instruct"] = instruct
@@ -184,6 +193,14 @@ class _Native(Dialect):
 
     def kind(self, code: str, status: int) -> Kind | None:
         return next((kind for known, kind in _KINDS.items() if code.startswith(known)), None)
+
+
+def _object(item: Item) -> dict[str, str]:
+    """A text as {"text": …}, an image as {"image": …}, both as both."""
+    if isinstance(item, str):
+        return {"text": item}
+    held = {"text": item.text, "image": item.image, "video": item.video}
+    return {name: value for name, value in held.items() if value is not None}
 
 
 _NATIVE = _Native()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from qwen_rerank.content import Item
 from qwen_rerank.errors import QwenRerankError
 
 __all__ = ["Dialect", "Kind", "Ranked", "Refusal"]
@@ -50,7 +51,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def payload(
-        self, model: str, query: str, documents: Sequence[str], instruct: str | None
+        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
     ) -> dict[str, Any]:
         """The request's body."""
 

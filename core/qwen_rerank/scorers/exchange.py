@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -78,7 +79,7 @@ async def send(
     mask = _Mask(headers)
     try:
         async with session.post(
-            url, data=payload, headers={**_HEADERS, **headers}, allow_redirects=False
+            url, data=_body(payload), headers={**_HEADERS, **headers}, allow_redirects=False
         ) as response:
             body = await _read(response)
     except (aiohttp.ClientError, OSError) as error:
@@ -88,6 +89,11 @@ async def send(
     else:
         return _answer(response, body, dialect, mask, count)
     raise failure from cause  # out here, as an error's context may hold the key
+
+
+def _body(payload: bytes) -> bytes | BytesIO:
+    """The payload, and a large one in the form that aiohttp sends piece by piece."""
+    return payload if len(payload) <= 2**20 else BytesIO(payload)
 
 
 def _answer(

@@ -23,6 +23,8 @@ class Limits:
         documents: Documents a request, at least 1.
         item_tokens: Tokens of the query or of one document, at least 1.
         request_tokens: Tokens a request, at least 1.
+        images: Documents a request, at least 1, where each has an image, with a text or without.
+        videos: Documents a request, at least 1, where each has a video.
 
     Raises:
         InvalidInputError: A limit that is not a whole number of at least 1.
@@ -31,6 +33,8 @@ class Limits:
     documents: int = 500
     item_tokens: int = 4_000
     request_tokens: int = 30_000
+    images: int = 40
+    videos: int = 4
 
     def __post_init__(self) -> None:
         for limit in fields(self):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from qwen_rerank.checks import not_utf8
+from qwen_rerank.content import Content, Item, text_of
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.normalizing import normalize
 
@@ -30,15 +32,18 @@ class Plan(NamedTuple):
 
 
 def plan(
-    query: str,
-    texts: Sequence[str],
+    query: Item,
+    items: Sequence[Item],
     limits: Limits,
     concurrency: int,
     count_tokens: Callable[[str], int],
     *,
     exact: bool = False,
 ) -> Plan:
-    """Pack the texts into requests that are all answered as soon as can be.
+    """Pack the items into requests that are all answered as soon as can be.
+
+    A request holds items of one kind: texts, images (with a text or without) or videos, as many as
+    the limits allow of it. Only texts are weighed: how many tokens an image is is not published.
 
     Counting tokens takes longer than everything else, so it is done only as far as needed. A text's
     bytes are a bound, and enough where they ask for no more requests than the number of documents
@@ -48,7 +53,7 @@ def plan(
 
     Args:
         query: Goes into every request.
-        texts: The documents' texts.
+        items: The documents.
         limits: What a request may hold.
         concurrency: How many requests run at the same time.
         count_tokens: Gives the exact count of tokens of a text.
@@ -57,6 +62,42 @@ def plan(
     Raises:
         InvalidInputError: A text that can't be written as UTF-8.
     """
+    if {*map(type, items)} <= {str}:
+        texts = cast(Sequence[str], items)
+        return _plan(text_of(query), texts, limits, concurrency, count_tokens, exact)
+    _bounds(text_of(query), list(map(text_of, items)))  # an error should name the place in items
+    plans = []
+    for kind, places in _by_kind(items).items():
+        texts = [text_of(items[place]) for place in places]
+        own = replace(limits, documents=getattr(limits, kind))
+        part = _plan(text_of(query), texts, own, concurrency, count_tokens, exact)
+        plans.append(part._replace(requests=[[places[i] for i in each] for each in part.requests]))
+    return Plan(
+        [request for part in plans for request in part.requests],
+        sum(part.oversized for part in plans),
+        any(part.estimated for part in plans),
+    )
+
+
+def _by_kind(items: Sequence[Item]) -> dict[str, list[int]]:
+    """The places of the items that one request may hold, by the name of their limit."""
+    places: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        held = item.modalities if isinstance(item, Content) else ()
+        kind = "videos" if "video" in held else "images" if "image" in held else "documents"
+        places.setdefault(kind, []).append(place)
+    return places
+
+
+def _plan(
+    query: str,
+    texts: Sequence[str],
+    limits: Limits,
+    concurrency: int,
+    count_tokens: Callable[[str], int],
+    exact: bool,
+) -> Plan:
+    """A plan of items of one kind, of which these are the texts."""
     if _fits_one_request(query, texts, limits):
         return Plan([list(range(len(texts)))] if texts else [])
     count = cache(count_tokens)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Required
 from pydantic import AliasChoices, AllowInfNan, Field, Strict, TypeAdapter
 from typing_extensions import TypedDict
 
+from qwen_rerank.content import Item
 from qwen_rerank.errors import InvalidInputError, ServiceError
 from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.limits import Limits
@@ -83,7 +84,7 @@ class ServerDialect(Dialect):
     logits: bool = False
 
     def payload(
-        self, model: str, query: str, documents: Sequence[str], instruct: str | None
+        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
     ) -> dict[str, Any]:
         body = {"query": query, self.documents: documents, **self.extra}
         if self.names_model:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import to_json
 
-from qwen_rerank.checks import check_query, check_text, check_whole
+from qwen_rerank.checks import check_text, check_whole
+from qwen_rerank.content import Item, check_taken, checked_query
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.dialect import Dialect
 from qwen_rerank.scorers.limits import Limits
@@ -97,7 +98,7 @@ class ServiceScorer(Scorer):
         """How large a request may be."""
         return self._limits
 
-    def score(self, query: str, texts: Sequence[str]) -> Scores:
+    def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`.
 
         Raises:
@@ -105,15 +106,15 @@ class ServiceScorer(Scorer):
             RateLimitError, RequestTimeoutError, ServiceError: Retries did not help.
             ContentBlockedError: The content inspection refused a text.
             BadResponseError: An answer that is not a whole ranking.
-            InvalidInputError: A blank query, a text that is not UTF-8, or what the service refuses
-                as invalid.
+            InvalidInputError: A blank query, a text that is not UTF-8, an image or a video that the
+                model does not take, or what the service refuses as invalid.
         """
         call = Call(self._patience)
         planned = self._plan(query, texts, self._counter(call))
         self._warn_of_cuts(planned, len(texts))
         return self._connections.run(self._send(call, query, texts, planned))
 
-    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+    async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
         call = Call(self._patience)
         planned = await self._planned(call, query, texts)
@@ -135,12 +136,13 @@ class ServiceScorer(Scorer):
         return connections
 
     def _plan(
-        self, query: str, texts: Sequence[str], count: Callable[[str], int], exact: bool = False
+        self, query: Item, texts: Sequence[Item], count: Callable[[str], int], exact: bool = False
     ) -> Plan:
-        check_query(query)
+        checked_query(query)
+        check_taken(self.modalities, self._model, query, texts, "Text {}".format)
         return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
 
-    async def _planned(self, call: Call, query: str, texts: Sequence[str]) -> Plan:
+    async def _planned(self, call: Call, query: Item, texts: Sequence[Item]) -> Plan:
         """A plan, made in a worker thread where texts are many or tokens must be counted."""
         if len(texts) <= self._limits.documents:
             with suppress(_UncountedError):
@@ -165,7 +167,7 @@ class ServiceScorer(Scorer):
                 stacklevel=3,
             )
 
-    async def _send(self, call: Call, query: str, texts: Sequence[str], planned: Plan) -> Scores:
+    async def _send(self, call: Call, query: Item, texts: Sequence[Item], planned: Plan) -> Scores:
         if self._closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
         slots = asyncio.Semaphore(self._max_concurrency)
@@ -194,7 +196,7 @@ class ServiceScorer(Scorer):
         return _scores(answered, call)
 
     def _request(
-        self, session: ClientSession, query: str, documents: list[str]
+        self, session: ClientSession, query: Item, documents: list[Item]
     ) -> Callable[[], Coroutine[Any, Any, Answer]]:
         """What sends one request, as often as it is called."""
         from qwen_rerank.scorers.exchange import send

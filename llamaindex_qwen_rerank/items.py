@@ -1,0 +1,81 @@
+"""What of LlamaIndex's nodes and queries is scored: their text, and their image or video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    QueryBundle,
+)
+
+from qwen_rerank import Content, InvalidInputError
+from qwen_rerank.checks import check_query
+from qwen_rerank.content import Item, Media, from_base64
+
+__all__ = ["has_image", "item_of_node", "item_of_query"]
+
+
+def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
+    """The node's content, with the metadata of this mode, and its image or video if it has one.
+
+    Of several places in which LlamaIndex can hold an image, the first counts in which one is: the
+    data themselves, a path, a URL.
+
+    Raises:
+        InvalidInputError: An image or a video that can't be read.
+    """
+    text = node.get_content(mode)
+    try:
+        image, video = _media(node)
+        return text if image is None and video is None else Content(text, image, video)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"Node {node.node_id!r}: {error.message}", remedy=error.remedy
+        ) from error
+
+
+def item_of_query(query: QueryBundle | None) -> Item:
+    """The query's text, and its image if it has one.
+
+    Raises:
+        InvalidInputError: It has no text, or an image that can't be read.
+    """
+    text = "" if query is None else query.query_str
+    if not isinstance(text, str):  # which LlamaIndex's events would not take
+        check_query(text)
+    return Content(text, Path(query.image_path)) if query and query.image_path else text
+
+
+def has_image(query: QueryBundle | None) -> bool:
+    """Whether `item_of_query` reads a file."""
+    return bool(query and query.image_path)
+
+
+def _media(node: BaseNode) -> tuple[Media | None, Media | None]:
+    """The node's image and its video."""
+    if isinstance(node, ImageNode):
+        image = _given(node.image, node.image_path, node.image_url, node.image_mimetype)
+        return image, None
+    if isinstance(node, Node):
+        return _held(node.image_resource), _held(node.video_resource)
+    return None, None
+
+
+def _held(resource: MediaResource | None) -> Media | None:
+    if resource is None:
+        return None
+    return _given(resource.data, resource.path, resource.url, resource.mimetype)
+
+
+def _given(data: str | bytes | None, path: Any, url: Any, media_type: str | None) -> Media | None:
+    if data:
+        return from_base64(data, media_type)
+    if path:
+        return Path(path)
+    return str(url) if url else None
