@@ -31,8 +31,8 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
 
     The options are those of `PluginSettings`, and one more. `rerank_field` finds a node's content
     as `"content"`; everything else that it names is metadata, and a function gets the
-    `NodeWithScore`. The image or video of a node is part of its content, as is the image of a query:
-    a model must be able to take it. What is kept in a node's metadata is out of the LLM's and the
+    `NodeWithScore`. The image or video of a node is part of its content, as is that of a query: a
+    model must be able to take it. What is kept in a node's metadata is out of the LLM's and the
     embedding model's sight.
 
     Attributes:
