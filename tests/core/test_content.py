@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import threading
 from base64 import b64encode, encodebytes
 from collections.abc import Sequence
 from pathlib import Path
@@ -292,6 +293,19 @@ def test_a_scorer_that_takes_images_gets_them() -> None:
     scorer = Taking("text", "image")
     engine(scorer).rerank(Content(image=PNG), records("a", IMAGE, Content("b", PNG)))
     assert scorer.sent == [(Content(image=PNG), ["a", Content(image=URL), Content("b", PNG)])]
+
+
+async def test_files_are_not_read_on_the_event_loop() -> None:
+    threads = []
+
+    def read_file(record: Record) -> Content:
+        threads.append(threading.current_thread())
+        return Content(image=PNG)
+
+    reading = RerankEngine(Taking("text", "image"), rerank_field=read_file)
+    await reading.arerank("q", records("a"))
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 def test_equal_contents_are_sent_once_and_share_the_score() -> None:

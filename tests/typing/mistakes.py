@@ -6,7 +6,7 @@ from langchain_core.retrievers import BaseRetriever
 
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
-from qwen_rerank import EmbeddedScorer, QwenReRanker, Record, RerankEngine, Scorer
+from qwen_rerank import Content, EmbeddedScorer, QwenReRanker, Record, RerankEngine, Scorer
 
 scorer = EmbeddedScorer()
 
@@ -16,6 +16,10 @@ RerankEngine(scorer)  # reported: call-arg
 RerankEngine(scorer, rerank_field="content").rerank("query", ["text"])  # reported: list-item
 RerankEngine(scorer, rerank_field="content").rerank("query", [], "3")  # reported: arg-type
 Record("1", {}).score = 0.5  # reported: misc
+
+scorer.score(Content("text"), ["text"])  # reported: arg-type
+Content(b"image")  # reported: arg-type
+Content("text").text = "another"  # reported: misc
 
 QwenReRanker("query", "3")  # reported: arg-type
 QwenReRanker("query", scorer=scorer).rerank([["text"]])  # reported: type-var

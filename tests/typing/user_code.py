@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, assert_type
 
 import zvec
@@ -27,6 +28,7 @@ from qwen_rerank import (
     InvalidInputError,
     Limits,
     MissingDependencyError,
+    Modality,
     QwenReRanker,
     QwenRerankError,
     Ranking,
@@ -65,7 +67,37 @@ async def an_engine_is_awaited(engine: RerankEngine, records: list[Record]) -> N
     assert_type(await engine.arerank("query", (record for record in records)), Ranking)
 
 
+class BySize(Scorer):
+    """A scorer of the user's own that takes images."""
+
+    @property
+    def model(self) -> str:
+        return "by-size"
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        return frozenset({"text", "image"})
+
+    def score(self, query: str | Content, texts: Sequence[str | Content]) -> Scores:
+        return Scores([len(repr(text)) / 1_000 for text in texts])
+
+
+def contents_stand_in_for_texts(path: Path, documents: list[Document]) -> None:
+    content = Content("text", image=path)
+    assert_type(
+        (content.text, content.image, content.video), tuple[str | None, str | None, str | None]
+    )
+    RerankEngine(BySize(), rerank_field=lambda record: Content(image=record.fields["photo"]))
+    RerankEngine(BySize(), rerank_field="content").rerank(Content(image=b"GIF89a"), [])
+    QwenReRanker(content, scorer=BySize())
+    DashScopeScorer("qwen3-vl-rerank", "key").score(content, ["text", content])
+    compressor = langchain_qwen_rerank.QwenRerank(scorer=BySize())
+    assert_type(compressor.compress_documents(documents, content), list[Document])
+    compressor.rerank([content, "text"], content)
+
+
 def rerank_field_takes_names_or_a_function() -> None:
+    RerankEngine(ByLength(), rerank_field="{title}: {content}")
     RerankEngine(ByLength(), rerank_field=["title", "content"])
     RerankEngine(ByLength(), rerank_field=lambda record: record.fields.get("content"))
     QwenReRanker("query", rerank_field=("title", "content"), scorer=ByLength())
