@@ -37,7 +37,7 @@ TEXT_ONLY: Final[frozenset[Modality]] = frozenset({"text"})
 
 MULTIMODAL: Final[frozenset[Modality]] = frozenset(get_args(Modality))
 
-Media: TypeAlias = "str | bytes | PathLike[str]"
+Media: TypeAlias = str | bytes | PathLike[str]
 """An image or a video: its URL, its data URI, its bytes, or the path of a file."""
 
 
@@ -168,8 +168,8 @@ def check_taken(
             raise InvalidInputError(
                 f"{name(place) if place >= 0 else 'The query'} holds {_listed(lacking)}, which "
                 f"{model} does not take.",
-                remedy='Pass model="qwen3-vl-rerank", or let rerank_field be a function that gives '
-                "a text.",
+                remedy='Pass model="qwen3-vl-rerank", or only texts, which a function as rerank_field '
+                "can make.",
             )
 
 
@@ -260,7 +260,7 @@ def _encoded(kind: Modality, data: bytes, what: str) -> str:
     media_type = filetype.guess_mime(data) or "of no known type"
     if not media_type.startswith(f"{kind}/"):
         raise InvalidInputError(
-            f"{kind} must be of a known kind of {kind}, but {what} is {media_type}.",
+            f"{kind} must be of a known type of {kind}, but {what} is {media_type}.",
             remedy=f"Pass a data URI, such as data:{kind}/…;base64,…, if it is one all the same.",
         )
     return f"data:{media_type};base64,{b64encode(data).decode()}"

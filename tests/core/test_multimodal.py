@@ -174,6 +174,11 @@ def test_the_text_with_an_image_has_the_item_limit(dashscope: LoopbackDashScope)
         DashScopeScorer(MODEL).score("q", [image(0.2), image(0.1, "word " * 8_001)])
 
 
+def test_a_query_over_the_item_limit_is_told_once_whatever_kinds_there_are() -> None:
+    found = [image(0.2), "text", video(0.1), "word " * 21]
+    assert plan("word " * 21, found, Limits(item_tokens=20), 1, token_count).oversized == 2
+
+
 items = st.lists(
     st.text("ab ", min_size=1)
     | st.builds(image, st.floats(0, 1), st.none() | st.text("ab ", max_size=30))

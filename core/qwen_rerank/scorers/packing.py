@@ -66,16 +66,17 @@ def plan(
         texts = cast(Sequence[str], items)
         return _plan(text_of(query), texts, limits, concurrency, count_tokens, exact)
     _bounds(text_of(query), list(map(text_of, items)))  # an error should name the place in items
-    plans = []
+    parts = []
     for kind, places in _by_kind(items).items():
         texts = [text_of(items[place]) for place in places]
         own = replace(limits, documents=getattr(limits, kind))
         part = _plan(text_of(query), texts, own, concurrency, count_tokens, exact)
-        plans.append(part._replace(requests=[[places[i] for i in each] for each in part.requests]))
+        parts.append(part._replace(requests=[[places[i] for i in each] for each in part.requests]))
+    of_query = _plan(text_of(query), [], limits, concurrency, count_tokens, exact).oversized
     return Plan(
-        [request for part in plans for request in part.requests],
-        sum(part.oversized for part in plans),
-        any(part.estimated for part in plans),
+        [request for part in parts for request in part.requests],
+        of_query + sum(part.oversized - of_query for part in parts),
+        any(part.estimated for part in parts),
     )
 
 
