@@ -21,6 +21,7 @@ from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.local import LocalScorer
+from qwen_rerank.scorers.prices import Price, published_prices
 from qwen_rerank.scorers.server import ServerName, ServerScorer
 from qwen_rerank.scorers.wrappers.cached import CachedScorer
 from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
@@ -51,6 +52,7 @@ __all__ = [
     "Modality",
     "Passage",
     "PassageScorer",
+    "Price",
     "QwenReRanker",
     "QwenRerankError",
     "Ranking",
@@ -67,4 +69,5 @@ __all__ = [
     "ServiceError",
     "Usage",
     "UsageCallback",
+    "published_prices",
 ]

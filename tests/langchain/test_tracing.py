@@ -137,9 +137,10 @@ async def test_the_run_shows_what_it_cost(
     dashscope: LoopbackDashScope, trace: Callable[..., Any], retriever: Retriever
 ) -> None:
     runs = Runs()
-    await trace(retriever(QwenRerank()), runs)
+    await trace(retriever(QwenRerank(region="cn-beijing")), runs)
     usage = runs.named("QwenRerank").outputs["usage"]
     assert usage["tokens"] > 0
+    assert usage["cost"] == pytest.approx(0.115e-6 * usage["tokens"])
     assert usage["seconds"] > 0
     assert (usage["requests"], usage["texts_sent"], usage["texts_saved"]) == (1, 2, 1)
 

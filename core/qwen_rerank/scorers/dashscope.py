@@ -30,6 +30,7 @@ from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.keys import checked_key
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
+from qwen_rerank.scorers.prices import published_price
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.service import ServiceScorer
 
@@ -54,7 +55,7 @@ class DashScopeScorer(ServiceScorer):
     an error. Connections are shared by all scorers of the process and by its threads and event
     loops, so that a scorer costs nothing to make; one that is forgotten leaves nothing behind.
 
-    Scores are in [0, 1].
+    Scores are in [0, 1]. The usage has the cost, by `published_prices`, where the price is known.
 
     Args:
         model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"` or another of the service's.
@@ -101,7 +102,7 @@ class DashScopeScorer(ServiceScorer):
         self._base_url = _endpoint(base_url, workspace, region)
         warn_if_unencrypted(self._base_url, stacklevel=3)
         self._workspace = workspace
-        in_singapore = _is_singapore(self._base_url, region)
+        served_in = _region(self._base_url, region)
         super().__init__(
             model,
             url=f"{self._base_url}/services/rerank/text-rerank/text-rerank",
@@ -109,7 +110,8 @@ class DashScopeScorer(ServiceScorer):
             instruct=instruct,
             patience=Patience(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
-            limits=limits or published_limits(model, singapore=in_singapore),
+            limits=limits or published_limits(model, singapore=served_in == SINGAPORE),
+            price=published_price(model, served_in),
         )
 
     @property
@@ -280,9 +282,14 @@ def _regional(workspace: str | None, region: str | None) -> str:
         ) from None
 
 
-def _is_singapore(base_url: str, region: str | None) -> bool:
-    """By the address, where it is the service's own; a proxy's says nothing, so by the region."""
-    host = urlsplit(base_url).hostname or ""
-    if host.endswith(".aliyuncs.com"):
-        return host.startswith("dashscope-intl.") or f".{SINGAPORE}." in host
-    return region == SINGAPORE
+_REGIONAL = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
+"""The hosts that workspaces have, each with its region in it."""
+
+
+def _region(base_url: str, given: str | None) -> str | None:
+    """By the address, where it is the service's own; a proxy's says nothing, so as it is given."""
+    for region, gateway in _GATEWAYS.items():
+        if urlsplit(base_url).hostname == urlsplit(gateway).hostname:
+            return region
+    regional = _REGIONAL.fullmatch(urlsplit(base_url).hostname or "")
+    return regional[1] if regional else given

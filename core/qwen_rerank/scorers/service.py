@@ -18,6 +18,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.dialect import Dialect
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.packing import Plan, plan
+from qwen_rerank.scorers.prices import Price
 from qwen_rerank.scorers.retrying import Call, Patience
 from qwen_rerank.scorers.tokens import count_tokens
 from qwen_rerank.scoring import Scorer, Scores, Usage
@@ -49,6 +50,7 @@ class ServiceScorer(Scorer):
         patience: How long and how often to try.
         max_concurrency: Requests of one call that run at the same time.
         limits: How large a request may be.
+        price: What tokens cost; None where that is not known.
 
     Raises:
         InvalidInputError: An argument that can't be used.
@@ -64,6 +66,7 @@ class ServiceScorer(Scorer):
         patience: Patience,
         max_concurrency: int,
         limits: Limits,
+        price: Price | None = None,
     ) -> None:
         check_text("model", model)
         if instruct is not None:
@@ -76,6 +79,7 @@ class ServiceScorer(Scorer):
         self._patience = patience
         self._max_concurrency = max_concurrency
         self._limits = limits
+        self._price = price
         self._closed = False
         _ = self._connections  # what takes a while to import is imported here, on no event loop
 
@@ -97,6 +101,11 @@ class ServiceScorer(Scorer):
     def limits(self) -> Limits:
         """How large a request may be."""
         return self._limits
+
+    @property
+    def price(self) -> Price | None:
+        """The list price by which costs are estimated; None where it is not known."""
+        return self._price
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`.
@@ -193,7 +202,7 @@ class ServiceScorer(Scorer):
             answered = await _gather(
                 answers(places, estimated=planned.estimated) for places in planned.requests
             )
-        return _scores(answered, call)
+        return _scores(answered, call, self._price)
 
     def _request(
         self, session: ClientSession, query: Item, documents: list[Item]
@@ -243,18 +252,20 @@ async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
     return [result for task in tasks for result in task.result()]
 
 
-def _scores(answered: list[_Answered], call: Call) -> Scores:
+def _scores(answered: list[_Answered], call: Call, price: Price | None) -> Scores:
     """The scores of all requests' texts, in the order of the texts, and what they cost."""
     scores = {
         place: score
         for part in answered
         for place, score in zip(part.places, part.answer.values, strict=True)
     }
+    tokens = [part.answer.tokens for part in answered]
     usage = Usage(
         requests=len(answered),
-        tokens=sum(part.answer.tokens for part in answered),
+        tokens=sum(tokens),
         texts_sent=len(scores),
         retries=sum(part.retries for part in answered),
         seconds=call.elapsed,
+        cost=price.of(sum(tokens)) if price and all(tokens) else None,  # 0 is not said
     )
     return Scores([scores[place] for place in range(len(scores))], usage)
