@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 __all__ = ["Call", "Patience"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -100,7 +103,11 @@ class Call:
         from tenacity import AsyncRetrying, retry_if_exception  # late: it imports what it can find
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_transient), wait=_wait, stop=self._gives_up, reraise=True
+            retry=retry_if_exception(_is_transient),
+            wait=_wait,
+            stop=self._gives_up,
+            before_sleep=_log_retry,
+            reraise=True,
         )
         async for attempt in retrying:
             with attempt:
@@ -146,6 +153,24 @@ def _backoff(state: RetryCallState) -> float:
 
 
 def _wait(state: RetryCallState) -> float:
-    error = state.outcome and state.outcome.exception()
-    asked = error.retry_after if isinstance(error, QwenRerankError) else None
+    error = _failure(state)
+    asked = None if error is None else error.retry_after
     return max(asked or 0.0, _backoff(state))
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = _failure(state)  # without its message, which may quote a text
+    _log.debug(
+        "attempt %d failed: %s code=%s status=%s, the next in %.1f s",
+        state.attempt_number,
+        type(error).__name__,
+        error and error.code,
+        error and error.status,
+        state.upcoming_sleep,
+    )
+
+
+def _failure(state: RetryCallState) -> QwenRerankError | None:
+    """What the last attempt failed by, if it was one of ours."""
+    error = state.outcome and state.outcome.exception()
+    return error if isinstance(error, QwenRerankError) else None

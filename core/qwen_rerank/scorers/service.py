@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qwen_rerank.scorers.exchange import Answer
 
 __all__ = ["ServiceScorer"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -120,14 +122,14 @@ class ServiceScorer(Scorer):
         """
         call = Call(self._patience)
         planned = self._plan(query, texts, self._counter(call))
-        self._warn_of_cuts(planned, len(texts))
+        self._log_plan(planned, len(texts))
         return self._connections.run(self._send(call, query, texts, planned))
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
         call = Call(self._patience)
         planned = await self._planned(call, query, texts)
-        self._warn_of_cuts(planned, len(texts))
+        self._log_plan(planned, len(texts))
         return await self._connections.arun(self._send(call, query, texts, planned))
 
     def close(self) -> None:
@@ -167,13 +169,23 @@ class ServiceScorer(Scorer):
 
         return count
 
-    def _warn_of_cuts(self, planned: Plan, count: int) -> None:
+    def _log_plan(self, planned: Plan, count: int) -> None:
+        _log.debug(
+            "plan for %s: texts=%d requests=%d estimated=%s",
+            self._model,
+            count,
+            len(planned.requests),
+            planned.estimated,
+        )
         if planned.oversized:
-            warnings.warn(
-                f"{planned.oversized} of {count + 1} items (the query and the texts) are over the "
-                f"{self._limits.item_tokens} tokens that {self._model} reads of each: the service "
-                "ignores the rest of them. Split long texts into passages first.",
-                stacklevel=3,
+            _log.warning(
+                "%d of %d items (the query and the texts) are over the %d tokens that %s reads of "
+                "each: the service ignores the rest of them. Wrap the scorer in PassageScorer, "
+                "which scores long texts in parts.",
+                planned.oversized,
+                count + 1,
+                self._limits.item_tokens,
+                self._model,
             )
 
     async def _send(self, call: Call, query: Item, texts: Sequence[Item], planned: Plan) -> Scores:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qwen_rerank.scorers.local.ranker import Ranker
 
 __all__ = ["LocalScorer"]
+
+_log = logging.getLogger(__name__)
 
 # Tokens a batch. A quarter of that costs a CPU a tenth of its speed; more only makes a call slower
 # to cancel, and a batch of the 0.6B model takes two cores seven seconds. A GPU wants to be filled.
@@ -45,7 +47,7 @@ class LocalScorer(Scorer):
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 where the hardware
             computes in it, else float16 under CUDA and float32 on a CPU.
         max_length: Tokens of a prompt at most, about 60 of them the prompt's own; at most as many
-            as the model has positions. What is over is cut off the text's end, with a warning.
+            as the model has positions. What is over is cut off the text's end, and logged.
         batch_tokens: Tokens computed at once at most; 4096 on a CPU, 16384 elsewhere if None. It is
             halved whenever the device runs out of memory.
         revision: The branch, tag or commit on the hub.
@@ -138,11 +140,13 @@ class LocalScorer(Scorer):
 
     def _noted(self, scores: Scores, cut: int) -> Scores:
         if cut:
-            warnings.warn(
-                f"{cut} of {len(scores.values)} texts are over the max_length of "
-                f"{self._options['max_length']} tokens with the prompt: their ends were not read. "
-                "Split long texts into passages first.",
-                stacklevel=3,
+            _log.warning(
+                "%d of %d texts are over the max_length of %d tokens with the prompt: their "
+                "ends were not read. Wrap the scorer in PassageScorer, which scores long texts in "
+                "parts.",
+                cut,
+                len(scores.values),
+                self._options["max_length"],
             )
         return scores
 
