@@ -82,7 +82,7 @@ class MissingKeyError(AuthenticationError, InvalidInputError):
 
 
 class RateLimitError(QwenRerankError):
-    """429, or a throttling code under another status, after the retries were used up."""
+    """Too much for now: 429 or a throttling code after the retries, or one's own rates."""
 
 
 class RequestTimeoutError(QwenRerankError):

@@ -43,6 +43,8 @@ _SCORER_OPTIONS = (
     "deadline",
     "max_retries",
     "max_concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
 )
 """The options that make a DashScopeScorer, and have no place beside a scorer of the user's own."""
 
@@ -66,7 +68,7 @@ class RerankSettings(BaseModel):
         model: The DashScope model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"`, ….
         api_key: The DashScope key; DASHSCOPE_API_KEY by default. Also taken as
             `dashscope_api_key`. It is in no repr, dump, pickle or message.
-        base_url: See `DashScopeScorer`, as for all down to max_concurrency.
+        base_url: See `DashScopeScorer`, as for all down to tokens_per_minute.
         workspace: The workspace that the requests are for.
         region: `"cn-beijing"`, `"ap-southeast-1"`, or with a workspace any.
         instruct: What relevant means, for models that take an instruction.
@@ -74,6 +76,8 @@ class RerankSettings(BaseModel):
         deadline: Seconds for one call with all its retries; None for no limit.
         max_retries: Attempts of one request after the first.
         max_concurrency: Requests of one call that run at the same time.
+        requests_per_minute: Requests that may go out in any minute; None for no limit.
+        tokens_per_minute: Tokens that may go out in any minute; None for no limit.
         scorer: Gives the scores instead of DashScope. None of the options above goes with it.
         top_n: How many documents to return at most, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
@@ -119,6 +123,8 @@ class RerankSettings(BaseModel):
     deadline: float | None = None
     max_retries: int = 3
     max_concurrency: int = 8
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     scorer: SkipJsonSchema[Scorer | None] = None
     top_n: int | None = 3
     rerank_field: DocumentField | None = None

@@ -15,9 +15,9 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.request import getproxies
 from weakref import WeakSet
 
@@ -25,6 +25,9 @@ import aiohttp
 import certifi
 
 from qwen_rerank.errors import ServiceError
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.meters import Meters
 
 __all__ = ["Connections"]
 
@@ -63,6 +66,11 @@ class Connections:
         finally:
             await pool.release(lease)
 
+    @property
+    def meters(self) -> Meters:
+        """What went out lately, on the I/O loop only."""
+        return self._running().pool.meters
+
     def release(self, holder: object) -> None:
         """Let go. The last one closes the connections."""
         if self._io is not None and self._io.usable:
@@ -97,6 +105,12 @@ class _Pool:
     def __init__(self) -> None:
         self.holders: WeakSet[object] = WeakSet()
         self._session: aiohttp.ClientSession | None = None
+
+    @cached_property
+    def meters(self) -> Meters:
+        from qwen_rerank.scorers.meters import Meters  # late: few set rates
+
+        return Meters()
 
     def open(self) -> aiohttp.ClientSession:
         if self._session is None:

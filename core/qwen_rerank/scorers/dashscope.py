@@ -31,6 +31,7 @@ from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.keys import checked_key
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
 from qwen_rerank.scorers.prices import published_price
+from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.service import ServiceScorer
 
@@ -75,6 +76,12 @@ class DashScopeScorer(ServiceScorer):
             exponential backoff.
             Retry-After is honoured, unless it would pass the deadline; then the error is raised.
         max_concurrency: Requests of one call that run at the same time.
+        requests_per_minute: How many requests may go out in any minute, each attempt counted; None
+            for no limit. One that would go out too early waits for its turn, and RateLimitError is
+            raised at once where that is after the deadline. It is shared by all scorers of the
+            process that have the same key, address and limit; others have one of their own.
+        tokens_per_minute: The same for tokens, which the Qwen tokenizer then counts. Requests are
+            made no larger than that.
         limits: How large a request may be; what the service publishes for the model if None.
 
     Raises:
@@ -95,6 +102,8 @@ class DashScopeScorer(ServiceScorer):
         deadline: float | None = None,
         max_retries: int = 3,
         max_concurrency: int = 8,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
         limits: Limits | None = None,
     ) -> None:
         _check_model(model, instruct)
@@ -111,6 +120,7 @@ class DashScopeScorer(ServiceScorer):
             patience=Patience(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=limits or published_limits(model, singapore=served_in == SINGAPORE),
+            rates=Rates(requests_per_minute, tokens_per_minute),
             price=published_price(model, served_in),
         )
 

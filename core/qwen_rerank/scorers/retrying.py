@@ -65,6 +65,12 @@ class Call:
         """Seconds since the call started."""
         return time.monotonic() - self.started
 
+    @property
+    def until(self) -> float | None:
+        """The deadline as a time of time.monotonic, in seconds; None for none."""
+        limit = self.patience.deadline
+        return None if limit is None else self.started + limit
+
     def check_deadline(self) -> None:
         """Raise RequestTimeoutError if the call's deadline has passed."""
         if self.patience.deadline is not None and self.elapsed >= self.patience.deadline:
@@ -90,15 +96,23 @@ class Call:
             remedy="Raise deadline=, or send fewer documents.",
         )
 
-    async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+    async def attempt(
+        self,
+        send: Callable[[], Awaitable[T]],
+        turn: Callable[[], Awaitable[None]] | None = None,
+    ) -> tuple[T, int]:
         """Send until it succeeds or patience ends.
+
+        Args:
+            send: Makes an attempt.
+            turn: Waits until the next attempt may be made; None where there is nothing to wait for.
 
         Returns:
             What `send` returned, and how many attempts failed before.
 
         Raises:
             QwenRerankError: The last failure; at once where it is not a passing one, or where the
-                wait before the next attempt would end past the deadline.
+                wait before the next attempt would end past the deadline. Or what `turn` raises.
         """
         from tenacity import AsyncRetrying, retry_if_exception  # late: it imports what it can find
 
@@ -110,6 +124,8 @@ class Call:
             reraise=True,
         )
         async for attempt in retrying:
+            if turn is not None:
+                await turn()
             with attempt:
                 result = await self._once(send)
         return result, retrying.statistics["attempt_number"] - 1

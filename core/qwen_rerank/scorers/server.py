@@ -14,6 +14,7 @@ from qwen_rerank.errors import BadResponseError, InvalidInputError, MissingKeyEr
 from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.keys import checked_key
 from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.server_dialects import COMMON, SERVERS, ServerDialect
 from qwen_rerank.scorers.service import ServiceScorer
@@ -59,6 +60,9 @@ class ServerScorer(ServiceScorer):
         max_retries: Attempts of one request after the first, as DashScopeScorer makes them; a
             server that is still loading its model, with 503, is waited for by these.
         max_concurrency: Requests of one call that run at the same time.
+        requests_per_minute: How many requests may go out in any minute, as with DashScopeScorer;
+            None for no limit.
+        tokens_per_minute: The same for tokens, as the Qwen tokenizer counts them.
 
     Raises:
         InvalidInputError: An argument that can't be used, or an address that does not tell which
@@ -80,6 +84,8 @@ class ServerScorer(ServiceScorer):
         deadline: float | None = None,
         max_retries: int = 3,
         max_concurrency: int = 8,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
     ) -> None:
         url = checked_url("url", url, example=_EXAMPLE)
         spoken = _dialect(url, dialect)
@@ -100,6 +106,7 @@ class ServerScorer(ServiceScorer):
             patience=Patience(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=_limits(spoken, batch_size),
+            rates=Rates(requests_per_minute, tokens_per_minute),
         )
 
     @property

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from pydantic_core import to_json
 
 from qwen_rerank.checks import check_text, check_whole
-from qwen_rerank.content import Item, check_taken, checked_query
+from qwen_rerank.content import Item, check_taken, checked_query, text_of
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.dialect import Dialect
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.packing import Plan, plan
 from qwen_rerank.scorers.prices import Price
+from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Call, Patience
 from qwen_rerank.scorers.tokens import count_tokens
 from qwen_rerank.scoring import Scorer, Scores, Usage
@@ -52,6 +55,7 @@ class ServiceScorer(Scorer):
         patience: How long and how often to try.
         max_concurrency: Requests of one call that run at the same time.
         limits: How large a request may be.
+        rates: How much may go out in a minute.
         price: What tokens cost; None where that is not known.
 
     Raises:
@@ -68,6 +72,7 @@ class ServiceScorer(Scorer):
         patience: Patience,
         max_concurrency: int,
         limits: Limits,
+        rates: Rates,
         price: Price | None = None,
     ) -> None:
         check_text("model", model)
@@ -81,9 +86,14 @@ class ServiceScorer(Scorer):
         self._patience = patience
         self._max_concurrency = max_concurrency
         self._limits = limits
+        if rates.tokens is not None:
+            self._limits = replace(limits, request_tokens=min(limits.request_tokens, rates.tokens))
+        self._rates = rates
         self._price = price
         self._closed = False
         _ = self._connections  # what takes a while to import is imported here, on no event loop
+        if rates:
+            import qwen_rerank.scorers.meters  # noqa: F401
 
     @abstractmethod
     def _headers(self) -> dict[str, str]:
@@ -115,10 +125,12 @@ class ServiceScorer(Scorer):
         Raises:
             AuthenticationError: The key, or what it may do, was refused.
             RateLimitError, RequestTimeoutError, ServiceError: Retries did not help.
+            RateLimitError: One's own rates leave no room before the deadline.
             ContentBlockedError: The content inspection refused a text.
             BadResponseError: An answer that is not a whole ranking.
-            InvalidInputError: A blank query, a text that is not UTF-8, an image or a video that the
-                model does not take, or what the service refuses as invalid.
+            InvalidInputError: A blank query, a text that is not UTF-8 or with the query more tokens
+                than may go out in a minute, an image or a video that the model does not take, or
+                what the service refuses as invalid.
         """
         call = Call(self._patience)
         planned = self._plan(query, texts, self._counter(call))
@@ -197,7 +209,9 @@ class ServiceScorer(Scorer):
             documents = [texts[place] for place in places]
             try:
                 async with slots:
-                    answer, retries = await call.attempt(self._request(session, query, documents))
+                    turn = await self._turn(call, query, documents) if self._rates else None
+                    send = self._request(session, query, documents)
+                    answer, retries = await call.attempt(send, turn)
                 return [_Answered(places, answer, retries)]
             except InvalidInputError:
                 if not estimated:
@@ -215,6 +229,29 @@ class ServiceScorer(Scorer):
                 answers(places, estimated=planned.estimated) for places in planned.requests
             )
         return _scores(answered, call, self._price)
+
+    async def _turn(
+        self, call: Call, query: Item, documents: list[Item]
+    ) -> Callable[[], Awaitable[None]]:
+        """What waits until the rates let a request with these documents out."""
+        tokens = 0
+        if self._rates.tokens is not None:
+            tokens = await asyncio.to_thread(self._tokens, call, query, documents)
+            if tokens > self._rates.tokens:
+                raise InvalidInputError(
+                    f"A request of {tokens} tokens is more than tokens_per_minute="
+                    f"{self._rates.tokens} ever lets out.",
+                    remedy="Raise tokens_per_minute=, or send shorter texts.",
+                )
+        key = SecretStr(self._headers().get("Authorization", ""))
+        whose = (urlsplit(self._url).netloc, key)
+        meters = self._connections.meters
+        return lambda: meters.admit(whose, self._rates, tokens, call.until)
+
+    def _tokens(self, call: Call, query: Item, documents: list[Item]) -> int:
+        """The tokens of one request, but for those of images and videos, which nobody can tell."""
+        count = self._counter(call)
+        return count(text_of(query)) * len(documents) + sum(map(count, map(text_of, documents)))
 
     def _request(
         self, session: ClientSession, query: Item, documents: list[Item]
