@@ -297,6 +297,19 @@ def test_the_tokens_of_a_request_are_counted_with_the_query_for_each_text(
         score(scorer, query, texts)
 
 
+def test_both_rates_hold_at_the_same_time(dashscope: LoopbackDashScope) -> None:
+    tokens = 2 * token_count("q") + 2 * token_count("word")
+
+    def sent_before_refusal(**rates: int) -> int:
+        before = len(dashscope.received)
+        with pytest.raises(RateLimitError):
+            _ = [one_a_minute(**rates).score("q", ["word", "word"]) for _ in range(9)]
+        return len(dashscope.received) - before
+
+    assert sent_before_refusal(requests_per_minute=3, tokens_per_minute=5 * tokens) == 3
+    assert sent_before_refusal(requests_per_minute=8, tokens_per_minute=6 * tokens) == 6
+
+
 def test_requests_are_made_no_larger_than_the_tokens_of_a_minute(
     dashscope: LoopbackDashScope, short_minute: None, score: Score
 ) -> None:

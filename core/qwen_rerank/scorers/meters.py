@@ -47,11 +47,8 @@ class Meters:
         booked = _book(self._amounts(whose, rates, tokens, _whole(now)), _whole(now))
         wait = booked[0][1].timestamp / 1e3 - now
         try:
-            if until is not None and now + wait >= until:
-                raise _too_late(rates, wait)
             if wait > 0:
-                _log.debug("waiting %.1f s for a turn by %s", wait, rates)
-                await asyncio.sleep(wait)
+                await _pause(wait, rates, now, until)
         except BaseException:  # it does not go out, so that others may
             for meter, item in booked:
                 meter.cancel(item)
@@ -62,17 +59,16 @@ class Meters:
     ) -> list[tuple[Meter, int]]:
         """The meters that a request has to pass, and how much it takes of each."""
         limits = {"requests": (rates.requests, 1), "tokens": (rates.tokens, tokens)}
-        return [
-            (self._meter((whose, unit, limit), limit, now), amount)
+        amounts = {
+            (whose, unit, limit): amount
             for unit, (limit, amount) in limits.items()
             if limit is not None
-        ]
-
-    def _meter(self, which: Hashable, limit: int, now: int) -> Meter:
-        if which not in self._meters:  # which is when to forget others
-            used = {name: meter for name, meter in self._meters.items() if meter.is_used(now)}
-            self._meters = {**used, which: Meter(limit)}
-        return self._meters[which]
+        }
+        if amounts.keys() - self._meters.keys():
+            used = {which: meter for which, meter in self._meters.items() if meter.is_used(now)}
+            new = {which: Meter(which[2]) for which in amounts.keys() - used.keys()}
+            self._meters = used | new
+        return [(self._meters[which], amount) for which, amount in amounts.items()]
 
 
 class Meter:
@@ -124,9 +120,12 @@ def _whole(seconds: float) -> int:
     return int(seconds * 1_000)
 
 
-def _too_late(rates: Rates, wait: float) -> RateLimitError:
-    return RateLimitError(
-        f"{rates} lets the next request out in {wait:.1f} s, after the call's deadline.",
-        remedy="Raise deadline= or the rate, or send fewer documents.",
-        retry_after=wait,
-    )
+async def _pause(wait: float, rates: Rates, now: float, until: float | None) -> None:
+    if until is not None and now + wait >= until:
+        raise RateLimitError(
+            f"{rates} lets the next request out in {wait:.1f} s, after the call's deadline.",
+            remedy="Raise deadline= or the rate, or send fewer documents.",
+            retry_after=wait,
+        )
+    _log.debug("waiting %.1f s for a turn by %s", wait, rates)
+    await asyncio.sleep(wait)
