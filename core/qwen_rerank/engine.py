@@ -16,6 +16,7 @@ from qwen_rerank.fields import RerankField, item_reader
 from qwen_rerank.ordering import Ordering, Prepared
 from qwen_rerank.records import Lists, Record, as_lists, fair_order, ranks, unique_by_id
 from qwen_rerank.scoring import Scorer, Scores, Usage, checked
+from qwen_rerank.tracing import ranking_span
 
 __all__ = ["MANY", "Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
 
@@ -152,9 +153,11 @@ class RerankEngine:
             QwenRerankError: Whatever the scorer raises, and BadResponseError where it returns
                 anything but one finite score a text.
         """
-        prepared = self.prepare(query, as_lists(records), top_n)
-        scores = self.scorer.score(*prepared.arguments) if prepared.items else Scores([])
-        return self.finish(prepared, scores)
+        lists = as_lists(records)
+        with ranking_span(self.scorer.model, lists, top_n) as span:
+            prepared = self.prepare(query, lists, top_n)
+            scores = self.scorer.score(*prepared.arguments) if prepared.items else Scores([])
+            return span.ranked(self.finish(prepared, scores))
 
     async def arerank(
         self,
@@ -164,11 +167,15 @@ class RerankEngine:
     ) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
         lists = as_lists(records)
-        reads_files = self.scorer.modalities != TEXT_ONLY
-        is_long = reads_files or sum(map(len, lists.values())) > MANY
-        prepared = await offloaded(is_long, self.prepare, query, lists, top_n)
-        scores = await self.scorer.ascore(*prepared.arguments) if prepared.items else Scores([])
-        return await offloaded(self._ordering.takes_long, self.finish, prepared, scores)
+        with ranking_span(self.scorer.model, lists, top_n) as span:
+            reads_files = self.scorer.modalities != TEXT_ONLY
+            is_long = reads_files or sum(map(len, lists.values())) > MANY
+            prepared = await offloaded(is_long, self.prepare, query, lists, top_n)
+            scores = Scores([])
+            if prepared.items:
+                scores = await self.scorer.ascore(*prepared.arguments)
+            is_long = self._ordering.takes_long
+            return span.ranked(await offloaded(is_long, self.finish, prepared, scores))
 
     def prepare(self, query: Item, lists: Lists, top_n: int | None) -> Prepared:
         """Check the input and find the different items in it."""

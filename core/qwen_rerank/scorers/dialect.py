@@ -49,6 +49,11 @@ class Dialect(ABC):
 
     service: str
 
+    @property
+    def provider(self) -> str | None:
+        """What the service is called in traces; None where that is not known."""
+        return self.service.lower()
+
     @abstractmethod
     def payload(
         self, model: str, query: Item, documents: Sequence[Item], instruct: str | None

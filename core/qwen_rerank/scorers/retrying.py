@@ -104,7 +104,7 @@ class Call:
         """Send until it succeeds or patience ends.
 
         Args:
-            send: Makes an attempt.
+            send: Makes an attempt, within the timeout.
             turn: Waits until the next attempt may be made; None where there is nothing to wait for.
 
         Returns:
@@ -127,13 +127,18 @@ class Call:
             if turn is not None:
                 await turn()
             with attempt:
-                result = await self._once(send)
+                result = await send()
         return result, retrying.statistics["attempt_number"] - 1
 
-    async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
+    async def in_time(self, answer: Awaitable[T]) -> T:
+        """The answer to one attempt.
+
+        Raises:
+            RequestTimeoutError: It takes longer than the timeout.
+        """
         try:
             async with asyncio.timeout(self.patience.timeout):
-                return await send()
+                return await answer
         except TimeoutError:
             raise RequestTimeoutError(
                 f"No answer within {self.patience.timeout:g} s.", remedy="Raise timeout=."

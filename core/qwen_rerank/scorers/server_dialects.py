@@ -83,6 +83,10 @@ class ServerDialect(Dialect):
     limits: Limits = _LIMITS
     logits: bool = False
 
+    @property
+    def provider(self) -> str | None:
+        return None if self.service == COMMON.service else super().provider
+
     def payload(
         self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
     ) -> dict[str, Any]:

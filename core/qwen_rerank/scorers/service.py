@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -25,6 +26,7 @@ from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Call, Patience
 from qwen_rerank.scorers.tokens import count_tokens
 from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.tracing import request_span
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -210,7 +212,7 @@ class ServiceScorer(Scorer):
             try:
                 async with slots:
                     turn = await self._turn(call, query, documents) if self._rates else None
-                    send = self._request(session, query, documents)
+                    send = self._request(call, session, query, documents)
                     answer, retries = await call.attempt(send, turn)
                 return [_Answered(places, answer, retries)]
             except InvalidInputError:
@@ -228,7 +230,8 @@ class ServiceScorer(Scorer):
             answered = await _gather(
                 answers(places, estimated=planned.estimated) for places in planned.requests
             )
-        return _scores(answered, call, self._price)
+        is_text = {type(query), *map(type, texts)} <= {str}
+        return _scores(answered, call, self._price if is_text else None)
 
     async def _turn(
         self, call: Call, query: Item, documents: list[Item]
@@ -254,15 +257,24 @@ class ServiceScorer(Scorer):
         return count(text_of(query)) * len(documents) + sum(map(count, map(text_of, documents)))
 
     def _request(
-        self, session: ClientSession, query: Item, documents: list[Item]
+        self, call: Call, session: ClientSession, query: Item, documents: list[Item]
     ) -> Callable[[], Coroutine[Any, Any, Answer]]:
-        """What sends one request, as often as it is called."""
+        """What makes one attempt of a request, as often as it is called."""
         from qwen_rerank.scorers.exchange import send
 
         body = self._dialect.payload(self._model, query, documents, self._instruct)
         payload = to_json(body)
-        headers, count = self._headers(), len(documents)
-        return lambda: send(session, self._url, headers, payload, self._dialect, count)
+        headers, count, attempts = self._headers(), len(documents), itertools.count()
+
+        async def attempt() -> Answer:
+            provider, resends = self._dialect.provider, next(attempts)
+            with request_span(provider, self._model, self._url, count, resends) as span:
+                sending = send(session, self._url, headers, payload, self._dialect, count)
+                answer = await call.in_time(sending)
+                span.answered(answer.tokens)
+                return answer
+
+        return attempt
 
 
 class _UncountedError(Exception):
