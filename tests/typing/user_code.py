@@ -29,6 +29,7 @@ from qwen_rerank import (
     Limits,
     MissingDependencyError,
     Modality,
+    Price,
     QwenReRanker,
     QwenRerankError,
     Ranking,
@@ -37,6 +38,7 @@ from qwen_rerank import (
     Scorer,
     Scores,
     Usage,
+    published_prices,
 )
 
 
@@ -112,6 +114,13 @@ async def a_scorer_is_scored_awaited_and_closed() -> None:
     async with EmbeddedScorer() as embedded:
         assert_type(embedded, EmbeddedScorer)
         assert_type((await embedded.ascore("query", ("text",))).usage, Usage)
+
+
+def a_scorer_keeps_to_rates_and_knows_its_price() -> None:
+    scorer = DashScopeScorer(requests_per_minute=60, tokens_per_minute=1_000_000)
+    assert_type(scorer.price, Price | None)
+    assert_type(scorer.score("query", ["text"]).usage.cost, float | None)
+    assert_type([price.text for price in published_prices()], list[float])
 
 
 @dataclass(frozen=True)
