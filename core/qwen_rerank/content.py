@@ -168,7 +168,7 @@ def check_taken(
             raise InvalidInputError(
                 f"{name(place) if place >= 0 else 'The query'} holds {_listed(lacking)}, which "
                 f"{model} does not take.",
-                remedy='Pass model="qwen3-vl-rerank", or only texts, which a function as rerank_field '
+                remedy='Pass model="qwen3-vl-rerank", or only texts, as a function in rerank_field '
                 "can make.",
             )
 

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
+from qwen_rerank.content import Content, Item
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
 from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
@@ -93,7 +94,7 @@ class CachedScorer(Wrapper):
         """That of the scorer: its scores are the same with and without a cache."""
         return self._scorer.fingerprint
 
-    async def _score(self, query: str, texts: Sequence[str], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
         keys, known = await self._do(way, partial(self._look_up, query, texts))
         if len(known) == len(texts):
             return _scores(known, Usage(cost=0.0))
@@ -112,7 +113,7 @@ class CachedScorer(Wrapper):
         """Do what the store is needed for; only a dict never waits for a disk or a network."""
         return work() if type(self._store) is dict else await way.do(work)
 
-    def _look_up(self, query: str, texts: Sequence[str]) -> tuple[list[str], dict[int, _Entry]]:
+    def _look_up(self, query: Item, texts: Sequence[Item]) -> tuple[list[str], dict[int, _Entry]]:
         """The keys of the texts, and by its place what the store has of each."""
         keys = list(_keys(self.fingerprint, query, texts))
         known = {}
@@ -183,13 +184,17 @@ def _lock_of(store: Store) -> Lock:
         return _locks.setdefault(id(store), Lock())
 
 
-def _keys(fingerprint: tuple[Any, ...], query: str, texts: Sequence[str]) -> Iterator[str]:
+def _keys(fingerprint: tuple[Any, ...], query: Item, texts: Sequence[Item]) -> Iterator[str]:
     """The keys of the texts. JSON ends where it ends, so no other query and text have the same."""
-    head = sha256(json.dumps([fingerprint, query]).encode())
+    head = sha256(json.dumps([fingerprint, _plain(query)]).encode())
     for text in texts:
         key = head.copy()
-        key.update(text.encode("utf-8", "surrogatepass"))
+        key.update(json.dumps(_plain(text)).encode())
         yield key.hexdigest()
+
+
+def _plain(item: Item) -> str | tuple[str | None, ...]:
+    return (item.text, item.image, item.video) if isinstance(item, Content) else item
 
 
 def _missed(things: Sequence[T], known: Mapping[int, _Entry]) -> Sequence[T]:

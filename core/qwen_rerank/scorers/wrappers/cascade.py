@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qwen_rerank.checks import check_whole
+from qwen_rerank.content import Item
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
 from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 
@@ -59,7 +60,7 @@ class CascadeScorer(Wrapper):
         """False: which texts the second scores depends on the others."""
         return False
 
-    async def _score(self, query: str, texts: Sequence[str], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
         if len(texts) <= self._keep:
             second = await way.ask(self._second, query, texts)
             if second.unranked:

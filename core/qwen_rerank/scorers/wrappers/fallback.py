@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from qwen_rerank.content import MULTIMODAL, Item, Modality
 from qwen_rerank.errors import (
     BadResponseError,
     InvalidInputError,
@@ -74,7 +75,7 @@ class FallbackScorer(Wrapper):
         """Whether the first scorer is: see `fingerprint`."""
         return self._first.pointwise
 
-    async def _score(self, query: str, texts: Sequence[str], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
         *before, last = self._scorers
         failures: list[str] = []
         try:
@@ -115,13 +116,18 @@ class KeepOrder(Scorer):
         """False: a text's place depends on the others."""
         return False
 
-    def score(self, query: str, texts: Sequence[str]) -> Scores:
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """All: it reads nothing."""
+        return MULTIMODAL
+
+    def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Give the texts falling numbers from 1 to above 0, which stand for their order alone."""
         count = len(texts)
         values = [(count - place) / count for place in range(count)]
         return Scores(values, Usage(cost=0.0), unranked=True)
 
-    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+    async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """The same as `score`."""
         return self.score(query, texts)
 

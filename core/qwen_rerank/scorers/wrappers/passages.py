@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from qwen_rerank.checks import check_whole, not_utf8
+from qwen_rerank.content import Item, text_of
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.packing import byte_bound
 from qwen_rerank.scorers.splitting import FEWEST_TOKENS, check_splitter, split
@@ -28,7 +29,8 @@ class PassageScorer(Wrapper):
 
     A text of more than `max_tokens` is cut at the ends of paragraphs or sentences, in any script;
     within a sentence only where that alone is too long. The passages of all texts go to the scorer
-    in one call, equal ones once. A text that is not longer goes as it is.
+    in one call, equal ones once. A text that is not longer goes as it is, and so does a Content
+    with an image or a video.
 
     `Scores.passages` says which passage of a text scored best. Its offsets are characters of the
     text. Tokens are Qwen's. They are counted only in a text of more bytes than `max_tokens`, the
@@ -88,7 +90,7 @@ class PassageScorer(Wrapper):
         """Whether the scorer is."""
         return self._scorer.pointwise
 
-    async def _score(self, query: str, texts: Sequence[str], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
         part = partial(self._parted, texts)
         parted = part() if all(map(self._surely_fits, texts)) else await way.do(part)
         return self._joined(parted, await way.ask(self._scorer, query, parted.parts))
@@ -99,27 +101,28 @@ class PassageScorer(Wrapper):
             f"overlap={self._overlap}, aggregate={self._aggregate!r})"
         )
 
-    def _surely_fits(self, text: str) -> bool:
-        """Whether the text is no longer than a passage, as its bytes tell."""
+    def _surely_fits(self, item: Item) -> bool:
+        """Whether it is a text no longer than a passage, as its bytes tell, or more than a text."""
         try:
-            return byte_bound(text) <= self._max_tokens
+            return not isinstance(item, str) or byte_bound(item) <= self._max_tokens
         except UnicodeEncodeError:
             raise not_utf8("A text") from None
 
-    def _parted(self, texts: Sequence[str]) -> _Parted:
+    def _parted(self, texts: Sequence[Item]) -> _Parted:
         """What to score of the texts."""
-        places: dict[str, int] = {}
+        places: dict[Item, int] = {}
 
-        def part(text: str, passage: Passage | None) -> _Part:
-            content = passage.of(text) if passage else text
-            return _Part(passage, places.setdefault(content, len(places)))
+        def part(item: Item, passage: Passage | None) -> _Part:
+            found = passage.of(text_of(item)) if passage else item
+            return _Part(passage, places.setdefault(found, len(places)))
 
         parts = [[part(text, passage) for passage in self._passages(text)] for text in texts]
         return _Parted(parts, list(places))
 
-    def _passages(self, text: str) -> Sequence[Passage | None]:
+    def _passages(self, item: Item) -> Sequence[Passage | None]:
         """What to score of a text: its passages, or None for all of it."""
-        if self._surely_fits(text) or count_tokens(text) <= self._max_tokens:
+        text = text_of(item)
+        if self._surely_fits(item) or count_tokens(text) <= self._max_tokens:
             return [None]
         found = split(text, self._max_tokens, self._overlap)
         # White space alone has no passage: it is left to the scorer.
@@ -150,7 +153,7 @@ class _Parted(NamedTuple):
     """The parts of each text, in order; and the different parts of all of them."""
 
     texts: list[list[_Part]]
-    parts: list[str]
+    parts: list[Item]
 
 
 def _best(parts: list[_Part], scores: Scores) -> list[_Part]:

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from qwen_rerank.content import Item, Modality
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scoring import Scorer, Scores, checked
 
@@ -22,7 +23,7 @@ class Way(ABC):
     """How a wrapper gets what it needs: by calling or by awaiting."""
 
     @abstractmethod
-    async def ask(self, scorer: Scorer, query: str, texts: Sequence[str]) -> Scores:
+    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
         """The scores that the scorer gives, a finite one for each text."""
 
     @abstractmethod
@@ -33,8 +34,8 @@ class Way(ABC):
 class _Calling(Way):
     """For callers with no event loop: nothing here ever waits for one."""
 
-    async def ask(self, scorer: Scorer, query: str, texts: Sequence[str]) -> Scores:
-        return checked(scorer.score(query, texts), len(texts), scorer.model)
+    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        return checked(scorer.score(*_taken(query, texts)), len(texts), scorer.model)
 
     async def do(self, work: Callable[[], T]) -> T:
         return work()
@@ -43,11 +44,16 @@ class _Calling(Way):
 class _Awaiting(Way):
     """For callers in an event loop."""
 
-    async def ask(self, scorer: Scorer, query: str, texts: Sequence[str]) -> Scores:
-        return checked(await scorer.ascore(query, texts), len(texts), scorer.model)
+    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        return checked(await scorer.ascore(*_taken(query, texts)), len(texts), scorer.model)
 
     async def do(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
+
+
+def _taken(query: Item, texts: Sequence[Item]) -> tuple[str, Sequence[str]]:
+    """What a scorer gets: a Content is among it only where all the wrapped scorers take it."""
+    return cast(tuple[str, Sequence[str]], (query, texts))
 
 
 _CALLING, _AWAITING = _Calling(), _Awaiting()
@@ -76,16 +82,21 @@ class Wrapper(Scorer):
                 )
         self._scorers = scorers
 
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What all of the wrapped scorers take."""
+        return frozenset.intersection(*(scorer.modalities for scorer in self._scorers))
+
     @abstractmethod
-    async def _score(self, query: str, texts: Sequence[str], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
         """Score the texts. It awaits nothing but the way."""
 
-    def score(self, query: str, texts: Sequence[str]) -> Scores:
+    def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`."""
         start = time.perf_counter()
         return _timed(_result(self._score(query, texts, _CALLING)), start)
 
-    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+    async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """The same as `score`, by what the wrapped scorers have for event loops."""
         start = time.perf_counter()
         return _timed(await self._score(query, texts, _AWAITING), start)
