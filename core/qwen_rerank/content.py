@@ -168,8 +168,8 @@ def check_taken(
             raise InvalidInputError(
                 f"{name(place) if place >= 0 else 'The query'} holds {_listed(lacking)}, which "
                 f"{model} does not take.",
-                remedy='Pass model="qwen3-vl-rerank", or only texts, as a function in rerank_field '
-                "can make.",
+                remedy='Pass model="qwen3-vl-rerank", or only texts: rerank_field may be a '
+                "function that makes them.",
             )
 
 
