@@ -169,9 +169,17 @@ def test_limits_of_ones_own_count_for_images_and_videos_too(dashscope: LoopbackD
     assert sorted(len(request.documents) for request in dashscope.received) == [1, 1, 2, 2]
 
 
-def test_the_text_with_an_image_has_the_item_limit(dashscope: LoopbackDashScope) -> None:
-    with pytest.warns(UserWarning, match="1 of 3 items .* 8000 tokens"):
-        DashScopeScorer(MODEL).score("q", [image(0.2), image(0.1, "word " * 8_001)])
+def test_the_text_with_an_image_has_the_item_limit(
+    dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
+) -> None:
+    DashScopeScorer(MODEL).score("q", [image(0.2), image(0.1, "word " * 8_001)])
+    assert "1 of 3 items (the query and the texts) are over the 8000 tokens" in caplog.text
+
+
+def test_what_images_cost_is_not_known(dashscope: LoopbackDashScope) -> None:
+    scorer = DashScopeScorer(MODEL, base_url=dashscope.base_url, region="cn-beijing")
+    assert scorer.score("q", ["text"]).usage.cost is not None
+    assert scorer.score("q", ["text", image(0.2)]).usage.cost is None
 
 
 def test_a_query_over_the_item_limit_is_told_once_whatever_kinds_there_are() -> None:
