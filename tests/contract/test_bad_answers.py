@@ -77,6 +77,11 @@ SERVERS_ANSWERS = [
 ]
 
 
+def named_by_the_key(service: Service) -> dict[str, Any]:
+    """A short answer, of which the key is the id."""
+    return {**service.answer([]), "id": KEY, "request_id": KEY}
+
+
 def answer_rows(service: Service) -> Iterator[Row]:
     score, where = service.server.score, f"ranking: {service.place()}: "
     yield from ANSWERS
@@ -87,6 +92,7 @@ def answer_rows(service: Service) -> Iterator[Row]:
     yield from (first(service, "index", value) for value in (KEY, "0", 0.5, None, True))
     yield from (first(service, score, value) for value in (KEY, "0.5", None, math.nan, math.inf))
     if service.results:
+        yield shaped("the key for an id", named_by_the_key(service), r"0 scores.*=\*\*\*")
         yield shaped("results null", service.answer(None), where)
         yield shaped("results an object", service.answer({}), where)
         yield shaped("usage a number", {**service.answer([]), "usage": 7}, "ranking: usage: ")

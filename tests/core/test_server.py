@@ -18,8 +18,10 @@ from tenacity import wait_none
 from qwen_rerank import (
     AuthenticationError,
     BadResponseError,
+    ContentBlockedError,
     InvalidInputError,
     MissingKeyError,
+    RateLimitError,
     Scorer,
     Scores,
     ServerName,
@@ -271,6 +273,30 @@ def test_a_refusal_is_raised_with_what_the_server_said(
     with pytest.raises(InvalidInputError, match=r"Text 0 is too long\.") as failure:
         score(scorer_of(server, name), "q", ["a"])
     assert failure.value.code == (None if name == "xinference" else "Overlong")
+
+
+@pytest.mark.parametrize("name", ["dashscope"])
+@pytest.mark.parametrize(
+    ("code", "kind", "requests"),
+    [
+        ("DataInspectionFailed", ContentBlockedError, 1),
+        ("Arrearage", AuthenticationError, 1),
+        ("Throttling.RateQuota", RateLimitError, 2),
+    ],
+)
+def test_dashscopes_codes_mean_what_they_mean_at_its_own_endpoint(
+    server: Server,
+    name: str,
+    code: str,
+    kind: type[Exception],
+    requests: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qwen_rerank.scorers.retrying._backoff", wait_none())
+    server.faults.extend([refuses(400, code, "Refused.")] * 2)
+    with pytest.raises(kind):
+        scorer_of(server, name, max_retries=1).score("q", ["a"])
+    assert len(server.received) == requests
 
 
 @pytest.mark.parametrize(

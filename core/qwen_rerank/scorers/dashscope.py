@@ -35,7 +35,7 @@ from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.service import ServiceScorer
 
-__all__ = ["DashScopeScorer"]
+__all__ = ["CODES", "DashScopeScorer"]
 
 SINGAPORE = "ap-southeast-1"
 
@@ -149,6 +149,22 @@ class DashScopeScorer(ServiceScorer):
         return {**self.__dict__, "_api_key": None}
 
 
+_MODEL = "Check the model's name, and that base_url is of a region that has it."
+
+CODES: Mapping[str, Kind] = {
+    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+    "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
+    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
+    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
+    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
+    "ModelNotExist": (InvalidInputError, _MODEL),
+    "Model.NotExist": (InvalidInputError, _MODEL),
+    "InvalidParameter": (InvalidInputError, None),
+    "RequestTimeOut": (RequestTimeoutError, None),
+}
+"""The kinds of errors, by the beginnings of the service's codes."""
+
+
 class _Result(TypedDict):
     index: Annotated[int, Strict()]
     relevance_score: Annotated[float, Strict(), AllowInfNan(False)]
@@ -176,6 +192,7 @@ class _Native(Dialect):
     """DashScope's own protocol (Model Studio, "Text rerank", June 2026)."""
 
     service = "DashScope"
+    codes = CODES
 
     def payload(
         self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
@@ -203,9 +220,6 @@ class _Native(Dialect):
     def refusal(self, body: dict[str, Any]) -> Refusal:
         return Refusal(*(str(body.get(name) or "") for name in ("code", "message", "request_id")))
 
-    def kind(self, code: str, status: int) -> Kind | None:
-        return next((kind for known, kind in _KINDS.items() if code.startswith(known)), None)
-
 
 def _object(item: Item) -> dict[str, str]:
     """A text as {"text": …}, an image as {"image": …}, both as both."""
@@ -216,21 +230,6 @@ def _object(item: Item) -> dict[str, str]:
 
 
 _NATIVE = _Native()
-
-_MODEL = "Check the model's name, and that base_url is of a region that has it."
-
-_KINDS: Mapping[str, Kind] = {
-    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
-    "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
-    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
-    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
-    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
-    "ModelNotExist": (InvalidInputError, _MODEL),
-    "Model.NotExist": (InvalidInputError, _MODEL),
-    "InvalidParameter": (InvalidInputError, None),
-    "RequestTimeOut": (RequestTimeoutError, None),
-}
-"""The kind of error and the remedy, by the beginning of the service's code."""
 
 
 def _check_model(model: str, instruct: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -45,9 +45,11 @@ class Dialect(ABC):
 
     Attributes:
         service: What the service is called in messages.
+        codes: The kinds of errors by the beginnings of the service's own codes.
     """
 
     service: str
+    codes: Mapping[str, Kind] = {}
 
     @property
     def provider(self) -> str | None:
@@ -74,4 +76,4 @@ class Dialect(ABC):
 
     def kind(self, code: str, status: int) -> Kind | None:
         """The kind of error that code and status stand for here; None for what HTTP means by it."""
-        return None
+        return next((kind for known, kind in self.codes.items() if code.startswith(known)), None)

@@ -106,7 +106,7 @@ def _answer(
     except ValidationError as error:
         failure = _not_a_ranking(response, body, dialect, mask, error)
     else:
-        return Answer(_whole(ranked, count), ranked.tokens)
+        return Answer(_whole(ranked, mask, count), ranked.tokens)
     raise failure
 
 
@@ -122,7 +122,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _whole(ranked: Ranked, count: int) -> list[float]:
+def _whole(ranked: Ranked, mask: _Mask, count: int) -> list[float]:
     """The scores in the order of the documents, if there is exactly one for each."""
     scores = dict(ranked.scores)
     if len(scores) == len(ranked.scores) == count and all(map(scores.__contains__, range(count))):
@@ -132,7 +132,7 @@ def _whole(ranked: Ranked, count: int) -> list[float]:
         f"The service gave {len(ranked.scores)} scores for {count} documents: "
         f"{len(sent - scores.keys())} missing, {len(scores.keys() - sent)} of documents that were "
         f"not sent, {len(ranked.scores) - len(scores)} repeated.",
-        request_id=ranked.request_id,
+        request_id=mask(ranked.request_id or "") or None,
     )
 
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from qwen_rerank.content import Item
 from qwen_rerank.errors import InvalidInputError, ServiceError
+from qwen_rerank.scorers.dashscope import CODES
 from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scoring import sigmoid
@@ -71,6 +72,7 @@ class ServerDialect(Dialect):
         extra: What else goes into every request.
         limits: How large a request may be.
         logits: Whether scores are logits, to be turned into probabilities.
+        codes: The kinds of errors by the beginnings of the server's own codes.
     """
 
     service: str
@@ -82,6 +84,7 @@ class ServerDialect(Dialect):
     extra: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = _LIMITS
     logits: bool = False
+    codes: Mapping[str, Kind] = field(default_factory=dict)
 
     @property
     def provider(self) -> str | None:
@@ -129,7 +132,7 @@ class ServerDialect(Dialect):
                 f"Check the path, {self.path}, the model's name, and that the server was started "
                 "with a reranker: some have the path only then."
             )
-        return _KINDS.get(status)
+        return super().kind(code, status) or _KINDS.get(status)
 
 
 _KINDS: Mapping[int, Kind] = {
@@ -162,6 +165,7 @@ SERVERS: Mapping[str, ServerDialect] = {
         instruct="instruct",
         needs_model=True,
         limits=Limits(),
+        codes=CODES,
     ),
 }
 """The servers by the names that users give them."""
