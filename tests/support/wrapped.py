@@ -15,6 +15,7 @@ from qwen_rerank import (
     FallbackScorer,
     KeepOrder,
     Passage,
+    PassageScorer,
     Scorer,
     Scores,
     ServiceError,
@@ -79,6 +80,7 @@ WRAPS: dict[str, Callable[[Scorer], Scorer]] = {
     "cached": lambda scorer: CachedScorer(scorer, {}),
     "fallback": lambda scorer: FallbackScorer(scorer, KeepOrder()),
     "cascade": lambda scorer: CascadeScorer(EmbeddedScorer(), scorer, keep=4),
+    "passages": lambda scorer: PassageScorer(scorer),
 }
 """What wraps a scorer without changing its scores of up to four texts."""
 
