@@ -229,10 +229,10 @@ class RerankEngine:
         best = self._ordering.best(prepared, scores)
         kept = prepared.textless if self._missing == "keep" else []
         room = None if prepared.top_n is None else prepared.top_n - len(best)
-        saved = Usage(texts_saved=len(prepared.places) - len(prepared.items))
+        saved = len(prepared.places) - len(prepared.items)
         ranking = Ranking(
             records=_located([*best, *(record.scored(None) for record in kept[:room])], prepared),
-            usage=scores.usage + saved,
+            usage=scores.usage + Usage(texts_saved=saved) if saved else scores.usage,
             skipped=len(prepared.textless) - len(kept),
             duplicates=prepared.duplicates,
             over_budget=prepared.over_budget,

@@ -20,9 +20,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make
 class Record:
-    """One thing to rank.
+    """One thing to rank. The engine changes none: what it returns are new ones.
 
     Attributes:
         id: What the record is known by; two records with one id are the same record. "" is no id.
