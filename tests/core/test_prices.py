@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank import (
+    Content,
     DashScopeScorer,
     EmbeddedScorer,
     Limits,
@@ -18,6 +19,7 @@ from qwen_rerank import (
 )
 from qwen_rerank.scorers.prices import published_price
 from tests.support.loopback import LoopbackDashScope, ranking, says
+from tests.support.media import PNG
 from tests.support.servers import VLLM
 
 GATEWAY = "https://dashscope.aliyuncs.com/api/v1"
@@ -96,6 +98,15 @@ def test_at_an_address_of_nobody_knows_which_region_the_cost_is_not_known(
     dashscope: LoopbackDashScope,
 ) -> None:
     assert DashScopeScorer("qwen3-rerank").score("q", ["a"]).usage.cost is None
+
+
+def test_images_make_the_cost_unknown_as_their_tokens_are_not_told_apart(
+    dashscope: LoopbackDashScope,
+) -> None:
+    scorer = DashScopeScorer("qwen3-vl-rerank", region="cn-beijing")
+    assert scorer.score("q", ["a"]).usage.cost == pytest.approx(0.1e-6 * 2)
+    assert scorer.score("q", ["a", Content(image=PNG)]).usage.cost is None
+    assert scorer.score(Content(image=PNG), ["a"]).usage.cost is None
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"total_tokens": None}, {"total_tokens": 0}])

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tenacity import wait_none
 
 from qwen_rerank import (
+    Content,
     DashScopeScorer,
     InvalidInputError,
     Limits,
@@ -35,12 +36,13 @@ from qwen_rerank.scorers.meters import Meter
 from tests.support.clients import CLIENTS, arank, rank
 from tests.support.interpreter import python
 from tests.support.loopback import LoopbackDashScope, refuses, token_count
+from tests.support.media import PNG
 from tests.support.servers import VLLM
 
 MINUTE = 60_000  # milliseconds
 SHORT = 0.3  # seconds
 
-Score = Callable[[DashScopeScorer, str, list[str]], Scores]
+Score = Callable[[DashScopeScorer, Any, list[Any]], Scores]
 
 
 @pytest.fixture(params=["score", "ascore"])
@@ -320,6 +322,16 @@ def test_requests_are_made_no_larger_than_the_tokens_of_a_minute(
     sizes = [sum(map(token_count, each.documents)) for each in dashscope.received]
     assert len(sizes) > 1
     assert max(sizes) <= 1_500
+
+
+def test_images_have_no_tokens_and_each_request_still_counts(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    image = Content(image=PNG)
+    scorer = one_a_minute(model="qwen3-vl-rerank", tokens_per_minute=1)
+    score(scorer, image, [image])
+    with pytest.raises(RateLimitError):
+        score(scorer, image, [image])
 
 
 def test_what_an_estimate_made_too_large_for_a_minute_goes_out_in_smaller_requests(
