@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +16,15 @@ from tests.support.loopback import LoopbackDashScope
 def _no_dashscope_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("DASHSCOPE_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_watches_the_next_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """OpenTelemetry and the logs are set up for a whole process: a test does so for itself only."""
+    if trace := sys.modules.get("opentelemetry.trace"):
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    yield
+    logging.getLogger("qwen_rerank").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
