@@ -3,29 +3,28 @@
     python benchmarks/ranking.py [--data DIR]
 
 The first stage is bm25s in two settings, a common one and the best that we found; its best 50
-sentences a query are ranked again. Needs the packages bm25s, ir-measures, PyStemmer and tqdm.
+sentences a query are ranked again. Needs the packages bm25s, PyStemmer and tqdm, and the extra
+evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import bm25s
-import ir_measures
-from ir_measures import Qrel, R, ScoredDoc, nDCG
 from Stemmer import Stemmer
 from tqdm import tqdm
 
 from qwen_rerank import EmbeddedScorer, Record, RerankEngine
+from qwen_rerank.evaluation import compare, read_judgements, read_texts
 
 LANGUAGES = ("en", "zh")
 CANDIDATES = 50
@@ -80,29 +79,19 @@ def main() -> int:
 
 def row(folder: Path, stage: BM25) -> str:
     """Rank one language's queries twice, and put the figures in a row of the table."""
-    queries = texts(folder / "queries.jsonl")
-    first = retrieved(queries, texts(folder / "corpus.jsonl"), stage)
+    queries = read_texts(folder / "queries.jsonl")
+    first = retrieved(queries, read_texts(folder / "corpus.jsonl"), stage)
     second, seconds = reranked(queries, first)
-    qrels = list(judgements(folder / "qrels.tsv"))
-    before = ir_measures.calc_aggregate([nDCG @ 10, R @ CANDIDATES], qrels, run(first))
-    after = ir_measures.calc_aggregate([nDCG @ 10], qrels, run(second))
-    return (
-        f"| {folder.name} | {stage.name} | {len(queries)} "
-        f"| {before[nDCG @ 10]:.4f} | {after[nDCG @ 10]:.4f} "
-        f"| {before[R @ CANDIDATES]:.4f} | {median(seconds) * 1000:.1f} |"
+    report = compare(
+        {"first": first, "second": second},
+        read_judgements(folder / "qrels.tsv"),
+        measures=["nDCG@10", f"R@{CANDIDATES}"],
     )
-
-
-def texts(path: Path) -> dict[str, str]:
-    """The texts of a JSON Lines file by their ids."""
-    with path.open(encoding="utf-8") as lines:
-        return {entry["_id"]: entry["text"] for entry in map(json.loads, lines)}
-
-
-def judgements(path: Path) -> Iterator[Qrel]:
-    with path.open(encoding="utf-8") as lines:
-        for query_id, sentence_id, gain in map(str.split, lines):
-            yield Qrel(query_id, sentence_id, int(gain))
+    before, after = (report.mean("nDCG@10", run) for run in report.runs)
+    return (
+        f"| {folder.name} | {stage.name} | {len(queries)} | {before:.4f} | {after:.4f} "
+        f"| {report.mean(f'R@{CANDIDATES}', 'first'):.4f} | {median(seconds) * 1000:.1f} |"
+    )
 
 
 def retrieved(queries: Mapping[str, str], corpus: Mapping[str, str], stage: BM25) -> Rankings:
@@ -136,15 +125,6 @@ def reranked(queries: Mapping[str, str], first: Rankings) -> tuple[Rankings, lis
         second[query_id] = list(engine.rerank(queries[query_id], records))
         seconds.append(time.perf_counter() - start)
     return second, seconds
-
-
-def run(rankings: Rankings) -> Iterable[ScoredDoc]:
-    """The order alone, as scores: ir-measures would break ties by id, not by place."""
-    return [
-        ScoredDoc(query_id, record.id, -place)
-        for query_id, records in rankings.items()
-        for place, record in enumerate(records)
-    ]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ir_measures import calc_aggregate, nDCG
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+
+from qwen_rerank.evaluation import Report, compare, perfect
 
 if TYPE_CHECKING:
     from helpcentre import HelpCentre
@@ -53,7 +54,9 @@ now, was               the place with the reranker, and that without it
 relevance, retrieval   the reranker's score, and the cosine of the word vectors
 gain                   how it was judged: 3 answers the query, 2 a part of it, 1 is related"""
 
-MEASURE = """
+MEASURE = "nDCG@10"
+
+EXPLANATION = """
 nDCG@10 is 1 for the ideal order of the whole corpus; "at best" is that of the passages retrieved,
 the most that reranking can reach. Nearly half of the relevant passages are in the other language
 than their query, where word vectors find next to nothing."""
@@ -96,27 +99,28 @@ def show_orders(centre: HelpCentre, query_id: str, comparison: Comparison) -> No
                 str(centre.gains[query_id].get(passage_id, "")),
                 Text(title, justify="left", no_wrap=True, overflow="ellipsis"),
             )
-    old, new = (ndcg(centre, {query_id: ranking}) for ranking in (before, after))
+    values = measured(centre, comparison).values
+    old, new = (values[run][MEASURE][query_id] for run in ("retrieved", "reranked"))
     console.print(f"\n{centre.queries[query_id].text}", style="bold")
-    console.print(f"{query_id}, nDCG@10 {old:.3f} → {new:.3f}", table, sep="\n")
+    console.print(f"{query_id}, {MEASURE} {old:.3f} → {new:.3f}", table, sep="\n")
 
 
 def show_ndcg(centre: HelpCentre, comparisons: Mapping[str, Comparison]) -> None:
     """Print each framework's mean nDCG@10 without and with reranking, by the query's language."""
     table = _table("framework", "language", "queries", "retrieved", "reranked", "at best")
-    for framework, (before, after) in comparisons.items():
+    for framework, comparison in comparisons.items():
+        report = measured(centre, comparison)
         for language in ("en", "zh", "all"):
             wanted = [q.id for q in centre.queries.values() if language in (q.language, "all")]
-            stages = (before, after, best(centre, before))
-            values = [ndcg(centre, {id_: stage[id_] for id_ in wanted}) for stage in stages]
+            part = report.only(wanted)
             table.add_row(
                 framework,
                 language,
                 str(len(wanted)),
-                *(f"{value:.3f}" for value in values),
+                *(f"{part.mean(MEASURE, run):.3f}" for run in part.runs),
                 end_section=language == "all",
             )
-    console.print("\nnDCG@10", table, MEASURE, sep="\n")
+    console.print(f"\n{MEASURE}", table, EXPLANATION, sep="\n")
 
 
 def show_cost(usage: Usage) -> None:
@@ -128,32 +132,16 @@ def show_cost(usage: Usage) -> None:
     )
 
 
-def ndcg(centre: HelpCentre, rankings: Rankings) -> float:
-    """The mean nDCG@10 of these queries' rankings: 1 is the ideal order of the whole corpus."""
-    gains = {query_id: centre.gains[query_id] for query_id in rankings}
-    # The places make the scores: where two were equal, the measure would go by the ids.
-    run = {
-        query_id: {passage_id: -place for passage_id, place in places(ranking).items()}
-        for query_id, ranking in rankings.items()
-    }
-    return float(calc_aggregate([nDCG @ 10], gains, run)[nDCG @ 10])
-
-
-def best(centre: HelpCentre, rankings: Rankings) -> Rankings:
-    """The same passages as a perfect reranker would order them."""
-    return {
-        query_id: _ideal(ranking, centre.gains[query_id]) for query_id, ranking in rankings.items()
-    }
+def measured(centre: HelpCentre, comparison: Comparison) -> Report:
+    """Both stages, and the passages retrieved as a perfect reranker would order them."""
+    best = perfect(comparison.before, centre.gains)
+    runs = {"retrieved": comparison.before, "reranked": comparison.after, "at best": best}
+    return compare(runs, centre.gains, measures=[MEASURE])
 
 
 def places(ranking: ScoresById) -> dict[str, int]:
     """The place of each passage, from 1."""
     return {passage_id: place for place, passage_id in enumerate(ranking, start=1)}
-
-
-def _ideal(ranking: ScoresById, gains: Mapping[str, int]) -> ScoresById:
-    order = sorted(ranking, key=lambda passage_id: gains.get(passage_id, 0), reverse=True)
-    return {passage_id: gains.get(passage_id, 0) for passage_id in order}
 
 
 def _table(*columns: str) -> Table:

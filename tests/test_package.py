@@ -65,6 +65,7 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
         "llamaindex",
         "embedded",
         "passages",
+        "evaluation",
         "local",
         "all",
     }

@@ -1,0 +1,383 @@
+"""A report in pictures, each of which can say in words what it shows.
+
+They are drawn on a light ground of their own, so that they can be read on a dark page too. Colours
+are Okabe and Ito's, which the colour-blind can tell apart ("Color Universal Design", 2008); what a
+colour says, a place, a line style or a hatching says too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from qwen_rerank.checks import check_whole
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.evaluation.tables import p_value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from qwen_rerank.evaluation.report import Comparison, Report
+
+__all__ = ["Plot", "gains", "ranks", "scores"]
+
+_BLUE, _ORANGE, _GREY, _INK = "#0072B2", "#D55E00", "#767676", "#1A1A1A"
+_STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "font.size": 10,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "qwen-rerank",
+}
+
+_CHINESE = (
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "SimHei",
+)
+"""Fonts with Chinese characters, of which the first that is installed is used too."""
+
+_NAMED = 40
+"""With more queries than these, a bar has no room for its query's id."""
+
+_LABEL = 44
+"""Characters of a label, of which a longer one is cut."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plot:
+    """A picture, and what it shows in words. A notebook's cell shows it, with the words for alt.
+
+    Attributes:
+        figure: The picture, to change or to draw elsewhere.
+        alt: The alternative text: what the picture shows, with its figures.
+    """
+
+    figure: Figure
+    alt: str
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, with the alternative text as its description.
+
+        Args:
+            path: Where to. It ends in `.png`, `.svg` or another ending that matplotlib knows.
+
+        Raises:
+            InvalidInputError: matplotlib writes no such files.
+            OSError: The file can't be written.
+        """
+        kind = Path(path).suffix[1:].lower()
+        known = self.figure.canvas.get_supported_filetypes()
+        if kind not in known:
+            raise InvalidInputError(
+                f"A picture can't be written to {str(path)!r}.",
+                remedy=f"End its name in one of .{', .'.join(sorted(known))}.",
+            )
+        Path(path).write_bytes(self._drawn(kind))
+
+    def _drawn(self, kind: str) -> bytes:
+        described = {
+            "svg": {"Description": self.alt, "Date": None},
+            "png": {"Description": self.alt},
+        }
+        file = io.BytesIO()
+        with _style():
+            self.figure.savefig(file, format=kind, dpi=144, metadata=described.get(kind))
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        picture = base64.b64encode(self._drawn("png")).decode()
+        # Twice the dots of a notebook's, so that it is sharp on dense screens.
+        width = round(self.figure.get_figwidth() * 72)
+        return (
+            {"image/png": picture, "text/plain": repr(self)},
+            {"image/png": {"width": width, "alt": self.alt}},
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.alt}"
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's own defaults and ours, whatever style the user has chosen for other pictures."""
+    style = needed("matplotlib.style", "A plot")
+    with style.context(["default", {**_STYLE, "font.family": _fonts()}]):
+        yield
+
+
+def _fonts() -> list[str]:
+    manager = needed("matplotlib.font_manager", "A plot").fontManager
+    installed = {font.name for font in manager.ttflist}
+    return ["DejaVu Sans", *[name for name in _CHINESE if name in installed][:1]]
+
+
+def _drawable(text: str, otherwise: str) -> str:
+    """The text, cut, if the fonts have all of its characters."""
+    fonts = needed("matplotlib.font_manager", "A plot")
+    known: set[int] = set()
+    for family in _fonts():
+        known |= fonts.get_font(fonts.findfont(family)).get_charmap().keys()
+    if not all(ord(character) in known for character in text):
+        return otherwise
+    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+
+
+@contextmanager
+def _axes(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A picture of this size in inches. It belongs to no window and no notebook's cell."""
+    figures = needed("matplotlib.figure", "A plot")
+    with _style():
+        figure = figures.Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+        # Laid out once: again would move things by a hair, and the same picture is the same file.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def gains(report: Report, found: Comparison) -> Plot:
+    """See `Report.plot_gains`."""
+    by_query = report.gains(found.measure, found.run, found.baseline)
+    values = list(by_query.values())
+    with _axes(8, 3.6) as (figure, axes):
+        _bars(axes, list(by_query), values)
+        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.set_ylabel(f"gain in {found.measure}")
+        axes.set_xlabel("queries, by gain")
+        axes.set_title(
+            f"{found.run} beside {found.baseline}: {found.better} better, {found.same} the same, "
+            f"{found.worse} worse"
+        )
+    return Plot(figure, _words_of_gains(found, by_query))
+
+
+def _bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None:
+    """Bars with names; of many queries, one area above the line and one below."""
+    places = list(range(len(values)))
+    for colour, hatch, shown in (
+        (_BLUE, "", [max(value, 0.0) for value in values]),
+        (_ORANGE, "//", [min(value, 0.0) for value in values]),
+    ):
+        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+        if len(values) <= _NAMED:
+            axes.bar(places, shown, width=0.85, **look)
+        else:
+            axes.fill_between(places, shown, step="mid", linewidth=0, **look)
+    names = [_drawable(query_id, "?") for query_id in query_ids] if len(values) <= _NAMED else []
+    axes.set_xticks(places[: len(names)], names, rotation=90, fontsize=8)
+
+
+def _words_of_gains(found: Comparison, by_query: Mapping[str, float]) -> str:
+    best, worst = next(iter(by_query.items())), list(by_query.items())[-1]
+    words = (
+        f"Bars, one for each of {len(by_query)} queries: how much {found.measure} gains from "
+        f"{found.baseline} to {found.run}, highest first. {found.better} queries are better, "
+        f"{found.same} the same, {found.worse} worse. The mean goes from {found.before:.3f} to "
+        f"{found.after:.3f}, {found.gain:+.3f}, p {_equals(found.p_value)}."
+    )
+    if best[1] > 0:
+        words += f" The most is gained by {best[0]}: {best[1]:+.3f}."
+    if worst[1] < 0:
+        words += f" The most is lost by {worst[0]}: {worst[1]:+.3f}."
+    return words
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One document: its places before and after, from 1, or None, and its gain."""
+
+    id: str
+    before: int | None
+    after: int | None
+    gain: int
+
+
+def ranks(
+    report: Report,
+    query_id: str,
+    baseline: str,
+    run: str,
+    labels: Mapping[str, str],
+    top: int,
+) -> Plot:
+    """See `Report.plot_ranks`."""
+    check_whole("top", top, at_least=1)
+    moves = _moves(report, query_id, baseline, run, top)
+    bottom = top + 1.0  # where those are that one of the two does not have among its first
+    with _axes(8, 1.2 + 0.3 * (top + 1)) as (figure, axes):
+        for move in moves:
+            _line(axes, move, bottom, _drawable(labels.get(move.id, move.id), move.id))
+        axes.set_ylim(bottom + 0.5, 0.5)
+        axes.set_xlim(-0.75, 1.75)
+        axes.set_xticks([0, 1], [f"{baseline}", f"{run}"])
+        axes.set_yticks([])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
+        axes.set_title(_drawable(title, query_id))
+        axes.text(
+            0.5,
+            -0.01,
+            "solid and blue: judged relevant, with the gain; dotted: not\n"
+            f"at the bottom: below place {top}, or not there",
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+    return Plot(figure, _words_of_moves(report, query_id, baseline, run, moves, labels, top))
+
+
+def _moves(report: Report, query_id: str, baseline: str, run: str, top: int) -> list[_Move]:
+    before, after = (
+        {id_: place for place, id_ in enumerate(report.runs[name].get(query_id, {}), start=1)}
+        for name in (baseline, run)
+    )
+    shown = dict.fromkeys((*islice(after, top), *islice(before, top)))
+    gained = report.judgements[query_id]
+    return [_Move(id_, before.get(id_), after.get(id_), gained.get(id_, 0)) for id_ in shown]
+
+
+def _line(axes: Axes, move: _Move, bottom: float, label: str) -> None:
+    ends = [min(bottom, place or bottom) for place in (move.before, move.after)]
+    is_relevant = move.gain > 0
+    colour, width = (_BLUE, 2.2) if is_relevant else (_GREY, 1.0)
+    style = "solid" if is_relevant else "dotted"
+    axes.plot([0, 1], ends, color=colour, linewidth=width, linestyle=style, marker="o")
+    if is_relevant:
+        label = f"{label} (gain {move.gain})"
+    weight = "bold" if is_relevant else "normal"
+    for x, end, place, side in (
+        (0, ends[0], move.before, "right"),
+        (1, ends[1], move.after, "left"),
+    ):
+        if end < bottom:
+            text = f"{label}   {place}   " if side == "right" else f"   {place}   {label}"
+            axes.text(x, end, text, ha=side, va="center", fontsize=8, color=_INK, weight=weight)
+
+
+def _words_of_moves(
+    report: Report,
+    query_id: str,
+    baseline: str,
+    run: str,
+    moves: Sequence[_Move],
+    labels: Mapping[str, str],
+    top: int,
+) -> str:
+    def name(move: _Move) -> str:
+        return f"{move.id} ({labels[move.id]})" if move.id in labels else move.id
+
+    def went(move: _Move) -> str:
+        before, after = (place or "nowhere" for place in (move.before, move.after))
+        return f"{name(move)}, gain {move.gain}: from {before} to {after}"
+
+    text = report.queries[query_id]
+    relevant = [went(move) for move in moves if move.gain > 0]
+    others = len(moves) - len(relevant)
+    return (
+        f"Lines from the places of documents in {baseline} to those in {run} for the query "
+        f"{query_id}{f', {text!r}' if text else ''}, for those among the first {top} of either. "
+        + (
+            f"Judged relevant: {'; '.join(relevant)}."
+            if relevant
+            else "None of them was judged relevant."
+        )
+        + f" {others} others are not judged relevant."
+    )
+
+
+def scores(report: Report, run: str) -> Plot:
+    """See `Report.plot_scores`."""
+    relevant, others = _by_relevance(report, run)
+    if not relevant or not others:
+        raise InvalidInputError(
+            f"{run} has {len(relevant)} scores of relevant documents and {len(others)} of others: "
+            "there is nothing to compare.",
+            remedy="Choose a run with scores.",
+        )
+    lowest, highest = min(*relevant, *others), max(*relevant, *others)
+    with _axes(8, 3.6) as (figure, axes):
+        for values, up, name, colour, hatch in (
+            (relevant, 1, "judged relevant", _BLUE, ""),
+            (others, -1, "not relevant, or not judged", _ORANGE, "//"),
+        ):
+            axes.hist(
+                values,
+                _bins(lowest, highest),
+                weights=[up / len(values)] * len(values),
+                label=f"{name} ({len(values)})",
+                color=colour,
+                edgecolor="white",
+                hatch=hatch,
+            )
+        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share):.0%}")
+        axes.set_xlabel(f"score of {run}")
+        axes.set_ylabel("share of each kind")
+        axes.legend(frameon=False)
+        axes.set_title(f"{run}: scores of relevant documents and of others")
+    return Plot(figure, _words_of_scores(run, relevant, others))
+
+
+def _by_relevance(report: Report, run: str) -> tuple[list[float], list[float]]:
+    parted: tuple[list[float], list[float]] = ([], [])
+    for query_id, ranking in report.runs[run].items():
+        gained = report.judgements[query_id]
+        for document_id, score in ranking.items():
+            if score is not None:
+                parted[gained.get(document_id, 0) <= 0].append(score)
+    return parted
+
+
+def _bins(lowest: float, highest: float, count: int = 20) -> list[float]:
+    step = (highest - lowest) / count or 1.0
+    return [lowest + step * place for place in range(count + 1)]
+
+
+def _words_of_scores(run: str, relevant: Sequence[float], others: Sequence[float]) -> str:
+    return (
+        f"Two histograms of the scores of {run}: of {len(relevant)} documents that were judged "
+        f"relevant, between {min(relevant):.3f} and {max(relevant):.3f}, half of them above "
+        f"{median(relevant):.3f}; and of {len(others)} others, between {min(others):.3f} and "
+        f"{max(others):.3f}, half of them above {median(others):.3f}. Of two documents, one of "
+        f"each, the relevant one has the higher score in {_share_above(relevant, others):.0%} of "
+        "the cases."
+    )
+
+
+def _share_above(relevant: Sequence[float], others: Sequence[float]) -> float:
+    """The share of pairs whose relevant document scores higher, equal ones by half: the AUC."""
+    ordered = sorted(others)
+    below = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in relevant)
+    return below / 2 / (len(relevant) * len(ordered))

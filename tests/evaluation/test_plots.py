@@ -1,0 +1,148 @@
+"""The pictures: drawn, written, readable without being seen, and out of everybody's way."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from qwen_rerank import InvalidInputError
+from qwen_rerank.evaluation import Plot, Report, compare
+
+JUDGEMENTS = {"q1": {"a": 3}, "q2": {"c": 1}, "q3": {"d": 2}}
+BEFORE = {
+    "q1": {"x": 3.0, "y": 2.0, "a": 1.0},
+    "q2": {"c": 2.0, "x": 1.0},
+    "q3": {"d": 1.0, "x": 0.5},
+}
+AFTER = {
+    "q1": {"a": 0.9, "x": 0.4, "y": 0.3},
+    "q2": {"x": 0.6, "c": 0.5},
+    "q3": {"d": 0.8, "x": 0.1},
+}
+
+
+@pytest.fixture
+def report() -> Report:
+    return compare(
+        {"before": BEFORE, "after": AFTER},
+        JUDGEMENTS,
+        measures=["RR"],
+        queries={"q1": "What do penguins eat?", "q2": "企鹅吃什么?", "q3": ""},
+    )
+
+
+PLOTS: dict[str, Callable[[Report], Plot]] = {
+    "gains": lambda report: report.plot_gains(),
+    "ranks": lambda report: report.plot_ranks("q1", labels={"a": "Penguins", "x": "鲸"}),
+    "scores": lambda report: report.plot_scores(),
+}
+
+
+@pytest.fixture(params=PLOTS)
+def plot(request: pytest.FixtureRequest, report: Report) -> Plot:
+    return PLOTS[request.param](report)
+
+
+def test_the_words_of_the_gains_have_the_figures(report: Report) -> None:
+    alt = report.plot_gains().alt
+    assert "each of 3 queries" in alt
+    assert "RR gains from before to after" in alt
+    assert "1 queries are better, 1 the same, 1 worse" in alt
+    assert "from 0.778 to 0.833, +0.056, p = 1.000" in alt
+    assert "gained by q1: +0.667" in alt
+    assert "lost by q2: -0.500" in alt
+
+
+def test_the_words_of_the_moves_say_where_each_relevant_document_went(report: Report) -> None:
+    alt = report.plot_ranks("q1", labels={"a": "Penguins"}).alt
+    assert "'What do penguins eat?'" in alt
+    assert "a (Penguins), gain 3: from 3 to 1" in alt
+    assert "2 others" in alt
+    assert "gain 1: from 1 to 2" in report.plot_ranks("q2", top=1).alt
+
+
+def test_the_words_of_the_scores_say_how_well_they_part(report: Report) -> None:
+    alt = report.plot_scores().alt
+    assert "of 3 documents that were judged relevant, between 0.500 and 0.900" in alt
+    assert "of 4 others, between 0.100 and 0.600" in alt
+    assert "in 92% of the cases" in alt
+
+
+def test_a_png_is_a_picture_with_its_description(plot: Plot, tmp_path: Path) -> None:
+    plot.save(tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.text["Description"] == plot.alt
+        assert picture.width > 1_000
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_svg_is_one_too_and_always_the_same(plot: Plot, tmp_path: Path) -> None:
+    paths = tmp_path / "one.svg", tmp_path / "two.svg"
+    for path in paths:
+        plot.save(path)
+    texts = [element.text for element in ElementTree.parse(paths[0]).iter()]
+    assert plot.alt in texts
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_another_ending_is_refused_with_those_there_are(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"\.png.*\.svg"):
+        report.plot_gains().save(tmp_path / "plot.docx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notebook_shows_the_picture_with_the_words_as_alternative(plot: Plot) -> None:
+    data, metadata = plot._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert metadata["image/png"]["alt"] == plot.alt
+    assert plot.alt in data["text/plain"]
+
+
+def test_other_pictures_keep_their_style(report: Report) -> None:
+    before = dict(matplotlib.rcParams)
+    with matplotlib.style.context("dark_background"):
+        dark = dict(matplotlib.rcParams)
+        report.plot_gains()._repr_mimebundle_()
+        assert dict(matplotlib.rcParams) == dark
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []  # no window, and no second picture in a notebook's cell
+
+
+def test_a_text_that_no_font_has_gives_way_to_the_id(report: Report, tmp_path: Path) -> None:
+    plot = report.plot_ranks("q2", labels={"c": "\U000f0000"})
+    plot.save(tmp_path / "plot.png")  # a missing character would be a warning, which is an error
+    assert "企鹅吃什么?" in plot.alt
+
+
+def test_many_queries_are_drawn_too() -> None:
+    queries = [f"q{number}" for number in range(2_000)]
+    runs = {
+        name: {query: ["x", "a"][place % skipped == 0 :] for place, query in enumerate(queries)}
+        for name, skipped in (("before", 3), ("after", 4))
+    }
+    report = compare(runs, {query: {"a": 1} for query in queries}, measures=["RR"])
+    assert "each of 2000 queries" in report.plot_gains().alt
+
+
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda report: report.plot_ranks("q9"), "q9"),
+        (lambda report: report.plot_ranks("q1", top=0), "top"),
+        (lambda report: report.plot_gains("AP"), "AP"),
+        (lambda report: report.plot_scores("later"), "later"),
+        (lambda _: compare({"ids": {"q1": ["a", "x"]}}, JUDGEMENTS).plot_scores(), "scores"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    report: Report, draw: Callable[[Report], Plot], says: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        draw(report)

@@ -1,0 +1,74 @@
+"""The paired randomisation test, beside scipy's."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import permutation_test
+
+from qwen_rerank import InvalidInputError
+from qwen_rerank.evaluation import randomisation_test
+
+VALUES = st.floats(-1, 1, allow_nan=False).map(lambda value: round(value, 3))
+
+
+def by_scipy(differences: list[float], rounds: float = float("inf")) -> float:
+    result = permutation_test(
+        (differences,),
+        lambda values, axis: values.mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=rounds,
+        vectorized=True,
+        rng=1,
+    )
+    return float(result.pvalue)
+
+
+@given(st.lists(VALUES, min_size=2, max_size=10))
+def test_few_queries_have_the_exact_p(differences: list[float]) -> None:
+    assert randomisation_test(differences) == pytest.approx(by_scipy(differences))
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.02, 0.05])
+def test_many_queries_have_about_the_same_p_as_by_another_implementation(mean: float) -> None:
+    draw = random.Random(7)
+    differences = [draw.gauss(mean, 0.3) for _ in range(300)]
+    assert randomisation_test(differences) == pytest.approx(by_scipy(differences, 9_999), abs=0.02)
+
+
+def test_where_there_is_no_difference_p_is_below_a_twentieth_once_in_twenty_times() -> None:
+    draw = random.Random(7)
+    found = [
+        randomisation_test([draw.gauss(0, 1) for _ in range(30)], rounds=500) for _ in range(1_000)
+    ]
+    assert sum(p < 0.05 for p in found) == pytest.approx(50, abs=25)
+    assert sum(p < 0.5 for p in found) == pytest.approx(500, abs=60)
+
+
+def test_a_seed_gives_one_p_whichever_run_comes_first() -> None:
+    draw = random.Random(7)
+    differences = [draw.gauss(0.1, 1) for _ in range(100)]
+    assert randomisation_test(differences) == randomisation_test(differences)
+    assert randomisation_test(differences) != randomisation_test(differences, seed=1)
+    assert randomisation_test([-value for value in differences]) == randomisation_test(differences)
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_equal_runs_have_p_1_and_a_sure_gain_never_0(count: int) -> None:
+    assert randomisation_test([0.0] * count) == 1
+    assert randomisation_test([0.1] * count) == pytest.approx(max(2 / 2**count, 1 / 10_001))
+
+
+@pytest.mark.parametrize("differences", [[], [0.1, float("nan")], [float("inf")], ["a"]])
+def test_no_differences_are_refused(differences: list[float]) -> None:
+    with pytest.raises(InvalidInputError, match="differences"):
+        randomisation_test(differences)
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"seed": -1}, {"rounds": 1.5}])
+def test_bad_options_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(options))):
+        randomisation_test([0.1], **options)
