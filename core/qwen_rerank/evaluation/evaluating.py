@@ -17,7 +17,8 @@ from qwen_rerank.evaluation.measuring import measured, parsed
 from qwen_rerank.evaluation.ranked import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
 from qwen_rerank.evaluation.runs import Judgements, Run, judgements_by_query
-from qwen_rerank.records import Record, RerankField
+from qwen_rerank.fields import RerankField
+from qwen_rerank.records import Record
 from qwen_rerank.scoring import Usage
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class _Outcome:
     before: dict[str, float | None]
     after: dict[str, float | None]
     usage: Usage | None
-    is_shorter: bool
+    unranked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +245,13 @@ class _Work:
         if self.second is not None:
             runs[second] = {id_: outcomes[id_].after for id_ in self.queries}
         report = _measured(runs, self.asked, self.judgements, self.measures)
-        shorter = sum(outcome.is_shorter for outcome in outcomes.values())
-        notes = (*report.notes, *_note_of_shorter(second, shorter, len(outcomes)))
+        notes = (*report.notes, *_notes_of_reranking(second, list(outcomes.values())))
         return replace(report, usage=_total(outcomes.values()), notes=notes)
 
 
 def _outcome(found: Iterable[Record], reranked: Reranked) -> _Outcome:
     before, after = ranking_of(found), ranking_of(reranked.records)
-    return _Outcome(before, after, reranked.usage, len(after) < len(before))
+    return _Outcome(before, after, reranked.usage, reranked.unranked)
 
 
 def _total(outcomes: Iterable[_Outcome]) -> Usage | None:
@@ -316,9 +316,12 @@ def _notes(
             yield f"{name} has no document that was judged: do both go by the same ids?"
 
 
-def _note_of_shorter(name: str, count: int, of: int) -> Iterable[str]:
-    if count:
+def _notes_of_reranking(name: str, outcomes: list[_Outcome]) -> Iterable[str]:
+    of = f"of {len(outcomes)} queries"
+    if shorter := sum(len(outcome.after) < len(outcome.before) for outcome in outcomes):
         yield (
-            f"{name} has fewer documents than were found for {count} of {of} queries, as a top_n, "
-            "a min_score or documents without text make it."
+            f"{name} has fewer documents than were found for {shorter} {of}, as a top_n, a "
+            "min_score or documents without text make it."
         )
+    if unranked := sum(outcome.unranked for outcome in outcomes):
+        yield f"{name} is the order in which they were found for {unranked} {of}: no model ranked."

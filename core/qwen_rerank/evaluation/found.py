@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias
 from qwen_rerank.checks import is_finite
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.runs import by_score
-from qwen_rerank.records import Record, SourceFields
+from qwen_rerank.fields import SourceFields
+from qwen_rerank.records import Record
 
 __all__ = ["CONTENT", "FirstStage", "Ranked", "Reader", "Search", "ranking_of"]
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeAlias
 from qwen_rerank.engine import Ranking, RerankEngine
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.found import CONTENT, Reader
-from qwen_rerank.records import Record, RerankField
+from qwen_rerank.fields import RerankField
+from qwen_rerank.records import Record
 from qwen_rerank.scoring import Scorer, Usage
 
 __all__ = ["Reranked", "Reranker", "SecondStage", "second_stage"]
@@ -35,10 +36,17 @@ Reranker: TypeAlias = Scorer | RerankEngine | Compressor | Postprocessor
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """The records in their new order with their new scores, and what that cost, if it is known."""
+    """The records in their new order, with their new scores.
+
+    Attributes:
+        records: The records.
+        usage: What that cost; None where it is not known.
+        unranked: Whether no model gave the scores, as behind a FallbackScorer.
+    """
 
     records: list[Record]
     usage: Usage | None = None
+    unranked: bool = False
 
 
 class SecondStage(Protocol):
@@ -93,10 +101,11 @@ class _ByEngine:
         return self._reranked(ranking, query, records)
 
     def _reranked(self, ranking: Ranking, query: str, records: Sequence[Record]) -> Reranked:
-        if records and not ranking.usage.texts_sent:
+        textless = ranking.skipped + sum(record.score is None for record in ranking)
+        if textless == len(records) and not ranking.unranked:
             raise _textless(query, len(records))
         ranked = [records[int(record.id)].scored(record.score) for record in ranking]
-        return Reranked(ranked, ranking.usage)
+        return Reranked(ranked, ranking.usage, ranking.unranked)
 
 
 def _by_place(records: Sequence[Record]) -> list[Record]:
