@@ -66,6 +66,7 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
         "embedded",
         "passages",
         "evaluation",
+        "cli",
         "local",
         "all",
     }

@@ -1,0 +1,195 @@
+"""What is to be reranked, query by query: a run or JSON Lines, with the texts that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import file_digest
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qwen_rerank.checks import is_finite
+from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.evaluation.files import is_json_lines, json_object, lines, read_at, run_by_query
+
+__all__ = ["Candidates", "Counts", "Job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One query, and the texts to rank for it by their ids, in the first stage's order."""
+
+    query_id: str
+    query: str
+    documents: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much there is to do.
+
+    Attributes:
+        queries: Queries.
+        documents: Documents that are reranked, query by query.
+        beyond: Documents that are left out because they are beyond the depth.
+    """
+
+    queries: int
+    documents: int
+    beyond: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A query's documents, best first; where a text is None, it is in a file of its own."""
+
+    query_id: str
+    query: str | None
+    documents: dict[str, str | None]
+
+
+class Candidates:
+    """The candidates of a file, read anew each time they are gone through, one query at a time.
+
+    Args:
+        path: A run in TREC's format; or, where its name ends in `.jsonl`, an object a line:
+            `{"query_id": …, "query": …, "documents": [{"id": …, "text": …, "score": …}, …]}`.
+            A query or a text that is not there is looked up by its id.
+        queries: The queries' texts; None where the candidates have them.
+        corpus: The documents' texts; None where the candidates have them.
+        depth: How many documents of each query to rerank, from the first; None for all.
+    """
+
+    def __init__(
+        self, path: Path, queries: TextIndex | None, corpus: TextIndex | None, depth: int | None
+    ) -> None:
+        self._path = path
+        self._queries = queries
+        self._corpus = corpus
+        self._depth = depth
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """By the option that names it, the SHA-256 of each file."""
+        indices = {"--queries": self._queries, "--corpus": self._corpus}
+        digests = {name: index.digest for name, index in indices.items() if index is not None}
+        with self._path.open("rb") as file:
+            return {**digests, "--candidates": file_digest(file, "sha256").hexdigest()}
+
+    def check(self) -> Counts:
+        """Read everything once, before anything is paid for.
+
+        Raises:
+            InvalidInputError: A broken line, a query that is there twice, or a query or a document
+                without a text.
+            OSError: The file can't be read.
+        """
+        queries = documents = beyond = 0
+        for found in self._read():
+            queries += 1
+            ranked = self._ranked(found)
+            documents += len(ranked)
+            beyond += len(found.documents) - len(ranked)
+            if found.query is None:
+                self._check("--queries", self._queries, [found.query_id], found)
+            self._check("--corpus", self._corpus, _textless(ranked), found)
+            if not self._query(found).strip():
+                raise InvalidInputError(
+                    f"The text of query {found.query_id!r} is blank.",
+                    remedy=f"Mend it, or take the query out of {self._path}.",
+                )
+        if not queries:
+            raise InvalidInputError(f"{self._path} has no candidates.")
+        return Counts(queries, documents, beyond)
+
+    def jobs(self, done: Collection[str]) -> Iterator[Job]:
+        """The queries that are not done, in the order of the file."""
+        for found in self._read():
+            if found.query_id not in done:
+                yield self._job(found)
+
+    def query_ids(self) -> Iterator[str]:
+        """The ids of all queries, in the order of the file."""
+        return (found.query_id for found in self._read())
+
+    def _job(self, found: _Found) -> Job:
+        ranked = self._ranked(found)
+        texts = self._corpus.texts(_textless(ranked)) if self._corpus is not None else {}
+        return Job(
+            found.query_id,
+            self._query(found),
+            {id_: texts[id_] if text is None else text for id_, text in ranked.items()},
+        )
+
+    def _query(self, found: _Found) -> str:
+        if found.query is not None or self._queries is None:
+            return found.query or ""
+        return self._queries.texts([found.query_id])[found.query_id]
+
+    def _ranked(self, found: _Found) -> dict[str, str | None]:
+        return dict(islice(found.documents.items(), self._depth))
+
+    def _check(self, option: str, index: TextIndex | None, ids: list[str], found: _Found) -> None:
+        if index is None and ids:
+            raise InvalidInputError(
+                f"{self._path} has no text for {ids[0]!r} (query {found.query_id!r}).",
+                remedy=f"Pass {option}, the file with the texts.",
+            )
+        if index is not None and (lost := index.missing(ids)):
+            raise InvalidInputError(
+                f"{index.path} has no text for {lost[0]!r}, which {self._path} names for query "
+                f"{found.query_id!r}{f', nor for {len(lost) - 1} others' if lost[1:] else ''}.",
+                remedy=f"Pass the {option} that the candidates are from.",
+            )
+
+    def _read(self) -> Iterator[_Found]:
+        if is_json_lines(self._path):
+            yield from self._from_json()
+            return
+        for query_id, scores in run_by_query(self._path):
+            best_first = sorted(scores, key=lambda id_: -scores[id_])
+            yield _Found(query_id, None, dict.fromkeys(best_first))
+
+    def _from_json(self) -> Iterator[_Found]:
+        seen: set[str] = set()
+        for number, line in lines(self._path):
+            found = read_at(self._path, number, _found, line)
+            if found.query_id in seen:
+                raise InvalidInputError(
+                    f"{self._path}, line {number}: query {found.query_id!r} was there before."
+                )
+            seen.add(found.query_id)
+            yield found
+
+
+def _textless(documents: Mapping[str, str | None]) -> list[str]:
+    return [id_ for id_, text in documents.items() if text is None]
+
+
+def _found(line: bytes) -> _Found:
+    """Raises ValueError where the line is not as `Candidates` says."""
+    entry = json_object(line)
+    query_id, query = entry.get("query_id"), entry.get("query")
+    given = entry.get("documents")
+    if not query_id or not isinstance(given, list) or not isinstance(query, str | None):
+        raise ValueError("it has no query_id, or no list of documents, or a query that is no text")
+    scored = [_document(document) for document in given]
+    if all(score is not None for _, _, score in scored):
+        scored.sort(key=lambda document: -(document[2] or 0.0))
+    documents = {id_: text for id_, text, _ in scored}
+    if len(documents) < len(given):
+        raise ValueError("a document is there twice")
+    return _Found(str(query_id), query, documents)
+
+
+def _document(given: Any) -> tuple[str, str | None, float | None]:
+    if isinstance(given, str):
+        return given, None, None
+    if not isinstance(given, Mapping) or not given.get("id"):
+        raise ValueError("a document is an id, or an object with an id")
+    text, score = given.get("text"), given.get("score")
+    if not isinstance(text, str | None) or not (score is None or is_finite(score)):
+        raise ValueError(f"document {given['id']!r}: its text or its score is none")
+    return str(given["id"]), text, score

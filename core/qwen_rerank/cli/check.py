@@ -1,0 +1,101 @@
+"""`qwen-rerank check`: whether everything is there to rank with, and what to do if it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from qwen_rerank.cli.options import (
+    Dialect,
+    Instruct,
+    Kind,
+    Model,
+    Region,
+    ScorerKind,
+    Timeout,
+    Url,
+    make_scorer,
+)
+from qwen_rerank.cli.screen import Screen, spent
+from qwen_rerank.errors import BadResponseError
+from qwen_rerank.scorers.dashscope import DashScopeScorer
+from qwen_rerank.scorers.server import ServerScorer
+from qwen_rerank.scoring import Scorer, Scores
+
+__all__ = ["check"]
+
+QUERY = "How do I reset my password?"
+TEXTS = (
+    "To reset your password, open Settings, choose Security and follow the link in our mail.",
+    "Invoices are sent on the first of the month.",
+    "The battery is charged when its light is green.",
+    "Whales are mammals, and breathe air.",
+)
+"""The first text answers the query, the others have nothing to do with it."""
+
+
+def check(
+    ctx: typer.Context,
+    scorer: Kind = ScorerKind.DASHSCOPE,
+    model: Model = None,
+    instruct: Instruct = None,
+    region: Region = None,
+    url: Url = None,
+    dialect: Dialect = None,
+    timeout: Timeout = None,
+) -> None:
+    """See that the scorer is there, answers, and ranks a text that must come first, first."""
+    screen: Screen = ctx.obj
+    with _step(screen, "key, address and packages"):
+        chosen = make_scorer(
+            scorer,
+            model=model,
+            instruct=instruct,
+            region=region,
+            url=url,
+            dialect=dialect,
+            timeout=timeout,
+        )
+    screen.result(f"      {_described(chosen)}")
+    with chosen:
+        with _step(screen, "answer"):
+            scores = chosen.score(QUERY, TEXTS)
+        usage = scores.usage
+        screen.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
+        with _step(screen, "ranking"):
+            _check_ranking(chosen, scores)
+    relevant, *others = scores.values
+    screen.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
+
+
+def _described(chosen: Scorer) -> str:
+    kind = type(chosen).__name__
+    if isinstance(chosen, DashScopeScorer):
+        return f"{kind}: {chosen.model} at {chosen.base_url}"
+    if isinstance(chosen, ServerScorer):
+        return f"{kind}: {chosen.model} at {chosen.url}"
+    return f"{kind}: {chosen.model}"
+
+
+@contextmanager
+def _step(screen: Screen, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        screen.result(f"fail  {name}")
+        raise
+    screen.result(f"ok    {name}")
+
+
+def _check_ranking(chosen: Scorer, scores: Scores) -> None:
+    if isinstance(chosen, ServerScorer):
+        chosen.check()  # knows what is mostly wrong with servers
+    relevant, *others = scores.values
+    if relevant <= max(others):
+        raise BadResponseError(
+            f"{chosen.model} gives a text that answers the query {relevant:.4g}, and one that has "
+            f"nothing to do with it {max(others):.4g}.",
+            remedy="Check that --model names a reranker.",
+        )

@@ -1,0 +1,166 @@
+"""`qwen-rerank rank`: documents from files or standard input, best first."""
+
+from __future__ import annotations
+
+import sys
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.bar import Bar
+
+from qwen_rerank.cli.options import (
+    AsJson,
+    Dialect,
+    Fields,
+    Instruct,
+    Kind,
+    Model,
+    Region,
+    ScorerKind,
+    Timeout,
+    TopN,
+    Url,
+    make_scorer,
+)
+from qwen_rerank.cli.screen import Screen, one_line, table
+from qwen_rerank.engine import Ranking, RerankEngine
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.evaluation.files import is_json_lines, json_object, read_at
+from qwen_rerank.records import Record
+
+__all__ = ["rank"]
+
+_TEXT = "text"
+"""The field of a record with a plain line."""
+
+_BAR = 10
+"""How many characters wide the bar of the best score is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a document was read, and what it is: a line, or the object of a JSON line."""
+
+    file: str | None
+    line: int
+    document: str | Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return str(self.line) if self.file is None else f"{self.file}:{self.line}"
+
+
+def rank(
+    ctx: typer.Context,
+    query: Annotated[str, typer.Argument(help="What the documents should be relevant to.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files with a document a line; standard input without any, or for -."),
+    ] = None,
+    field: Fields = None,
+    top_n: TopN = None,
+    scorer: Kind = ScorerKind.DASHSCOPE,
+    model: Model = None,
+    instruct: Instruct = None,
+    region: Region = None,
+    url: Url = None,
+    dialect: Dialect = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print JSON, a line each.")] = False,
+) -> None:
+    """Rank documents, a line each, by their relevance to QUERY.
+
+    Lines are plain text, or JSON objects where --field names what to rank by.
+    """
+    screen: Screen = ctx.obj
+    documents = list(_documents(files or [Path("-")], field))
+    if not documents:
+        screen.note("There are no documents.")
+    with make_scorer(
+        scorer,
+        model=model,
+        instruct=instruct,
+        region=region,
+        url=url,
+        dialect=dialect,
+        timeout=timeout,
+    ) as chosen:
+        ranking = RerankEngine(chosen, rerank_field=field or _TEXT).rerank(query, documents, top_n)
+    if documents and ranking.skipped == len(documents):
+        raise InvalidInputError(
+            f"None of the {len(documents)} documents has a text in {' or '.join(field or [_TEXT])}."
+        )
+    if as_json:
+        screen.json(list(_rows(ranking)), indent=2)
+    elif as_jsonl:
+        for row in _rows(ranking):
+            screen.json(row)
+    else:
+        _show(screen, ranking, field)
+    if ranking.skipped:
+        screen.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
+
+
+def _documents(files: Sequence[Path], field: Sequence[str] | None) -> Iterator[Record]:
+    place = 0
+    for file in files:
+        name = None if len(files) == 1 else str(file)
+        for number, line in enumerate(_lines(file, field), start=1):
+            read = _line(file, number, line) if field is None else _object(file, number, line)
+            fields = {_TEXT: read} if isinstance(read, str) else read
+            if line.strip():
+                yield Record(str(place), fields, source=Place(name, number, read))
+                place += 1
+
+
+def _lines(file: Path, field: Sequence[str] | None) -> Iterable[bytes]:
+    if str(file) == "-":
+        if sys.stdin.isatty():
+            raise InvalidInputError(
+                "There are no documents.", remedy="Name a file with one a line, or pipe them in."
+            )
+        return sys.stdin.buffer
+    if field is None and is_json_lines(file):
+        raise InvalidInputError(
+            f"{file} holds JSON, and nothing says which field to rank by.",
+            remedy="Name it, for example with --field text.",
+        )
+    return file.read_bytes().splitlines()
+
+
+def _line(file: Path, number: int, line: bytes) -> str:
+    return read_at(file, number, bytes.decode, line.removeprefix(BOM_UTF8)).rstrip("\r\n")
+
+
+def _object(file: Path, number: int, line: bytes) -> Mapping[str, Any]:
+    return read_at(file, number, json_object, line) if line.strip() else {}
+
+
+def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(ranking, start=1):
+        place: Place = record.source
+        yield {
+            "rank": number,
+            "score": record.score,
+            **({} if place.file is None else {"file": place.file}),
+            "line": place.line,
+            "document": place.document,
+        }
+
+
+def _show(screen: Screen, ranking: Ranking, field: Sequence[str] | None) -> None:
+    shown = table(
+        ("rank", "right"), ("score", "right"), ("", "left"), ("line", "right"), ("document", "left")
+    )
+    scores = [record.score or 0.0 for record in ranking]
+    lowest, highest = min([0.0, *scores]), max([0.0, *scores])
+    for number, (record, score) in enumerate(zip(ranking, scores, strict=True), start=1):
+        bar = Bar(highest - lowest or 1.0, 0, score - lowest, width=_BAR)
+        text = " ".join(str(record.fields.get(name, "")) for name in field or [_TEXT])
+        shown.add_row(str(number), f"{score:.4f}", bar, str(record.source), one_line(text))
+    if scores:
+        screen.table(shown)

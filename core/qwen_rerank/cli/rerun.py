@@ -1,0 +1,239 @@
+"""`qwen-rerank run`: a whole run reranked, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Self
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from qwen_rerank.cli.batch import rerank_all, write_run
+from qwen_rerank.cli.candidates import Candidates, Counts
+from qwen_rerank.cli.journal import Journal
+from qwen_rerank.cli.options import (
+    Dialect,
+    Fields,
+    Instruct,
+    Kind,
+    Model,
+    Region,
+    ScorerKind,
+    Timeout,
+    TopN,
+    Url,
+    make_scorer,
+)
+from qwen_rerank.cli.screen import Screen, spent
+from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.engine import RerankEngine
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.evaluation.files import TEXT_FIELDS
+
+__all__ = ["rerun"]
+
+
+def rerun(
+    ctx: typer.Context,
+    candidates: Annotated[
+        Path,
+        typer.Option(
+            help="What to rerank: a run in TREC's format, or JSON Lines (.jsonl), an object a "
+            "query with query_id, query and documents."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run to write, in TREC's format.")],
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="The queries' texts: .jsonl as in BEIR, or lines of id, tab, text."),
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="The documents' texts: .jsonl as in BEIR, or lines of id, tab, text."),
+    ] = None,
+    field: Fields = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rerank so many of each query, the first; leave out the others."),
+    ] = None,
+    top_n: TopN = None,
+    scorer: Kind = ScorerKind.DASHSCOPE,
+    model: Model = None,
+    instruct: Instruct = None,
+    region: Region = None,
+    url: Url = None,
+    dialect: Dialect = None,
+    timeout: Timeout = None,
+    keep_refused: Annotated[
+        bool,
+        typer.Option(
+            "--keep-refused",
+            help="Leave a query in the order it has where the content inspection refuses a text, "
+            "instead of stopping.",
+        ),
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Queries at the same time.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file that is there.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what a run that was stopped has paid for.")
+    ] = False,
+) -> None:
+    """Rerank a whole run.
+
+    Finished queries are in a journal beside OUT. A run that was stopped, however it was, goes on
+    where it was when it is started again with the same options.
+    """
+    screen: Screen = ctx.obj
+    path = out.with_name(f"{out.name}.journal")
+    _check_out(out, path, overwrite)
+    fields = tuple(field or TEXT_FIELDS)
+    with (
+        make_scorer(
+            scorer,
+            model=model,
+            instruct=instruct,
+            region=region,
+            url=url,
+            dialect=dialect,
+            timeout=timeout,
+        ) as chosen,
+        ExitStack() as stack,
+    ):
+        with _waiting(screen, "Reading the texts and the candidates"):
+            given = Candidates(
+                candidates,
+                stack.enter_context(_index(queries, fields)),
+                stack.enter_context(_index(corpus, fields)),
+                depth,
+            )
+            counts = given.check()
+        options = {
+            "scorer": chosen.fingerprint,
+            "--field": fields,
+            "--depth": depth,
+            "--top-n": top_n,
+            "--keep-refused": keep_refused,
+            **given.inputs,
+        }
+        journal = stack.enter_context(Journal(path, options, restart=restart))
+        watch = _Watch(screen, counts, journal)
+        work = rerank_all(
+            given.jobs(journal.done),
+            RerankEngine(chosen, rerank_field="text", missing="keep"),
+            journal,
+            top_n=top_n,
+            keep_refused=keep_refused,
+            concurrency=concurrency,
+            progress=watch.advance,
+        )
+        with watch:
+            asyncio.run(work)
+        write_run(out, "-".join(chosen.model.split()), given, journal)
+        watch.summarize(out)
+        journal.remove()
+
+
+def _check_out(out: Path, journal: Path, overwrite: bool) -> None:
+    if out.exists() and not journal.exists() and not overwrite:
+        raise InvalidInputError(
+            f"{out} is there already.", remedy="Pass --overwrite, or another name."
+        )
+
+
+def _index(file: Path | None, fields: Sequence[str]) -> AbstractContextManager[TextIndex | None]:
+    return nullcontext() if file is None else TextIndex(file, fields)
+
+
+def _waiting(screen: Screen, what: str) -> AbstractContextManager[object]:
+    return screen.notes.status(f"{what} …") if screen.shows_progress else nullcontext()
+
+
+class _Watch:
+    """Says how far a run is, what it has cost, and how it ended."""
+
+    def __init__(self, screen: Screen, counts: Counts, journal: Journal) -> None:
+        self._screen = screen
+        self._counts = counts
+        self._journal = journal
+        self._before = len(journal.done)
+        self._started = time.monotonic()
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("queries"),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[spent]}"),
+            console=screen.notes,
+            expand=True,
+            disable=not screen.shows_progress,
+        )
+        self._task = self._progress.add_task(
+            "", total=counts.queries, completed=self._before, spent=spent(journal.usage)
+        )
+
+    def advance(self) -> None:
+        """Another query is finished."""
+        self._progress.update(self._task, advance=1, spent=spent(self._journal.usage))
+
+    def __enter__(self) -> Self:
+        if self._before:
+            self._screen.note(f"{self._before:,} of {self._of} are finished already.")
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        if error is not None:
+            self._screen.note(
+                f"Stopped. {len(self._journal.done):,} of {self._of} are finished and kept: start "
+                "it again to go on."
+            )
+
+    def summarize(self, out: Path) -> None:
+        """Say what was done, and what it has cost."""
+        counts, usage, note = self._counts, self._journal.usage, self._screen.note
+        seconds = time.monotonic() - self._started
+        queries = counts.queries - self._before
+        note(
+            f"Reranked {counts.queries:,} queries, {counts.documents:,} documents: {queries:,} "
+            f"queries now, in {seconds:.1f} s, {queries / seconds:.1f} a second."
+        )
+        note(f"It took {usage.requests:,} requests, {usage.retries:,} retries; {spent(usage)}.")
+        if counts.beyond:
+            note(f"{counts.beyond:,} documents beyond --depth were left out.")
+        if self._journal.refused:
+            note(f"{self._journal.refused:,} queries were refused and keep the order they had.")
+        note(f"Written to {out}.")
+
+    @property
+    def _of(self) -> str:
+        return f"{self._counts.queries:,} queries"
+
+
+class _Rate(ProgressColumn):
+    """Queries a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")

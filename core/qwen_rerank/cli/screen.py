@@ -1,0 +1,102 @@
+"""What the command line says: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+
+from qwen_rerank.scoring import Usage
+
+__all__ = ["Screen", "one_line", "spent", "table"]
+
+_WIDE = 100_000
+"""The width of what is no terminal: nothing is cut in a file or a pipe."""
+
+
+class Screen:
+    """Both streams. Colours are for terminals alone, and not where NO_COLOR is set.
+
+    Args:
+        quiet: Whether nothing goes to standard error but errors.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # not another's bug
+        self.quiet = quiet
+        self.results = _console(sys.stdout)
+        self.notes = _console(sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: self.note(f"Warning: {message}")
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is a terminal to show progress on, and it is wanted."""
+        return self.notes.is_terminal and not self.quiet
+
+    def note(self, text: str) -> None:
+        """Say something that is no result, unless it should be quiet."""
+        if not self.quiet:
+            self.notes.print(text)
+
+    def error(self, text: str) -> None:
+        """Say what went wrong."""
+        self.notes.print(f"qwen-rerank: {text}")
+
+    def result(self, text: str) -> None:
+        """Print a result as it is."""
+        self.results.print(text)
+
+    def table(self, shown: Table) -> None:
+        """Print a table: as wide as the terminal, or else as wide as it needs to be."""
+        if self.results.is_terminal:
+            self.results.print(shown)
+            return
+        with self.results.capture() as captured:
+            self.results.print(shown)
+        self.results.print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def json(self, value: Any, *, indent: int | None = None) -> None:
+        """Print a value as JSON in UTF-8, whatever the terminal's encoding."""
+        text = json.dumps(value, ensure_ascii=False, indent=indent)
+        sys.stdout.buffer.write(f"{text}\n".encode())
+        sys.stdout.buffer.flush()
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(
+        file=stream,
+        width=None if stream.isatty() else _WIDE,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def table(*columns: tuple[str, JustifyMethod], expand: bool = False) -> Table:
+    """An empty table. Its last column is cut where the terminal is too narrow."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=expand)
+    *others, last = columns
+    for name, justify in others:
+        shown.add_column(name, justify=justify, no_wrap=True)
+    shown.add_column(last[0], justify=last[1], no_wrap=True, overflow="ellipsis")
+    return shown
+
+
+def spent(usage: Usage) -> str:
+    """What was billed: tokens, and dollars where the price is known."""
+    tokens = f"{usage.tokens:,} tokens"
+    return tokens if usage.cost is None else f"{tokens}, ${usage.cost:.4f}"
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without what a terminal would take for commands."""
+    return "".join(
+        character if character.isprintable() else "\ufffd" for character in " ".join(text.split())
+    )

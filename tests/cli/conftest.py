@@ -1,0 +1,42 @@
+"""The command line, in this process; what only a process of its own can show is in `process`."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qwen_rerank.cli.app import run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Cli:
+    """Runs a command with its arguments and its standard input."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # to be put back
+
+    def call(*arguments: Any, stdin: str | bytes = b"") -> Outcome:
+        given = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        with pytest.raises(SystemExit) as ended:
+            run(list(map(str, arguments)))
+        out, err = capsysbinary.readouterr()
+        return Outcome(int(ended.value.code or 0), out.decode(), err.decode())
+
+    return call

@@ -1,0 +1,207 @@
+"""What all commands have in common, and what only a process shows: pipes, terminals, packages."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qwen_rerank
+from qwen_rerank.cli import main, rank
+from tests.cli.conftest import Cli
+from tests.cli.process import COMMAND, environment, start
+from tests.cli.test_run import Files, Hanging, answers
+from tests.support.interpreter import ROOT, python
+from tests.support.loopback import LoopbackDashScope
+
+OFFLINE = ("rank", "penguins", "--scorer", "embedded")
+COLOUR = re.compile(r"\x1b\[[\d;]*(3[0-9]|4[0-9])m")
+
+
+class TestEveryCommand:
+    def test_help_lists_the_commands_and_the_exit_codes(self, cli: Cli) -> None:
+        outcome = cli("--help")
+        assert outcome.code == 0
+        for name in ("rank", "run", "eval", "check", "models"):
+            assert re.search(rf"^  {name} ", outcome.out, re.MULTILINE)
+            assert cli(name, "-h").code == 0
+        assert "Exit codes" in outcome.out
+
+    def test_version(self, cli: Cli) -> None:
+        assert cli("--version").out == f"qwen-rerank {qwen_rerank.__version__}\n"
+
+    @pytest.mark.parametrize("place", [0, 4])
+    def test_quiet_may_stand_anywhere(self, cli: Cli, place: int) -> None:
+        arguments = list(OFFLINE)
+        arguments.insert(place, "--quiet")
+        assert cli(*arguments).err == ""
+        assert "no documents" in cli(*OFFLINE, "--", "-").err
+
+    def test_a_bug_shows_its_traceback_only_when_asked(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> None:
+            raise RuntimeError("boom")
+
+        monkeypatch.setattr(rank, "make_scorer", broken)
+        outcome = cli(*OFFLINE, stdin="x")
+        assert outcome.code == 1
+        assert outcome.err.splitlines() == [
+            "qwen-rerank: RuntimeError: boom",
+            "Run it again with --debug for the traceback.",
+        ]
+        for arguments in (("--debug", *OFFLINE), (*OFFLINE, "--debug")):
+            with pytest.raises(RuntimeError, match="boom"):
+                cli(*arguments, stdin="x")
+
+    def test_a_shell_gets_its_completion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        env = environment(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+        shown = subprocess.run(
+            [*COMMAND, "--show-completion", "bash"],
+            env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert shown.returncode == 0
+        assert "_QWEN_RERANK_COMPLETE=complete_bash" in shown.stdout
+
+    def test_the_command_is_installed_as_qwen_rerank(self) -> None:
+        (line,) = re.findall(
+            r'^qwen-rerank = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+        )
+        assert EntryPoint("qwen-rerank", line, "console_scripts").load() is main
+
+
+class TestPackages:
+    @pytest.mark.parametrize("missing", ["typer", "rich"])
+    def test_without_the_extra_it_says_which(self, missing: str) -> None:
+        said, complaints = python(
+            f"import sys; sys.modules[{missing!r}] = None\n"
+            "from qwen_rerank.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as ended:\n    print(ended.code)"
+        )
+        assert said == "5\n"
+        assert complaints.splitlines() == [
+            f"qwen-rerank: the command line needs the package {missing}.",
+            'Install it: pip install "qwen-rerank[cli]"',
+        ]
+
+    def test_without_ir_measures_everything_but_eval_runs(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "ir_measures", None)
+        assert cli(*OFFLINE, stdin="x").code == 0
+        for name, text in (("run", "q Q0 a 1 1 r\n"), ("qrels", "q 0 a 1\n")):
+            (tmp_path / name).write_text(text)
+        outcome = cli("eval", "--run", tmp_path / "run", "--qrels", tmp_path / "qrels")
+        assert outcome.code == 5
+        assert "pip install" in outcome.err
+
+
+class TestPipes:
+    def test_results_go_to_one_and_everything_else_to_the_other(self) -> None:
+        with start(*OFFLINE, "-f", "t", "--jsonl") as process:
+            out, err = process.communicate(b'{"t": "penguins"}\n{"t": ""}\n', timeout=60)
+        assert process.returncode == 0
+        assert out.count(b"\n") == 1
+        assert b"1 of 2 documents have no text" in err
+
+    def test_a_reader_that_leaves_is_no_error(self) -> None:
+        with start(*OFFLINE, "--jsonl") as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            process.stdin.write(b"penguin\n" * 10_000)
+            process.stdin.close()
+            said = process.stderr.read()
+        assert b"Traceback" not in said
+        assert b"Error" not in said
+
+    def test_a_long_document_is_not_cut(self) -> None:
+        with start(*OFFLINE) as process:
+            out, _ = process.communicate(b"penguin " * 1_000, timeout=60)
+        assert out.count(b"penguin") == 1_000
+        assert b"\x1b" not in out
+
+    def test_a_warning_of_the_library_is_a_sentence(self, dashscope: LoopbackDashScope) -> None:
+        with start("rank", "penguins") as process:
+            _, err = process.communicate(b"penguin " * 5_000, timeout=60)
+        assert err.startswith(b"Warning: 1 of 2 items")
+        assert b".py:" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+class TestTerminal:
+    @pytest.fixture
+    def terminal(self) -> Callable[..., Any]:
+        pexpect = pytest.importorskip("pexpect")
+
+        def spawn(*arguments: Any, columns: int = 60, **changed: str) -> Any:
+            return pexpect.spawn(
+                COMMAND[0], [*COMMAND[1:], *map(str, arguments)],
+                env=environment(TERM="xterm-256color", **changed),
+                dimensions=(24, columns), encoding="utf-8", timeout=60,
+            )  # fmt: skip
+
+        return spawn
+
+    @pytest.fixture
+    def document(self, tmp_path: Path) -> Path:
+        path = tmp_path / "documents.txt"
+        path.write_text("penguin " * 100)
+        return path
+
+    def test_a_table_is_as_wide_as_the_terminal(
+        self, terminal: Callable[..., Any], document: Path
+    ) -> None:
+        out = terminal(*OFFLINE, document).read()
+        assert "…" in out
+        lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in out.splitlines()]
+        assert max(map(len, lines)) <= 60
+
+    def test_without_documents_it_does_not_wait_for_them(
+        self, terminal: Callable[..., Any]
+    ) -> None:
+        process = terminal(*OFFLINE)
+        assert "There are no documents." in process.read()
+        process.close()
+        assert process.exitstatus == 2
+
+    @pytest.mark.parametrize(("changed", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+    def test_progress_and_cost_are_shown_in_colour_unless_it_is_not_wanted(
+        self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope,
+        changed: dict[str, str], is_coloured: bool,
+    ) -> None:  # fmt: skip
+        process = terminal(*Files(tmp_path).arguments, columns=100, **changed)
+        out = process.read()
+        process.close()
+        assert process.exitstatus == 0, out
+        assert re.search(r"12/12", out)
+        assert " tokens" in out
+        assert bool(COLOUR.search(out)) is is_coloured
+
+    def test_quiet_shows_nothing(
+        self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope
+    ) -> None:
+        assert terminal(*Files(tmp_path).arguments, "-q").read() == ""
+
+    def test_ctrl_c_ends_it_and_the_terminal_is_as_it_was(
+        self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope
+    ) -> None:
+        hanging = Hanging(2)
+        dashscope.faults.extend([answers(dashscope)] * 3 + [hanging] * 2)
+        process = terminal(*Files(tmp_path).arguments, "--concurrency", "2", columns=100)
+        assert hanging.all_there.wait(60)
+        process.sendintr()
+        out = process.read()
+        process.close()
+        assert process.exitstatus == 128 + signal.SIGINT
+        assert "3 of 12 queries are finished and kept" in out
+        assert out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l")  # the cursor is shown again
+        assert "Traceback" not in out

@@ -1,0 +1,174 @@
+"""`qwen-rerank eval`, `check` and `models`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank.evaluation import compare, read_judgements, read_run
+from qwen_rerank.scorers.limits import published_limits
+from tests.cli.conftest import Cli
+from tests.support.loopback import LoopbackDashScope, edits, refuses
+from tests.support.servers import SERVERS
+
+RUNS = {
+    "bm25": "q1 Q0 x 1 3 r\nq1 Q0 a 2 2 r\nq2 Q0 b 1 2 r\nq2 Q0 x 2 1 r\n",
+    "reranked": "q1 Q0 a 1 0.9 r\nq1 Q0 x 2 0.1 r\nq2 Q0 b 1 0.8 r\nq2 Q0 x 2 0.2 r\n",
+}
+QRELS = "query-id\tcorpus-id\tscore\nq1\ta\t2\nq2\tb\t1\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in RUNS.items():
+        (tmp_path / f"{name}.run").write_text(text)
+    (tmp_path / "test.tsv").write_text(QRELS)
+    return tmp_path
+
+
+@pytest.fixture
+def both(folder: Path) -> list[Any]:
+    runs = [folder / f"{name}.run" for name in RUNS]
+    return ["eval", "--run", runs[0], "--run", runs[1], "--qrels", folder / "test.tsv"]
+
+
+class TestEval:
+    def test_it_says_what_the_library_says(self, cli: Cli, folder: Path, both: list[Any]) -> None:
+        outcome = cli(*both)
+        report = compare(
+            {name: read_run(folder / f"{name}.run") for name in RUNS},
+            read_judgements(folder / "test.tsv"),
+        )
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out == f"{report}\n"
+        assert "+0.250" in outcome.out
+
+    def test_measures_are_chosen_by_their_names(self, cli: Cli, both: list[Any]) -> None:
+        outcome = cli(*both, "--measure", "P@1", "-m", "AP(rel=2)", "--json")
+        report = json.loads(outcome.out)
+        assert report["measures"] == {
+            "P@1": {"bm25": 0.5, "reranked": 1.0},
+            "AP(rel=2)": {"bm25": 0.25, "reranked": 0.5},
+        }
+        assert report["per_query"]["bm25"]["P@1"] == {"q1": 0.0, "q2": 1.0}
+
+    def test_runs_may_have_names(self, cli: Cli, both: list[Any], folder: Path) -> None:
+        assert cli(*both, "--run", folder / "bm25.run").code == 2
+        named = cli(*both, "--run", f"again={folder / 'bm25.run'}", "--json")
+        assert json.loads(named.out)["runs"] == ["bm25", "reranked", "again"]
+
+    def test_one_run_is_measured_alone(self, cli: Cli, both: list[Any]) -> None:
+        del both[3:5]
+        assert "gain" not in cli(*both).out.splitlines()[-1]
+
+    def test_a_plot_is_written_and_said_in_words(
+        self, cli: Cli, both: list[Any], folder: Path
+    ) -> None:
+        outcome = cli(*both, "--plot", folder / "gains.svg")
+        assert outcome.code == 0
+        assert "1 queries are better" in outcome.err
+        assert "1 queries are better" in (folder / "gains.svg").read_text()
+        assert cli(*both, "--plot", folder / "gains.doc").code == 2
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (["--run", "nowhere.run"], "nowhere.run: No such file"),
+            (["--measure", "best"], "no measure 'best'"),
+            (["--qrels", "bm25.run"], "line 1: a judgement is"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(
+        self, cli: Cli, both: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch,
+        change: list[str], says: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(folder)
+        outcome = cli(*both, *change)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert says in outcome.err
+
+
+class TestCheck:
+    def test_all_is_well(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
+        dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3])))
+        outcome = cli("check", "--model", "qwen3-rerank")
+        assert outcome.code == 0, outcome.out
+        assert [line.split()[0] for line in outcome.out.splitlines()[::2]] == ["ok"] * 3
+        assert f"qwen3-rerank at {dashscope.base_url}" in outcome.out
+        assert "0.900 for the relevant text, 0.300 for the next" in outcome.out
+
+    def test_the_offline_scorer_passes(self, cli: Cli) -> None:
+        assert cli("check", "-s", "embedded").code == 0
+
+    def test_a_ranking_that_is_wrong_fails(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
+        dashscope.faults.append(edits(give([0.5, 0.1, 0.2, 0.6])))
+        outcome = cli("check")
+        assert outcome.code == 1
+        assert outcome.out.splitlines()[-1] == "fail  ranking"
+        assert "0.5, and one that has nothing to do with it 0.6" in outcome.err
+
+    @pytest.mark.parametrize(
+        ("fault", "code", "says"),
+        [
+            (refuses(401, "InvalidApiKey"), 3, "a key belongs to one region"),
+            (refuses(400, "ModelNotExist"), 2, "Check the model's name"),
+            (refuses(501, "InternalError"), 4, "Try again later."),
+        ],
+    )
+    def test_a_service_that_refuses_fails_with_a_remedy(
+        self, cli: Cli, dashscope: LoopbackDashScope, fault: Any, code: int, says: str
+    ) -> None:
+        dashscope.faults.append(fault)
+        outcome = cli("check")
+        assert outcome.code == code
+        assert outcome.out.splitlines()[-1] == "fail  answer"
+        assert says in outcome.err
+
+    def test_without_a_key_the_first_step_fails(self, cli: Cli) -> None:
+        outcome = cli("check")
+        assert outcome.code == 3
+        assert outcome.out == "fail  key, address and packages\n"
+        assert "DASHSCOPE_API_KEY" in outcome.err
+
+    def test_a_server_gets_its_key_from_the_environment_and_its_own_check(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with SERVERS["vllm"](key="sk-server") as server:
+            arguments = ("check", "-s", "server", "--url", f"{server.root}/v1/rerank")
+            assert cli(*arguments).code == 3
+            monkeypatch.setenv("QWEN_RERANK_SERVER_KEY", "sk-server")
+            outcome = cli(*arguments)
+        assert "sk-server" not in outcome.out + outcome.err
+        assert outcome.code in (0, 1)
+        assert server.received[-1].headers["Authorization"] == "Bearer sk-server"
+
+
+def give(values: list[float]) -> Any:
+    """Gives the documents these scores, in the order in which they were sent."""
+
+    def edit(results: list[Any]) -> None:
+        for result in results:
+            result["relevance_score"] = values[result["index"]]
+
+    return edit
+
+
+class TestModels:
+    def test_the_limits_are_the_libraries(self, cli: Cli) -> None:
+        rows = json.loads(cli("models", "--json").out)
+        assert {row["model"] for row in rows} == {
+            "gte-rerank-v2", "qwen3-rerank", "qwen3-vl-rerank",
+        }  # fmt: skip
+        for row in rows:
+            limits = published_limits(row["model"], singapore=row["region"] == "ap-southeast-1")
+            assert (row["documents"], row["item_tokens"], row["request_tokens"]) == (
+                limits.documents, limits.item_tokens, limits.request_tokens,
+            )  # fmt: skip
+
+    def test_the_table_shows_them(self, cli: Cli) -> None:
+        out = cli("models").out
+        assert "120,000" in out
+        assert len(out.splitlines()) == 6

@@ -1,0 +1,194 @@
+"""`qwen-rerank rank`: lines and JSON in, best first out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank import EmbeddedScorer
+from tests.cli.conftest import Cli
+from tests.support.loopback import LoopbackDashScope, refuses
+
+QUERY = "What do penguins eat?"
+LINES = ["Cars drive.", "Penguins eat krill.", "Whales eat, and penguins eat too."]
+OFFLINE = ("rank", QUERY, "--scorer", "embedded")
+
+
+def rows(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def scores() -> dict[str, float]:
+    """What the library gives each line."""
+    return dict(zip(LINES, EmbeddedScorer().score(QUERY, LINES).values, strict=True))
+
+
+def test_lines_come_best_first_with_the_librarys_scores(cli: Cli, scores: dict[str, float]) -> None:
+    outcome = cli(*OFFLINE, "--jsonl", stdin="\n".join(LINES))
+    best_first = sorted(LINES, key=scores.__getitem__, reverse=True)
+    assert outcome.code == 0
+    assert rows(outcome.out) == [
+        {"rank": rank, "score": scores[text], "line": LINES.index(text) + 1, "document": text}
+        for rank, text in enumerate(best_first, start=1)
+    ]
+    assert outcome.err == ""
+
+
+def test_the_table_has_the_scores_a_bar_and_the_text(cli: Cli, scores: dict[str, float]) -> None:
+    outcome = cli(*OFFLINE, stdin="\n".join(LINES))
+    header, _, first, *others = outcome.out.splitlines()
+    assert header.split() == ["rank", "score", "line", "document"]
+    best = max(LINES, key=scores.__getitem__)
+    assert first.split()[:3] == ["1", f"{scores[best]:.4f}", "█" * 10]
+    assert first.endswith(best)
+    assert len(others) == 2
+    assert "\x1b" not in outcome.out
+
+
+def test_json_is_one_array(cli: Cli) -> None:
+    outcome = cli(*OFFLINE, "--json", "-n", 2, stdin="\n".join(LINES))
+    assert [row["rank"] for row in json.loads(outcome.out)] == [1, 2]
+
+
+def test_a_document_is_shown_on_one_line_without_what_moves_a_cursor(cli: Cli) -> None:
+    outcome = cli(*OFFLINE, stdin="a\x1b[2Jb\x07c\td")
+    assert outcome.out.splitlines()[-1].endswith("a\ufffd[2Jb\ufffdc d")
+
+
+def test_documents_come_from_several_files_and_standard_input(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(
+        "Penguins eat krill.\r\n\r\nCars drive.", encoding="utf-8-sig"
+    )
+    outcome = cli(*OFFLINE, "--jsonl", tmp_path / "one.txt", "-", stdin="Penguins\n")
+    assert {(row["file"], row["line"], row["document"]) for row in rows(outcome.out)} == {
+        (str(tmp_path / "one.txt"), 1, "Penguins eat krill."),
+        (str(tmp_path / "one.txt"), 3, "Cars drive."),
+        ("-", 1, "Penguins"),
+    }
+
+
+def test_json_lines_are_ranked_by_their_fields_and_come_back_whole(cli: Cli) -> None:
+    entries = [
+        {"title": "Cars", "body": "They drive.", "n": 1},
+        {"title": "Penguins", "body": "They eat krill.", "n": 2},
+        {"title": " ", "n": 3},
+    ]
+    outcome = cli(
+        *OFFLINE, "--jsonl", "-f", "title", "-f", "body",
+        stdin="\n".join(map(json.dumps, entries)),
+    )  # fmt: skip
+    assert [row["document"] for row in rows(outcome.out)] == [entries[1], entries[0]]
+    assert "1 of 3 documents have no text; left out." in outcome.err
+    assert cli("-q", *OFFLINE, "-f", "title", stdin=json.dumps(entries[2]) + "\n{}").code == 2
+
+
+def test_equal_documents_all_come_back(cli: Cli) -> None:
+    assert len(rows(cli(*OFFLINE, "--jsonl", stdin="same\nsame\nsame\n").out)) == 3
+
+
+def test_nothing_in_is_nothing_out(cli: Cli) -> None:
+    outcome = cli(*OFFLINE, "--jsonl")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "no documents" in outcome.err
+
+
+def test_json_is_in_utf8_as_it_was(cli: Cli) -> None:
+    outcome = cli(*OFFLINE, "--jsonl", stdin="企鹅吃磷虾 🐧\n")
+    assert rows(outcome.out)[0]["document"] == "企鹅吃磷虾 🐧"
+    assert "企鹅" in outcome.out
+
+
+def test_options_reach_the_service_and_the_key_comes_from_the_environment(
+    cli: Cli, dashscope: LoopbackDashScope
+) -> None:
+    outcome = cli(
+        "rank", QUERY, "--model", "qwen3-rerank", "--instruct", "Find food.",
+        "--url", dashscope.base_url, "--jsonl", stdin="score=0.2\nscore=0.9\n",
+    )  # fmt: skip
+    assert [row["document"] for row in rows(outcome.out)] == ["score=0.9", "score=0.2"]
+    (request,) = dashscope.received
+    assert request.model == "qwen3-rerank"
+    assert request.parameters["instruct"] == "Find food."
+    assert request.headers["Authorization"] == f"Bearer {dashscope.key}"
+    assert dashscope.key not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        (refuses(401, "InvalidApiKey"), 3, "a key belongs to one region"),
+        (refuses(400, "Arrearage"), 3, "Settle the balance"),
+        (refuses(400, "InvalidParameter", "Bad."), 2, "Bad."),
+        (refuses(404, "ModelNotExist"), 2, "Check the model's name"),
+        (refuses(400, "DataInspectionFailed"), 1, "Leave out the text"),
+        (refuses(501, "InternalError"), 4, "Try again later."),
+    ],
+)
+def test_what_the_service_refuses_is_an_exit_code_and_a_remedy(
+    cli: Cli, dashscope: LoopbackDashScope, fault: Any, code: int, says: str
+) -> None:
+    dashscope.faults.append(fault)
+    outcome = cli("rank", QUERY, stdin="text")
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.startswith("qwen-rerank: ")
+    assert says in outcome.err
+    assert "Traceback" not in outcome.err
+    assert dashscope.key not in outcome.err
+
+
+def test_without_a_key_it_says_where_it_goes_and_how_to_do_without(cli: Cli) -> None:
+    outcome = cli("rank", QUERY, stdin="text")
+    assert outcome.code == 3
+    assert "DASHSCOPE_API_KEY" in outcome.err
+    assert "--scorer embedded" in outcome.err
+    assert "api_key" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rank", " ", "-s", "embedded"), "query"),
+        (("rank", QUERY, "-s", "embedded", "--model", "x"), "--model"),
+        (("rank", QUERY, "-s", "local", "--region", "x"), "--region"),
+        (("rank", QUERY, "-s", "server"), "--url"),
+        (("rank", QUERY, "-s", "server", "--url", "http://localhost:1"), "Pass --dialect"),
+        (("rank", QUERY, "--instruct", "x"), "Pass --model qwen3-rerank"),
+        (("rank", QUERY, "--region", "eu-west-1"), "eu-west-1"),
+        (("rank", QUERY, "-s", "gpt"), "gpt"),
+        (("rank", QUERY, "-n", "0"), "--top-n"),
+        (("rank", QUERY, "-s", "embedded", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("rank",), "Missing argument"),
+        (("ranks",), "ranks"),
+    ],
+)
+def test_a_bad_command_line_is_named_and_ends_with_2(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-none")
+    outcome = cli(*arguments, stdin="text")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert says in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "says"),
+    [
+        ("d.txt", b"one\ntwo \xff\n", (), "line 2"),
+        ("d.jsonl", b'{"text": "x"}\n', (), "--field text"),
+        ("d.jsonl", b'{"text": "x"}\n{"text', ("-f", "text"), "line 2: it is no JSON"),
+        ("d.jsonl", b"[1]\n", ("-f", "text"), "line 1: it is no JSON object"),
+        ("d.jsonl", b'{"text": "x"}\n', ("-f", "body"), "None of the 1 documents"),
+        ("d.jsonl", b'{"text": {"x": 1}}\n', ("-f", "text"), "text of record"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_by_its_line(
+    cli: Cli, tmp_path: Path, name: str, content: bytes, arguments: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    outcome = cli(*OFFLINE, *arguments, tmp_path / name)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert says in outcome.err

@@ -1,0 +1,401 @@
+"""`qwen-rerank run`: everything is reranked once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import signal
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from qwen_rerank.cli.candidates import Candidates
+from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.evaluation import read_run
+from tests.cli.conftest import Cli
+from tests.cli.process import start
+from tests.support.loopback import Fault, LoopbackDashScope, refuses
+
+QUERIES = {f"q{number}": f"query number {number}" for number in range(12)}
+DOCUMENTS = {f"d{number}": f"score=0.{number}" for number in range(1, 10)}
+
+
+class Files:
+    """A run of 12 queries with 5 documents each, and the texts, as BEIR has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.queries = folder / "queries.jsonl"
+        self.corpus = folder / "corpus.jsonl"
+        self.candidates = folder / "bm25.run"
+        self.out = folder / "out.run"
+        self.journal = folder / "out.run.journal"
+        self.write("queries.jsonl", [{"_id": id_, "text": text} for id_, text in QUERIES.items()])
+        self.write(
+            "corpus.jsonl",
+            [{"_id": id_, "title": "T", "text": text} for id_, text in DOCUMENTS.items()],
+        )
+        self.found = {
+            query_id: [f"d{(place + step) % 9 + 1}" for step in range(5)]
+            for place, query_id in enumerate(QUERIES)
+        }
+        self.candidates.write_text(
+            "".join(
+                f"{query_id} Q0 {document_id} {rank} {-rank} bm25\n"
+                for query_id, found in self.found.items()
+                for rank, document_id in enumerate(found, start=1)
+            )
+        )
+
+    def write(self, name: str, entries: list[dict[str, Any]]) -> Path:
+        path = self.folder / name
+        path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+        return path
+
+    @property
+    def arguments(self) -> list[Any]:
+        return [
+            "run", "--queries", self.queries, "--corpus", self.corpus,
+            "--candidates", self.candidates, "-o", self.out,
+        ]  # fmt: skip
+
+    @property
+    def expected(self) -> dict[str, dict[str, float]]:
+        """What the service makes of it, best first."""
+        return {
+            query_id: {
+                id_: float(DOCUMENTS[id_].removeprefix("score="))
+                for id_ in sorted(found, key=DOCUMENTS.__getitem__, reverse=True)
+            }
+            for query_id, found in self.found.items()
+        }
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def in_order(run: dict[str, dict[str, float]]) -> list[Any]:
+    return [(query_id, list(found.items())) for query_id, found in run.items()]
+
+
+class TestWhole:
+    def test_a_run_is_reranked_in_its_order_of_queries(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        outcome = cli(*files.arguments)
+        assert outcome.code == 0, outcome.err
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+        first, *_ = files.out.read_text().splitlines()
+        assert first == "q0 Q0 d5 1 0.5 gte-rerank-v2"
+        assert len(dashscope.received) == len(QUERIES)
+        assert {text for r in dashscope.received for text in r.documents} <= {
+            f"T\n{text}" for text in DOCUMENTS.values()
+        }
+        assert sorted(path.name for path in files.folder.iterdir()) == [
+            "bm25.run", "corpus.jsonl", "out.run", "queries.jsonl",
+        ]  # fmt: skip
+
+    def test_the_summary_says_what_it_took(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        outcome = cli(*files.arguments)
+        assert outcome.out == ""
+        assert "Reranked 12 queries, 60 documents: 12 queries now" in outcome.err
+        assert "12 requests, 0 retries" in outcome.err
+        assert " tokens" in outcome.err
+        assert cli("--quiet", *files.arguments, "--overwrite").err == ""
+
+    def test_queries_run_at_the_same_time(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.answer_only_when(in_flight=4)
+        assert cli(*files.arguments, "--concurrency", 4).code == 0
+        assert dashscope.most_in_flight == 4
+
+    def test_json_lines_bring_their_texts_or_leave_them_to_the_files(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        entries = [
+            {"query_id": "q1", "query": "?", "documents": [{"id": "x", "text": "score=0.1"}, "d9"]},
+            {"query_id": "q2", "documents": [{"id": "d1", "score": 2}, {"id": "d2", "score": 1}]},
+        ]
+        files.candidates = files.write("candidates.jsonl", entries)
+        outcome = cli(*files.arguments)
+        assert outcome.code == 0, outcome.err
+        assert in_order(read_run(files.out)) == [
+            ("q1", [("d9", 0.9), ("x", 0.1)]),
+            ("q2", [("d2", 0.2), ("d1", 0.1)]),
+        ]
+
+    def test_json_lines_with_all_texts_need_no_other_file(
+        self, cli: Cli, tmp_path: Path, dashscope: LoopbackDashScope
+    ) -> None:
+        entry = {"query_id": "q", "query": "?", "documents": [{"id": "x", "text": "score=0.1"}]}
+        (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps(entry).encode()))
+        outcome = cli("run", "--candidates", tmp_path / "c.jsonl.gz", "-o", tmp_path / "out")
+        assert outcome.code == 0, outcome.err
+        assert (tmp_path / "out").read_text() == "q Q0 x 1 0.1 gte-rerank-v2\n"
+
+    def test_tabbed_texts_do_as_well(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        for name, texts in (("queries", QUERIES), ("corpus", DOCUMENTS)):
+            path = files.folder / f"{name}.tsv"
+            path.write_text("".join(f"{id_}\t{text}\n" for id_, text in texts.items()))
+            setattr(files, name, path)
+        assert cli(*files.arguments).code == 0
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+
+    def test_depth_reranks_the_first_by_score_and_top_n_keeps_the_best(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        lines = files.candidates.read_text().splitlines(keepends=True)
+        files.candidates.write_text("".join(lines[place ^ 1] for place in range(len(lines))))
+        files.candidates.write_text("".join(sorted(lines, key=lambda line: line.split()[0])))
+        outcome = cli(*files.arguments, "--depth", 3, "--top-n", 2)
+        assert outcome.code == 0, outcome.err
+        assert "24 documents beyond --depth were left out." in outcome.err
+        assert {len(request.documents) for request in dashscope.received} == {3}
+        assert list(read_run(files.out)["q0"]) == ["d3", "d2"]
+
+    def test_a_document_without_text_stands_behind_the_others(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        entry = {"_id": "d1", "title": "", "text": " "}
+        kept = [{"_id": id_, "text": text} for id_, text in DOCUMENTS.items() if id_ != "d1"]
+        files.write("corpus.jsonl", [entry, *kept])
+        assert cli(*files.arguments).code == 0
+        ranking = read_run(files.out)["q0"]
+        assert list(ranking) == ["d5", "d4", "d3", "d2", "d1"]
+        assert ranking["d1"] == ranking["d2"] - 1
+
+    def test_a_refused_query_stops_it_or_keeps_its_order(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.faults.append(refuses(400, "DataInspectionFailed"))
+        stopped = cli(*files.arguments, "--concurrency", 1)
+        assert stopped.code == 1
+        assert "0 of 12 queries are finished" in stopped.err
+        dashscope.faults.append(refuses(400, "DataInspectionFailed"))
+        kept = cli(*files.arguments, "--concurrency", 1, "--keep-refused", "--restart")
+        assert kept.code == 0, kept.err
+        assert "1 queries were refused and keep the order they had." in kept.err
+        run = read_run(files.out)
+        assert list(run["q0"]) == files.found["q0"]
+        assert list(run["q1"]) == list(files.expected["q1"])
+
+
+class TestStoppedAndStartedAgain:
+    def test_after_a_failure_it_goes_on_where_it_was(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.faults.extend([answers(dashscope)] * 5 + [refuses(401, "InvalidApiKey")])
+        stopped = cli(*files.arguments, "--concurrency", 1)
+        assert stopped.code == 3
+        assert "5 of 12 queries are finished and kept: start it again to go on." in stopped.err
+        assert not files.out.exists()
+        again = cli(*files.arguments, "--concurrency", 3)
+        assert again.code == 0, again.err
+        assert "5 of 12 queries are finished already." in again.err
+        assert "12 queries, 60 documents: 7 queries now" in again.err
+        assert "12 requests" in again.err
+        assert len(dashscope.received) == 13  # the one that was refused is not billed
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+
+    def test_after_a_failure_what_has_begun_is_finished(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.answer_only_when(in_flight=3)
+        dashscope.faults.append(refuses(401, "InvalidApiKey"))
+        stopped = cli(*files.arguments, "--concurrency", 3)
+        assert "2 of 12 queries are finished" in stopped.err
+        assert cli(*files.arguments).code == 0
+        assert len(dashscope.received) == 13
+
+    @pytest.mark.parametrize("concurrency", [1, 4])
+    def test_killed_again_and_again_it_pays_for_nothing_twice(
+        self, files: Files, dashscope: LoopbackDashScope, concurrency: int
+    ) -> None:
+        arguments = [*files.arguments, "--concurrency", concurrency]
+        for answered in (0, 3, 2):
+            hanging = Hanging(concurrency)
+            dashscope.faults.extend([answers(dashscope)] * answered)
+            dashscope.faults.extend([hanging] * concurrency)
+            with start(*arguments) as process:
+                assert hanging.all_there.wait(60)  # what was answered is in the journal by now
+                process.kill()
+                _, said = process.communicate()
+            assert process.returncode == -signal.SIGKILL
+            assert b"Traceback" not in said
+            assert not files.out.exists()
+        with start(*arguments) as process:
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert b"5 of 12 queries are finished already." in said
+        assert len(dashscope.received) == len(QUERIES) + 3 * concurrency
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+        assert not files.journal.exists()
+
+    def test_interrupted_it_says_how_to_go_on(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        hanging = Hanging(2)
+        dashscope.faults.extend([answers(dashscope)] * 4 + [hanging] * 2)
+        with start(*files.arguments, "--concurrency", 2) as process:
+            assert hanging.all_there.wait(60)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert b"4 of 12 queries are finished and kept" in said
+        assert b"Traceback" not in said
+        assert cli(*files.arguments).code == 0
+        assert len(dashscope.received) == len(QUERIES) + 2
+
+    def test_a_finished_run_is_not_paid_for_again(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        assert cli(*files.arguments).code == 0
+        again = cli(*files.arguments)
+        assert again.code == 2
+        assert "--overwrite" in again.err
+        assert len(dashscope.received) == len(QUERIES)
+
+    def test_other_options_are_refused_until_it_is_started_anew(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.faults.extend([answers(dashscope)] * 5 + [refuses(401, "InvalidApiKey")])
+        cli(*files.arguments, "--concurrency", 1)
+        for changed, says in (
+            (["--model", "qwen3-rerank"], "scorer was"),
+            (["--top-n", "2"], "--top-n was None and is 2"),
+            (["--field", "text"], "--field was"),
+        ):
+            refused = cli(*files.arguments, *changed)
+            assert refused.code == 2
+            assert says in refused.err
+            assert "--restart" in refused.err
+        files.write("queries.jsonl", [{"_id": id_, "text": f"{id_}?"} for id_ in QUERIES])
+        assert "--queries was" in cli(*files.arguments).err
+        assert len(dashscope.received) == 6
+        assert cli(*files.arguments, "--restart").code == 0
+        assert len(dashscope.received) == 6 + len(QUERIES)
+
+
+class TestWhatIsWrongCostsNothing:
+    @pytest.mark.parametrize(
+        ("name", "change", "says"),
+        [
+            ("bm25.run", lambda text: text + text[:60], "q0.*comes back"),
+            ("bm25.run", lambda text: text + "q99 Q0 d1 1 1 x\n", "no text for 'q99'"),
+            ("bm25.run", lambda text: text + "q99 Q0 d1\n", "line 61: a result is"),
+            ("bm25.run", lambda text: "", "has no candidates"),
+            ("corpus.jsonl", lambda text: text.replace('"d3"', '"d33"'), "no text for 'd3'"),
+            ("corpus.jsonl", lambda text: text + text, "'d1' more than once"),
+            ("corpus.jsonl", lambda text: text + "{", "line 10: it is no JSON"),
+            ("queries.jsonl", lambda text: text.replace("query number 7", " "), "'q7' is blank"),
+        ],
+    )
+    def test_a_broken_file_is_named(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope,
+        name: str, change: Callable[[str], str], says: str,
+    ) -> None:  # fmt: skip
+        path = files.folder / name
+        path.write_text(change(path.read_text()))
+        outcome = cli(*files.arguments)
+        assert outcome.code == 2
+        with pytest.raises(AssertionError, match=says):
+            raise AssertionError(outcome.err)
+        assert dashscope.received == []
+        assert not files.journal.exists()
+
+    @pytest.mark.parametrize(
+        ("entry", "says"),
+        [
+            ({"query": "?", "documents": []}, "it has no query_id"),
+            ({"query_id": "q", "query": "?"}, "list of documents"),
+            ({"query_id": "q", "query": 1, "documents": []}, "no text"),
+            ({"query_id": "q", "query": "?", "documents": [{"text": "x"}]}, "with an id"),
+            ({"query_id": "q", "query": "?", "documents": ["a", "a"]}, "twice"),
+            ({"query_id": "q", "query": "?", "documents": ["a"]}, "Pass --corpus"),
+            ({"query_id": "q", "documents": []}, "Pass --queries"),
+        ],
+    )
+    def test_a_broken_candidate_is_named(
+        self, cli: Cli, tmp_path: Path, dashscope: LoopbackDashScope, entry: Any, says: str
+    ) -> None:
+        (tmp_path / "c.jsonl").write_text(json.dumps(entry))
+        outcome = cli("run", "--candidates", tmp_path / "c.jsonl", "-o", tmp_path / "out")
+        assert outcome.code == 2
+        assert says in outcome.err
+        assert list(tmp_path.iterdir()) == [tmp_path / "c.jsonl"]
+
+    def test_packed_texts_are_refused(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        files.corpus = files.folder / "corpus.jsonl.gz"
+        files.corpus.write_bytes(b"")
+        assert "gunzip --keep" in cli(*files.arguments).err
+
+    def test_a_folder_that_is_not_there_is_named_first(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        files.out = files.folder / "nowhere" / "out.run"
+        outcome = cli(*files.arguments)
+        assert outcome.code == 2
+        assert "nowhere" in outcome.err
+        assert dashscope.received == []
+
+
+def test_memory_does_not_grow_with_the_number_of_queries(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.tsv"
+    corpus.write_text("".join(f"d{number}\ttext {number}\n" for number in range(500)))
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("".join(f"q{number}\tquery {number}\n" for number in range(200)))
+
+    def peak(count: int) -> int:
+        run = tmp_path / "candidates.run"
+        with run.open("w") as file:
+            for query in range(count):
+                file.writelines(f"q{query} Q0 d{rank} {rank} {-rank} x\n" for rank in range(500))
+        with TextIndex(queries, ["text"]) as asked, TextIndex(corpus, ["text"]) as texts:
+            tracemalloc.start()
+            candidates = Candidates(run, asked, texts, None)
+            assert candidates.check().documents == count * 500
+            assert sum(len(job.documents) for job in candidates.jobs(())) == count * 500
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        return most
+
+    assert peak(100) < peak(10) + 100_000
+
+
+def answers(server: LoopbackDashScope) -> Fault:
+    """No fault: an answer, to put before faults."""
+
+    async def fault(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return server.answer(request, body)
+
+    return fault
+
+
+class Hanging:
+    """Never answers; tells when so many requests are there."""
+
+    def __init__(self, count: int) -> None:
+        self.all_there = threading.Event()
+        self._missing = count
+
+    async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        self._missing -= 1
+        if not self._missing:
+            self.all_there.set()
+        await asyncio.Event().wait()
+        raise AssertionError
