@@ -182,7 +182,6 @@ class _Watch:
             TextColumn("{task.fields[spent]}"),
             console=screen.notes,
             expand=True,
-            disable=not screen.shows_progress,
         )
         self._task = self._progress.add_task(
             "", total=counts.queries, completed=self._before, spent=spent(journal.usage)
@@ -195,7 +194,8 @@ class _Watch:
     def __enter__(self) -> Self:
         if self._before:
             self._screen.note(f"{self._before:,} of {self._of} are finished already.")
-        self._progress.start()
+        if self._screen.shows_progress:
+            self._progress.start()
         return self
 
     def __exit__(
@@ -204,7 +204,8 @@ class _Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._screen.shows_progress:
+            self._progress.stop()
         if error is not None:
             self._screen.note(
                 f"Stopped. {len(self._journal.done):,} of {self._of} are finished and kept: start "
