@@ -17,7 +17,7 @@ import qwen_rerank
 from qwen_rerank.cli import main, rank
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start
-from tests.cli.test_run import Files, Hanging, answers
+from tests.cli.test_run import ANSWERS, Files, Hanging
 from tests.support.interpreter import ROOT, python
 from tests.support.loopback import LoopbackDashScope
 
@@ -195,7 +195,7 @@ class TestTerminal:
         self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope
     ) -> None:
         hanging = Hanging(2)
-        dashscope.faults.extend([answers(dashscope)] * 3 + [hanging] * 2)
+        dashscope.faults.extend([ANSWERS] * 3 + [hanging] * 2)
         process = terminal(*Files(tmp_path).arguments, "--concurrency", "2", columns=100)
         assert hanging.all_there.wait(60)
         process.sendintr()

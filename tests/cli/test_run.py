@@ -20,10 +20,14 @@ from qwen_rerank.cli.texts import TextIndex
 from qwen_rerank.evaluation import read_run
 from tests.cli.conftest import Cli
 from tests.cli.process import start
-from tests.support.loopback import Fault, LoopbackDashScope, refuses
+from tests.support.loopback import LoopbackDashScope, edits, refuses
 
 QUERIES = {f"q{number}": f"query number {number}" for number in range(12)}
 DOCUMENTS = {f"d{number}": f"score=0.{number}" for number in range(1, 10)}
+
+
+ANSWERS = edits(lambda _: None)
+"""No fault: an answer, to put before faults."""
 
 
 class Files:
@@ -197,7 +201,7 @@ class TestStoppedAndStartedAgain:
     def test_after_a_failure_it_goes_on_where_it_was(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:
-        dashscope.faults.extend([answers(dashscope)] * 5 + [refuses(401, "InvalidApiKey")])
+        dashscope.faults.extend([ANSWERS] * 5 + [refuses(401, "InvalidApiKey")])
         stopped = cli(*files.arguments, "--concurrency", 1)
         assert stopped.code == 3
         assert "5 of 12 queries are finished and kept: start it again to go on." in stopped.err
@@ -227,7 +231,7 @@ class TestStoppedAndStartedAgain:
         arguments = [*files.arguments, "--concurrency", concurrency]
         for answered in (0, 3, 2):
             hanging = Hanging(concurrency)
-            dashscope.faults.extend([answers(dashscope)] * answered)
+            dashscope.faults.extend([ANSWERS] * answered)
             dashscope.faults.extend([hanging] * concurrency)
             with start(*arguments) as process:
                 assert hanging.all_there.wait(60)  # what was answered is in the journal by now
@@ -248,7 +252,7 @@ class TestStoppedAndStartedAgain:
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:
         hanging = Hanging(2)
-        dashscope.faults.extend([answers(dashscope)] * 4 + [hanging] * 2)
+        dashscope.faults.extend([ANSWERS] * 4 + [hanging] * 2)
         with start(*files.arguments, "--concurrency", 2) as process:
             assert hanging.all_there.wait(60)
             process.send_signal(signal.SIGINT)
@@ -271,7 +275,7 @@ class TestStoppedAndStartedAgain:
     def test_other_options_are_refused_until_it_is_started_anew(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:
-        dashscope.faults.extend([answers(dashscope)] * 5 + [refuses(401, "InvalidApiKey")])
+        dashscope.faults.extend([ANSWERS] * 5 + [refuses(401, "InvalidApiKey")])
         cli(*files.arguments, "--concurrency", 1)
         for changed, says in (
             (["--model", "qwen3-rerank"], "scorer was"),
@@ -350,7 +354,7 @@ class TestWhatIsWrongCostsNothing:
         files.out = files.folder / "nowhere" / "out.run"
         outcome = cli(*files.arguments)
         assert outcome.code == 2
-        assert "nowhere" in outcome.err
+        assert "There is no folder" in outcome.err
         assert dashscope.received == []
 
 
@@ -368,22 +372,13 @@ def test_memory_does_not_grow_with_the_number_of_queries(tmp_path: Path) -> None
         with TextIndex(queries, ["text"]) as asked, TextIndex(corpus, ["text"]) as texts:
             tracemalloc.start()
             candidates = Candidates(run, asked, texts, None)
-            assert candidates.check().documents == count * 500
+            assert candidates.counts.documents == count * 500
             assert sum(len(job.documents) for job in candidates.jobs(())) == count * 500
             _, most = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return most
 
     assert peak(100) < peak(10) + 100_000
-
-
-def answers(server: LoopbackDashScope) -> Fault:
-    """No fault: an answer, to put before faults."""
-
-    async def fault(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return server.answer(request, body)
-
-    return fault
 
 
 class Hanging:

@@ -53,6 +53,9 @@ class _Found:
 class Candidates:
     """The candidates of a file, read anew each time they are gone through, one query at a time.
 
+    They are read once when this is made, so that nothing is paid for before they are known to be
+    whole.
+
     Args:
         path: A run in TREC's format; or, where its name ends in `.jsonl`, an object a line:
             `{"query_id": …, "query": …, "documents": [{"id": …, "text": …, "score": …}, …]}`.
@@ -60,6 +63,14 @@ class Candidates:
         queries: The queries' texts; None where the candidates have them.
         corpus: The documents' texts; None where the candidates have them.
         depth: How many documents of each query to rerank, from the first; None for all.
+
+    Attributes:
+        counts: How much there is to do.
+
+    Raises:
+        InvalidInputError: A broken line, a query that is there twice, or a query or a document
+            without a text.
+        OSError: The file can't be read.
     """
 
     def __init__(
@@ -69,6 +80,7 @@ class Candidates:
         self._queries = queries
         self._corpus = corpus
         self._depth = depth
+        self.counts = self._counted()
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -77,32 +89,6 @@ class Candidates:
         digests = {name: index.digest for name, index in indices.items() if index is not None}
         with self._path.open("rb") as file:
             return {**digests, "--candidates": file_digest(file, "sha256").hexdigest()}
-
-    def check(self) -> Counts:
-        """Read everything once, before anything is paid for.
-
-        Raises:
-            InvalidInputError: A broken line, a query that is there twice, or a query or a document
-                without a text.
-            OSError: The file can't be read.
-        """
-        queries = documents = beyond = 0
-        for found in self._read():
-            queries += 1
-            ranked = self._ranked(found)
-            documents += len(ranked)
-            beyond += len(found.documents) - len(ranked)
-            if found.query is None:
-                self._check("--queries", self._queries, [found.query_id], found)
-            self._check("--corpus", self._corpus, _textless(ranked), found)
-            if not self._query(found).strip():
-                raise InvalidInputError(
-                    f"The text of query {found.query_id!r} is blank.",
-                    remedy=f"Mend it, or take the query out of {self._path}.",
-                )
-        if not queries:
-            raise InvalidInputError(f"{self._path} has no candidates.")
-        return Counts(queries, documents, beyond)
 
     def jobs(self, done: Collection[str]) -> Iterator[Job]:
         """The queries that are not done, in the order of the file."""
@@ -113,6 +99,28 @@ class Candidates:
     def query_ids(self) -> Iterator[str]:
         """The ids of all queries, in the order of the file."""
         return (found.query_id for found in self._read())
+
+    def _counted(self) -> Counts:
+        queries = documents = beyond = 0
+        for found in self._read():
+            ranked = self._ranked(found)
+            self._check(found, ranked)
+            queries += 1
+            documents += len(ranked)
+            beyond += len(found.documents) - len(ranked)
+        if not queries:
+            raise InvalidInputError(f"{self._path} has no candidates.")
+        return Counts(queries, documents, beyond)
+
+    def _check(self, found: _Found, ranked: Mapping[str, str | None]) -> None:
+        if found.query is None:
+            self._check_texts("--queries", self._queries, [found.query_id], found)
+        self._check_texts("--corpus", self._corpus, _textless(ranked), found)
+        if not self._query(found).strip():
+            raise InvalidInputError(
+                f"The text of query {found.query_id!r} is blank.",
+                remedy=f"Mend it, or take the query out of {self._path}.",
+            )
 
     def _job(self, found: _Found) -> Job:
         ranked = self._ranked(found)
@@ -131,7 +139,9 @@ class Candidates:
     def _ranked(self, found: _Found) -> dict[str, str | None]:
         return dict(islice(found.documents.items(), self._depth))
 
-    def _check(self, option: str, index: TextIndex | None, ids: list[str], found: _Found) -> None:
+    def _check_texts(
+        self, option: str, index: TextIndex | None, ids: list[str], found: _Found
+    ) -> None:
         if index is None and ids:
             raise InvalidInputError(
                 f"{self._path} has no text for {ids[0]!r} (query {found.query_id!r}).",

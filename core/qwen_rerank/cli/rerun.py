@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
@@ -113,16 +113,8 @@ def rerun(
             dialect=dialect,
             timeout=timeout,
         ) as chosen,
-        ExitStack() as stack,
+        _read(screen, candidates, queries, corpus, fields, depth) as given,
     ):
-        with _waiting(screen, "Reading the texts and the candidates"):
-            given = Candidates(
-                candidates,
-                stack.enter_context(_index(queries, fields)),
-                stack.enter_context(_index(corpus, fields)),
-                depth,
-            )
-            counts = given.check()
         options = {
             "scorer": chosen.fingerprint,
             "--field": fields,
@@ -131,29 +123,46 @@ def rerun(
             "--keep-refused": keep_refused,
             **given.inputs,
         }
-        journal = stack.enter_context(Journal(path, options, restart=restart))
-        watch = _Watch(screen, counts, journal)
-        work = rerank_all(
-            given.jobs(journal.done),
-            RerankEngine(chosen, rerank_field="text", missing="keep"),
-            journal,
-            top_n=top_n,
-            keep_refused=keep_refused,
-            concurrency=concurrency,
-            progress=watch.advance,
-        )
-        with watch:
-            asyncio.run(work)
-        write_run(out, "-".join(chosen.model.split()), given, journal)
-        watch.summarize(out)
-        journal.remove()
+        with Journal(path, options, restart=restart) as journal:
+            with _Watch(screen, given.counts, journal) as watch:
+                work = rerank_all(
+                    given.jobs(journal.done),
+                    RerankEngine(chosen, rerank_field="text", missing="keep"),
+                    journal,
+                    top_n=top_n,
+                    keep_refused=keep_refused,
+                    concurrency=concurrency,
+                    progress=watch.advance,
+                )
+                asyncio.run(work)
+            write_run(out, "-".join(chosen.model.split()), given, journal)
+            watch.summarize(out)
+            journal.remove()
 
 
 def _check_out(out: Path, journal: Path, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise InvalidInputError(f"There is no folder {str(out.parent)!r}.", remedy="Make it.")
     if out.exists() and not journal.exists() and not overwrite:
         raise InvalidInputError(
             f"{out} is there already.", remedy="Pass --overwrite, or another name."
         )
+
+
+@contextmanager
+def _read(
+    screen: Screen,
+    candidates: Path,
+    queries: Path | None,
+    corpus: Path | None,
+    fields: Sequence[str],
+    depth: int | None,
+) -> Iterator[Candidates]:
+    with ExitStack() as stack:
+        with _waiting(screen, "Reading the texts and the candidates"):
+            texts = (stack.enter_context(_index(file, fields)) for file in (queries, corpus))
+            given = Candidates(candidates, next(texts), next(texts), depth)
+        yield given
 
 
 def _index(file: Path | None, fields: Sequence[str]) -> AbstractContextManager[TextIndex | None]:
@@ -215,7 +224,7 @@ class _Watch:
     def summarize(self, out: Path) -> None:
         """Say what was done, and what it has cost."""
         counts, usage, note = self._counts, self._journal.usage, self._screen.note
-        seconds = time.monotonic() - self._started
+        seconds = max(time.monotonic() - self._started, 0.001)
         queries = counts.queries - self._before
         note(
             f"Reranked {counts.queries:,} queries, {counts.documents:,} documents: {queries:,} "
@@ -226,6 +235,8 @@ class _Watch:
             note(f"{counts.beyond:,} documents beyond --depth were left out.")
         if self._journal.refused:
             note(f"{self._journal.refused:,} queries were refused and keep the order they had.")
+        if self._screen.unsaid:
+            note(f"{self._screen.unsaid:,} warnings like those above were not repeated.")
         note(f"Written to {out}.")
 
     @property

@@ -24,6 +24,9 @@ class Screen:
 
     Args:
         quiet: Whether nothing goes to standard error but errors.
+
+    Attributes:
+        unsaid: How many warnings came from where one had come from before, and were not repeated.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -32,7 +35,9 @@ class Screen:
         self.quiet = quiet
         self.results = _console(sys.stdout)
         self.notes = _console(sys.stderr)
-        warnings.showwarning = lambda message, *_, **__: self.note(f"Warning: {message}")
+        self.unsaid = 0
+        self._warned: set[tuple[str, int]] = set()
+        warnings.showwarning = self._warn
 
     @property
     def shows_progress(self) -> bool:
@@ -43,6 +48,22 @@ class Screen:
         """Say something that is no result, unless it should be quiet."""
         if not self.quiet:
             self.notes.print(text)
+
+    def _warn(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Say it once: of a thousand queries, each may have a long document."""
+        if (filename, lineno) in self._warned:
+            self.unsaid += 1
+            return
+        self._warned.add((filename, lineno))
+        self.note(f"Warning: {message}")
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
