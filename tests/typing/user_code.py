@@ -40,6 +40,16 @@ from qwen_rerank import (
     Usage,
     published_prices,
 )
+from qwen_rerank.evaluation import (
+    Plot,
+    Report,
+    aevaluate,
+    compare,
+    evaluate,
+    perfect,
+    read_judgements,
+    read_run,
+)
 
 
 class ByLength(Scorer):
@@ -194,3 +204,21 @@ async def nodes_are_postprocessed(nodes: list[NodeWithScore], index: VectorStore
     rerank.callback_manager = CallbackManager([])
     RetrieverQueryEngine.from_args(index.as_retriever(), node_postprocessors=[rerank])
     assert_type(rerank.to_dict(), dict[str, Any])
+
+
+async def rankings_are_measured(
+    found: BaseRetriever, index: VectorStoreIndex, queries: dict[str, str]
+) -> None:
+    async def search(query: str) -> list[str]:
+        return [query]
+
+    gains = read_judgements("qrels.tsv")
+    run = read_run("bm25.run")
+    report = evaluate(found, langchain_qwen_rerank.QwenRerank(), queries, gains)
+    assert_type(report, Report)
+    evaluate(index.as_retriever(), llamaindex_qwen_rerank.QwenRerank(), queries, gains)
+    evaluate(run, EmbeddedScorer(), queries, gains, documents={"a": "text"})
+    evaluate(lambda query: [query], None, queries, {"q": {"a": 1}}, measures=["nDCG@5"])
+    assert_type(await aevaluate(search, None, queries, gains), Report)
+    assert_type(compare({"a": run, "best": perfect(run, gains)}, gains).plot_gains(), Plot)
+    assert_type(report.comparison("RR").gain, float)

@@ -122,18 +122,17 @@ async def aevaluate(
         first_stage, reranker, queries, judgements, measures, documents, rerank_field, document_id
     )
     check_whole("concurrency", concurrency, at_least=1)
+    outcomes: dict[str, _Outcome] = {}
     slots = asyncio.Semaphore(concurrency)
 
-    async def one(query_id: str) -> tuple[str, _Outcome]:
+    async def one(query_id: str) -> None:
         async with slots:
-            return query_id, await work.aoutcome(query_id)
+            outcomes[query_id] = await work.aoutcome(query_id)
 
     tasks = [asyncio.create_task(one(query_id)) for query_id in work.queries]
-    outcomes: dict[str, _Outcome] = {}
     try:
         for done, task in enumerate(asyncio.as_completed(tasks), start=1):
-            query_id, outcomes_of = await task
-            outcomes[query_id] = outcomes_of
+            await task
             if progress is not None:
                 progress(done, len(tasks))
     finally:

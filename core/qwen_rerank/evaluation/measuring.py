@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,7 +53,9 @@ def _found(ir_measures: Any, given: str | Measure) -> Any:
     simple = _SIMPLE.fullmatch(given) if isinstance(given, str) else None
     known = ir_measures.measures.registry.get(simple["name"]) if simple else None
     if simple is None or known is None:
-        return ir_measures.parse_measure(given)
+        with warnings.catch_warnings():  # of its own, from Python 3.12 on
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return ir_measures.parse_measure(given)
     return known @ int(simple["cutoff"]) if simple["cutoff"] else known
 
 
