@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from qwen_rerank import Usage
+from qwen_rerank.cli.screen import spent
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.limits import published_limits
 from tests.cli.conftest import Cli
@@ -172,3 +174,14 @@ class TestModels:
         out = cli("models").out
         assert "120,000" in out
         assert len(out.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("usage", "says"),
+    [
+        (Usage(tokens=1_234, cost=0.00123), "1,234 tokens, $0.0012"),
+        (Usage(tokens=1_234), "1,234 tokens"),
+    ],
+)
+def test_what_was_billed_has_a_price_where_that_is_known(usage: Usage, says: str) -> None:
+    assert spent(usage) == says

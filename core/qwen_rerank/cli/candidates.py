@@ -181,25 +181,33 @@ def _textless(documents: Mapping[str, str | None]) -> list[str]:
 def _found(line: bytes) -> _Found:
     """Raises ValueError where the line is not as `Candidates` says."""
     entry = json_object(line)
-    query_id, query = entry.get("query_id"), entry.get("query")
-    given = entry.get("documents")
-    if not query_id or not isinstance(given, list) or not isinstance(query, str | None):
-        raise ValueError("it has no query_id, or no list of documents, or a query that is no text")
+    query, given = entry.get("query"), entry.get("documents")
+    if not isinstance(given, list) or not isinstance(query, str | None):
+        raise ValueError("it has no list of documents, or a query that is no text")
+    query_id = _id(entry, "query_id")
     scored = [_document(document) for document in given]
     if all(score is not None for _, _, score in scored):
         scored.sort(key=lambda document: -(document[2] or 0.0))
     documents = {id_: text for id_, text, _ in scored}
     if len(documents) < len(given):
         raise ValueError("a document is there twice")
-    return _Found(str(query_id), query, documents)
+    return _Found(query_id, query, documents)
 
 
 def _document(given: Any) -> tuple[str, str | None, float | None]:
     if isinstance(given, str):
-        return given, None, None
-    if not isinstance(given, Mapping) or not given.get("id"):
+        given = {"id": given}
+    if not isinstance(given, Mapping):
         raise ValueError("a document is an id, or an object with an id")
-    text, score = given.get("text"), given.get("score")
+    id_, text, score = _id(given, "id"), given.get("text"), given.get("score")
     if not isinstance(text, str | None) or not (score is None or is_finite(score)):
-        raise ValueError(f"document {given['id']!r}: its text or its score is none")
-    return str(given["id"]), text, score
+        raise ValueError(f"document {id_!r}: its text or its score is none")
+    return id_, text, score
+
+
+def _id(entry: Mapping[str, Any], name: str) -> str:
+    """The id, which TREC's format must be able to hold."""
+    id_ = entry.get(name)
+    if id_ is None or len(str(id_).split()) != 1 or str(id_) != str(id_).strip():
+        raise ValueError(f"it has no {name}, or one with white space: {id_!r}")
+    return str(id_)

@@ -100,9 +100,9 @@ def _console(stream: TextIO) -> Console:
     )
 
 
-def table(*columns: tuple[str, JustifyMethod], expand: bool = False) -> Table:
+def table(*columns: tuple[str, JustifyMethod]) -> Table:
     """An empty table. Its last column is cut where the terminal is too narrow."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=expand)
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     *others, last = columns
     for name, justify in others:
         shown.add_column(name, justify=justify, no_wrap=True)
