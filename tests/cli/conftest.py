@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,13 @@ Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Cli:
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Iterator[Cli]:
     """Runs a command with its arguments and its standard input."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # to be put back
+    log = logging.getLogger("qwen_rerank")
+    monkeypatch.setattr(log, "handlers", log.handlers.copy())
 
     def call(*arguments: Any, stdin: str | bytes = b"") -> Outcome:
         given = stdin if isinstance(stdin, bytes) else stdin.encode()
@@ -39,4 +44,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[byt
         out, err = capsysbinary.readouterr()
         return Outcome(int(ended.value.code or 0), out.decode(), err.decode())
 
-    return call
+    level = log.level
+    yield call
+    log.setLevel(level)

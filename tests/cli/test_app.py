@@ -129,11 +129,14 @@ class TestPipes:
         assert out.count(b"penguin") == 1_000
         assert b"\x1b" not in out
 
-    def test_a_warning_of_the_library_is_a_sentence(self, dashscope: LoopbackDashScope) -> None:
-        with start("rank", "penguins") as process:
+    def test_a_warning_of_the_library_is_a_sentence_and_debug_says_more(
+        self, dashscope: LoopbackDashScope
+    ) -> None:
+        with start("rank", "penguins", "--debug") as process:
             _, err = process.communicate(b"penguin " * 5_000, timeout=60)
-        assert err.startswith(b"Warning: 1 of 2 items")
-        assert b".py:" not in err
+        plan, warning = err.splitlines()[:2]
+        assert plan.startswith(b"qwen_rerank.scorers.service: plan for gte-rerank-v2")
+        assert warning.startswith(b"Warning: 1 of 2 items")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

@@ -12,6 +12,7 @@ from qwen_rerank import Usage
 from qwen_rerank.cli.screen import spent
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.limits import published_limits
+from qwen_rerank.scorers.prices import published_price
 from tests.cli.conftest import Cli
 from tests.support.loopback import LoopbackDashScope, edits, refuses
 from tests.support.servers import SERVERS
@@ -99,7 +100,7 @@ class TestCheck:
         outcome = cli("check", "--model", "qwen3-rerank")
         assert outcome.code == 0, outcome.out
         assert [line.split()[0] for line in outcome.out.splitlines()[::2]] == ["ok"] * 3
-        assert f"qwen3-rerank at {dashscope.base_url}" in outcome.out
+        assert f"model='qwen3-rerank', base_url='{dashscope.base_url}'" in outcome.out
         assert "0.900 for the relevant text, 0.300 for the next" in outcome.out
 
     def test_the_offline_scorer_passes(self, cli: Cli) -> None:
@@ -170,10 +171,16 @@ class TestModels:
                 limits.documents, limits.item_tokens, limits.request_tokens,
             )  # fmt: skip
 
-    def test_the_table_shows_them(self, cli: Cli) -> None:
-        out = cli("models").out
-        assert "120,000" in out
-        assert len(out.splitlines()) == 6
+            price = published_price(row["model"], row["region"])
+            assert price is not None
+            assert row["dollars_per_million_tokens"] == price.text
+
+    def test_the_table_shows_them_in_the_width_of_a_terminal(self, cli: Cli) -> None:
+        lines = cli("models").out.splitlines()
+        assert len(lines) == 6
+        assert max(map(len, lines)) <= 110
+        assert "120,000" in lines[-1]
+        assert "0.258" in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,22 @@ def test_json_lines_are_ranked_by_their_fields_and_come_back_whole(cli: Cli) -> 
     assert cli("-q", *OFFLINE, "-f", "title", stdin=json.dumps(entries[2]) + "\n{}").code == 2
 
 
+def test_a_field_may_be_a_format_string(cli: Cli) -> None:
+    entry = {"title": "Penguins", "price": 2}
+    outcome = cli(*OFFLINE, "-f", "{title} for {price:.2f}", stdin=json.dumps(entry))
+    assert outcome.out.splitlines()[-1].endswith("Penguins for 2.00")
+
+
+def test_long_texts_are_scored_by_their_passages_where_that_is_wanted(
+    cli: Cli, dashscope: LoopbackDashScope
+) -> None:
+    long = " ".join(f"Sentence {number} says nothing." for number in range(400))
+    assert cli("rank", QUERY, "--passages", "--jsonl", stdin=long).code == 0
+    (request,) = dashscope.received
+    assert len(request.documents) > 3
+    assert long not in request.documents
+
+
 def test_equal_documents_all_come_back(cli: Cli) -> None:
     assert len(rows(cli(*OFFLINE, "--jsonl", stdin="same\nsame\nsame\n").out)) == 3
 
@@ -182,7 +198,6 @@ def test_a_bad_command_line_is_named_and_ends_with_2(
         ("d.jsonl", b'{"text": "x"}\n{"text', ("-f", "text"), "line 2: it is no JSON"),
         ("d.jsonl", b"[1]\n", ("-f", "text"), "line 1: it is no JSON object"),
         ("d.jsonl", b'{"text": "x"}\n', ("-f", "body"), "None of the 1 documents"),
-        ("d.jsonl", b'{"text": {"x": 1}}\n', ("-f", "text"), "text of record"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_by_its_line(

@@ -117,6 +117,16 @@ class TestWhole:
         assert " tokens" in outcome.err
         assert cli("--quiet", *files.arguments, "--overwrite").err == ""
 
+    def test_a_warning_that_many_queries_draw_is_said_once(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        long = "penguin " * 5_000
+        files.write("corpus.jsonl", [{"_id": id_, "text": long} for id_ in DOCUMENTS])
+        dashscope.faults.extend([edits(lambda _: None)] * 12)
+        outcome = cli(*files.arguments)
+        assert outcome.err.count("Warning: ") == 1
+        assert "11 warnings like those above were not repeated." in outcome.err
+
     def test_queries_run_at_the_same_time(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:

@@ -20,7 +20,6 @@ from qwen_rerank.cli.options import (
 )
 from qwen_rerank.cli.screen import Screen, spent
 from qwen_rerank.errors import BadResponseError
-from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.server import ServerScorer
 from qwen_rerank.scoring import Scorer, Scores
 
@@ -58,7 +57,7 @@ def check(
             dialect=dialect,
             timeout=timeout,
         )
-    screen.result(f"      {_described(chosen)}")
+    screen.result(f"      {chosen!r}")
     with chosen:
         with _step(screen, "answer"):
             scores = chosen.score(QUERY, TEXTS)
@@ -68,15 +67,6 @@ def check(
             _check_ranking(chosen, scores)
     relevant, *others = scores.values
     screen.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
-
-
-def _described(chosen: Scorer) -> str:
-    kind = type(chosen).__name__
-    if isinstance(chosen, DashScopeScorer):
-        return f"{kind}: {chosen.model} at {chosen.base_url}"
-    if isinstance(chosen, ServerScorer):
-        return f"{kind}: {chosen.model} at {chosen.url}"
-    return f"{kind}: {chosen.model}"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
@@ -14,6 +14,7 @@ from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.server import ServerScorer
+from qwen_rerank.scorers.wrappers.passages import PassageScorer
 from qwen_rerank.scoring import Scorer
 
 __all__ = [
@@ -24,9 +25,12 @@ __all__ = [
     "Instruct",
     "Kind",
     "Model",
+    "Passages",
     "Region",
+    "RequestsPerMinute",
     "ScorerKind",
     "Timeout",
+    "TokensPerMinute",
     "TopN",
     "Url",
     "make_scorer",
@@ -74,56 +78,53 @@ Dialect: TypeAlias = Annotated[
 Timeout: TypeAlias = Annotated[
     float | None, typer.Option(help="Seconds for one attempt of one request.")
 ]
+Passages: TypeAlias = Annotated[
+    bool, typer.Option("--passages", help="Score long texts by their best passage, not cut off.")
+]
+RequestsPerMinute: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="How many requests may go out in any minute.")
+]
+TokensPerMinute: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="How many tokens may go out in any minute.")
+]
 TopN: TypeAlias = Annotated[
     int | None, typer.Option("--top-n", "-n", min=1, help="How many to return; all by default.")
 ]
 Fields: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--field", "-f", help="The JSON field with a document's text; several are joined."
-    ),
+    typer.Option("--field", "-f", help="The JSON field with a document's text; again for several."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def make_scorer(
-    kind: ScorerKind,
-    *,
-    model: str | None = None,
-    instruct: str | None = None,
-    region: str | None = None,
-    url: str | None = None,
-    dialect: str | None = None,
-    timeout: float | None = None,
+    kind: ScorerKind, *, passages: bool = False, **options: str | float | None
 ) -> Scorer:
-    """The scorer of these options; those that are None keep its own defaults.
+    """The scorer of these options.
+
+    Args:
+        kind: Which scorer.
+        passages: Whether it scores long texts by their passages.
+        options: The scorer's own options, as `_SCORERS` has them; None keeps its default.
 
     Raises:
         InvalidInputError: An option that the scorer has no use for, or can't use.
         MissingKeyError: There is no key in the environment.
         MissingDependencyError: The scorer's extra is not installed.
     """
-    given = {
-        name: value
-        for name, value in {
-            "model": model,
-            "instruct": instruct,
-            "region": region,
-            "url": url,
-            "dialect": dialect,
-            "timeout": timeout,
-        }.items()
-        if value is not None
-    }
+    given = {name: value for name, value in options.items() if value is not None}
     make, taken = _SCORERS[kind]
     if lost := given.keys() - taken:
         raise InvalidInputError(
-            f"--scorer {kind} has no use for {', '.join(f'--{name}' for name in sorted(lost))}.",
-            remedy=f"Leave it out; it takes {', '.join(f'--{name}' for name in sorted(taken))}."
-            if taken
-            else "Leave it out.",
+            f"--scorer {kind} has no use for {_named(lost)}.",
+            remedy=f"Leave it out; it takes {_named(taken)}." if taken else "Leave it out.",
         )
-    return make(**given)
+    scorer = make(**given)
+    return PassageScorer(scorer) if passages else scorer
+
+
+def _named(options: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options))
 
 
 def _dashscope(url: str | None = None, **options: Any) -> Scorer:
@@ -136,16 +137,13 @@ def _server(url: str | None = None, **options: Any) -> Scorer:
     return ServerScorer(url, api_key=os.environ.get(SERVER_KEY) or None, **options)
 
 
+_SERVICE = frozenset({"model", "instruct", "url", "timeout"})
+_RATES = frozenset({"requests_per_minute", "tokens_per_minute"})
+
 _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
-    ScorerKind.DASHSCOPE: (
-        _dashscope,
-        frozenset({"model", "instruct", "region", "url", "timeout"}),
-    ),
+    ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | _RATES | {"region"}),
     ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset()),
     ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct"})),
-    ScorerKind.SERVER: (
-        _server,
-        frozenset({"model", "instruct", "url", "dialect", "timeout"}),
-    ),
+    ScorerKind.SERVER: (_server, _SERVICE | _RATES | {"dialect"}),
 }
 """How each is made, and the options that it takes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from qwen_rerank.cli.options import (
     Instruct,
     Kind,
     Model,
+    Passages,
     Region,
     ScorerKind,
     Timeout,
@@ -27,9 +28,11 @@ from qwen_rerank.cli.options import (
     make_scorer,
 )
 from qwen_rerank.cli.screen import Screen, one_line, table
+from qwen_rerank.content import Item, text_of
 from qwen_rerank.engine import Ranking, RerankEngine
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.files import is_json_lines, json_object, read_at
+from qwen_rerank.fields import item_reader
 from qwen_rerank.records import Record
 
 __all__ = ["rank"]
@@ -69,6 +72,7 @@ def rank(
     url: Url = None,
     dialect: Dialect = None,
     timeout: Timeout = None,
+    passages: Passages = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print JSON, a line each.")] = False,
 ) -> None:
@@ -88,8 +92,11 @@ def rank(
         url=url,
         dialect=dialect,
         timeout=timeout,
+        passages=passages,
     ) as chosen:
-        ranking = RerankEngine(chosen, rerank_field=field or _TEXT).rerank(query, documents, top_n)
+        ranking = RerankEngine(chosen, rerank_field=_rerank_field(field)).rerank(
+            query, documents, top_n
+        )
     if documents and ranking.skipped == len(documents):
         raise InvalidInputError(
             f"None of the {len(documents)} documents has a text in {' or '.join(field or [_TEXT])}."
@@ -100,9 +107,16 @@ def rank(
         for row in _rows(ranking):
             screen.json(row)
     else:
-        _show(screen, ranking, field)
+        _show(screen, ranking, item_reader(_rerank_field(field)))
     if ranking.skipped:
         screen.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
+
+
+def _rerank_field(field: list[str] | None) -> str | list[str]:
+    """One field may be a format string, such as "{title}: {text}"."""
+    if field is None:
+        return _TEXT
+    return field[0] if len(field) == 1 else field
 
 
 def _documents(files: Sequence[Path], field: Sequence[str] | None) -> Iterator[Record]:
@@ -152,7 +166,7 @@ def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:
         }
 
 
-def _show(screen: Screen, ranking: Ranking, field: Sequence[str] | None) -> None:
+def _show(screen: Screen, ranking: Ranking, read: Callable[[Record], Item | None]) -> None:
     shown = table(
         ("rank", "right"), ("score", "right"), ("", "left"), ("line", "right"), ("document", "left")
     )
@@ -160,7 +174,7 @@ def _show(screen: Screen, ranking: Ranking, field: Sequence[str] | None) -> None
     lowest, highest = min([0.0, *scores]), max([0.0, *scores])
     for number, (record, score) in enumerate(zip(ranking, scores, strict=True), start=1):
         bar = Bar(highest - lowest or 1.0, 0, score - lowest, width=_BAR)
-        text = " ".join(str(record.fields.get(name, "")) for name in field or [_TEXT])
-        shown.add_row(str(number), f"{score:.4f}", bar, str(record.source), one_line(text))
+        text = one_line(text_of(read(record) or ""))
+        shown.add_row(str(number), f"{score:.4f}", bar, str(record.source), text)
     if scores:
         screen.table(shown)

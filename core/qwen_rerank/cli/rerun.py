@@ -31,9 +31,12 @@ from qwen_rerank.cli.options import (
     Instruct,
     Kind,
     Model,
+    Passages,
     Region,
+    RequestsPerMinute,
     ScorerKind,
     Timeout,
+    TokensPerMinute,
     TopN,
     Url,
     make_scorer,
@@ -78,6 +81,9 @@ def rerun(
     url: Url = None,
     dialect: Dialect = None,
     timeout: Timeout = None,
+    passages: Passages = False,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
     keep_refused: Annotated[
         bool,
         typer.Option(
@@ -112,6 +118,9 @@ def rerun(
             url=url,
             dialect=dialect,
             timeout=timeout,
+            passages=passages,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
         ) as chosen,
         _read(screen, candidates, queries, corpus, fields, depth) as given,
     ):

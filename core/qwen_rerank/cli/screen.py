@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -26,7 +28,8 @@ class Screen:
         quiet: Whether nothing goes to standard error but errors.
 
     Attributes:
-        unsaid: How many warnings came from where one had come from before, and were not repeated.
+        unsaid: How many warnings of the library's came from where one had come from before, and
+            were not repeated.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -36,8 +39,7 @@ class Screen:
         self.results = _console(sys.stdout)
         self.notes = _console(sys.stderr)
         self.unsaid = 0
-        self._warned: set[tuple[str, int]] = set()
-        warnings.showwarning = self._warn
+        self._warned: set[str] = set()
 
     @property
     def shows_progress(self) -> bool:
@@ -49,21 +51,22 @@ class Screen:
         if not self.quiet:
             self.notes.print(text)
 
-    def _warn(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        """Say it once: of a thousand queries, each may have a long document."""
-        if (filename, lineno) in self._warned:
+    def listen(self, *, debug: bool) -> None:
+        """Say what the library warns of, and with debug whatever it logs."""
+        log = logging.getLogger("qwen_rerank")
+        log.setLevel(logging.DEBUG if debug else logging.WARNING)
+        log.addHandler(_Listener(self._heard))
+        warnings.showwarning = lambda message, *_, **__: self.note(f"Warning: {message}")
+
+    def _heard(self, record: logging.LogRecord) -> None:
+        """Say a warning once: of a thousand queries, each may have a long document."""
+        if record.levelno < logging.WARNING:
+            self.note(f"{record.name}: {record.getMessage()}")
+        elif record.msg in self._warned:
             self.unsaid += 1
-            return
-        self._warned.add((filename, lineno))
-        self.note(f"Warning: {message}")
+        else:
+            self._warned.add(record.msg)
+            self.note(f"Warning: {record.getMessage()}")
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
@@ -87,6 +90,17 @@ class Screen:
         text = json.dumps(value, ensure_ascii=False, indent=indent)
         sys.stdout.buffer.write(f"{text}\n".encode())
         sys.stdout.buffer.flush()
+
+
+class _Listener(logging.Handler):
+    """Hands what is logged to a function."""
+
+    def __init__(self, hear: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._hear(record)
 
 
 def _console(stream: TextIO) -> Console:

@@ -77,11 +77,11 @@ class Reader:
         if isinstance(thing, tuple) and len(thing) == 2 and is_finite(thing[1]):
             return Record(thing[0], self._fields(thing[0]), thing[1])
         if hasattr(thing, "page_content"):
-            fields = SourceFields(thing.metadata, CONTENT, _page_content, thing)
+            fields = SourceFields(thing.metadata, (CONTENT,), _page_content, thing)
             score = thing.metadata.get("relevance_score")
             return Record(self._id(thing, thing.id), fields, score, thing)
         if hasattr(thing, "node"):
-            fields = SourceFields(thing.node.metadata, CONTENT, _content, thing.node)
+            fields = SourceFields(thing.node.metadata, (CONTENT,), _content, thing.node)
             return Record(self._id(thing.node, thing.node.node_id), fields, thing.score, thing)
         raise InvalidInputError(
             f"A document must be an id, an (id, score), a Record, a Document of LangChain's or a "
