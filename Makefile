@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # LocalScorer's packages; elsewhere its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test lint format notebooks bench clean
+.PHONY: quickstart test lint format notebooks docs bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -26,6 +26,10 @@ format: .venv/dev
 notebooks: .venv/dev
 	$(BIN)/python notebooks/execute.py
 
+docs: .venv/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo "build/docs/index.html"
+
 bench: .venv/dev .venv/peers/installed
 	$(BIN)/python benchmarks/client.py $(ARGS)
 
@@ -43,6 +47,11 @@ clean:
 	$(INSTALL) --constraint constraints.txt --editable '.[all$(LOCAL:%=,%)]' \
 		--group dev $(LOCAL:%=--group %)
 	@touch $@ .venv/examples
+
+.venv/docs: .venv/dev
+	@echo "Installing what builds the documentation into .venv …"
+	$(INSTALL) --group docs
+	@touch $@
 
 # Other packages that do what ours does, apart, as they may ask for other versions.
 .venv/peers/installed: benchmarks/peers.txt | .venv/bin/python

@@ -134,8 +134,8 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             top_n: How many to return at most; None for all, -1 for the compressor's own top_n.
 
         Returns:
-            `{"index": int, "relevance_score": float}`, best first; `index` is the place in
-            `documents`.
+            Best first, a dict each, with an `"index"`, its place in `documents`, and its
+            `"relevance_score"`, a float.
         """
         records = self._records(documents)
         ranking = self.engine.rerank(query, records, self.top_n if top_n == -1 else top_n)

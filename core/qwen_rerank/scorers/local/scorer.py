@@ -104,7 +104,7 @@ class LocalScorer(Scorer):
         """Score the texts; see `Scorer.score`.
 
         Returns:
-            Scores in [0, 1]. The usage counts the tokens that went through the model: what the
+            Scores in [0, 1]. The usage counts the tokens that went through the model, with what the
             prompts of one call have in common once, and equal texts once.
 
         Raises:

@@ -1,0 +1,32 @@
+"""How Sphinx builds the documentation: `make docs`. Nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import llamaindex_qwen_rerank  # noqa: F401  # autodoc annotates pydantic's BaseModel: before that
+from qwen_rerank import __version__
+
+project = "qwen-rerank"
+author = "The qwen-rerank authors"
+copyright = author
+release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_show_sphinx = False
+html_copy_source = False
+
+myst_heading_anchors = 4  # as GitHub numbers them, so that links work in both
+
+default_role = "py:obj"  # `RerankEngine` in a docstring is a link, `"skip"` is code
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+nitpicky = True  # shows what a docstring's section was misread as
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),
+    ("py:.*", r"[A-Za-z_][\w.]*"),  # what is a name may be another package's, or not public
+]
