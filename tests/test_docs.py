@@ -13,9 +13,8 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
@@ -23,10 +22,9 @@ from langchain_core.documents import Document
 from qwen_rerank.settings import PluginSettings
 from tests.core.local import WHY_SKIPPED
 from tests.support.loopback import LoopbackDashScope
+from tests.support.pages import PAGES, ROOT, examples, fences
 from tests.support.servers import VLLM
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -37,34 +35,6 @@ SERVER = "http://localhost:8000"
 MODEL = "Qwen/Qwen3-Reranker-0.6B"
 OF_THE_USER = {"vllm", "llama-server", "xinference"}
 """Commands that start servers which the tests have no use for."""
-
-
-class Fence(NamedTuple):
-    """A fenced block: its language, its text, and the line it starts at."""
-
-    language: str
-    text: str
-    line: int
-
-    @property
-    def end(self) -> int:
-        return self.line + self.text.count("\n")
-
-
-def fences(page: Path) -> Iterator[Fence]:
-    text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\S*).*\n((?:.*\n)*?)```$", text, re.MULTILINE):
-        yield Fence(found[1], found[2], text.count("\n", 0, found.start(2)))
-
-
-def examples(page: Path) -> list[tuple[Fence, str | None]]:
-    """The blocks of Python, each with what the page says that it prints."""
-    blocks = [*fences(page), Fence("", "", 0)]
-    return [
-        (block, after.text if (after.language, after.line - block.end) == ("text", 3) else None)
-        for block, after in pairwise(blocks)
-        if block.language == "python"
-    ]
 
 
 def named(page: Path) -> str:

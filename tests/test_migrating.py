@@ -20,7 +20,7 @@ import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import EmbeddedScorer, QwenReRanker
 from tests.support.loopback import LoopbackDashScope, refuses
-from tests.test_docs import ROOT, fences
+from tests.support.pages import ROOT, fences
 
 FOLDER = ROOT / "docs" / "migrating"
 

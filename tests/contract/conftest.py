@@ -23,8 +23,11 @@ from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
 from tests.contract.services import SERVICES, Service
 from tests.core.local import WHY_SKIPPED
 from tests.support.loopback import Loopback
+from tests.support.pages import ROOT, module_of
 from tests.support.servers import VLLM
 from tests.support.wrapped import NESTED, Pointwise, nested
+
+NgramScorer: type[Scorer] = module_of(ROOT / "docs" / "adding-a-scorer.md", "ngrams").NgramScorer
 
 
 def whole() -> Scorer:
@@ -32,7 +35,13 @@ def whole() -> Scorer:
     return nested(NESTED[-1], DashScopeScorer())
 
 
-KNOWING: list[Callable[..., Scorer]] = [DashScopeScorer, EmbeddedScorer, ServerScorer, whole]
+KNOWING: list[Callable[..., Scorer]] = [
+    DashScopeScorer,
+    EmbeddedScorer,
+    ServerScorer,
+    NgramScorer,
+    whole,
+]
 """Those that tell what is relevant; LocalScorer has random weights here."""
 
 
