@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # LocalScorer's packages; elsewhere its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test lint format notebooks docs bench clean
+.PHONY: quickstart test lint format notebooks docs build release-check bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -30,11 +30,21 @@ docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo "build/docs/index.html"
 
+build: .venv/release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# The wheel, in empty environments: some minutes.
+release-check: build
+	$(BIN)/python scripts/try_wheel.py $(ARGS)
+
 bench: .venv/dev .venv/peers/installed
 	$(BIN)/python benchmarks/client.py $(ARGS)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv build dist
 
 # One stamp for each set of packages; they are installed again when what they are made of changes.
 .venv/examples: pyproject.toml | .venv/bin/python
@@ -51,6 +61,11 @@ clean:
 .venv/docs: .venv/dev
 	@echo "Installing what builds the documentation into .venv …"
 	$(INSTALL) --group docs
+	@touch $@
+
+.venv/release: .venv/dev
+	@echo "Installing what checks the release into .venv …"
+	$(INSTALL) --group release
 	@touch $@
 
 # Other packages that do what ours does, apart, as they may ask for other versions.

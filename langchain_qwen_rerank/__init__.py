@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qwen_rerank.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from langchain_qwen_rerank.compressor import QwenRerank
     from langchain_qwen_rerank.retriever import QwenRerankRetriever
@@ -18,7 +20,13 @@ def __getattr__(name: str) -> Any:
     """A class when it is asked for: the retriever's base alone takes a third of a second."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    try:
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{__name__} needs langchain-core ({error}).",
+            remedy='Install it: pip install "qwen-rerank[langchain]"',
+        ) from error
     globals()[name] = found
     return found
 

@@ -20,7 +20,7 @@ import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import EmbeddedScorer, QwenReRanker
 from tests.support.loopback import LoopbackDashScope, refuses
-from tests.support.pages import ROOT, fences
+from tests.support.pages import ROOT, fences, side
 
 FOLDER = ROOT / "docs" / "migrating"
 
@@ -43,8 +43,7 @@ class Migration:
     def code(self, sign: str) -> str:
         """The old code, whose lines begin with "-", or the new one with "+"; others are in both."""
         changes = [fence for fence in fences(FOLDER / self.page) if fence.language == "diff"]
-        lines = changes[self.place].text.splitlines()
-        return "\n".join(line[1:] for line in lines if line[:1] in (sign, " ", ""))
+        return side(changes[self.place], sign)
 
     @property
     def printed(self) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import qwen_rerank
+from tests.support.interpreter import python
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("qwen_rerank", "langchain_qwen_rerank", "llamaindex_qwen_rerank")
@@ -92,3 +96,32 @@ def test_every_public_name_is_there_and_every_class_documented(package: str) -> 
     module = importlib.import_module(package)
     public = [getattr(module, name) for name in module.__all__]
     assert all(thing.__doc__ for thing in public if isinstance(thing, type))
+
+
+@pytest.mark.parametrize(
+    ("package", "framework", "extra"),
+    [
+        ("langchain_qwen_rerank", "langchain_core", "langchain"),
+        ("llamaindex_qwen_rerank", "llama_index", "llamaindex"),
+    ],
+)
+def test_a_plugin_without_its_framework_names_the_extra(
+    package: str, framework: str, extra: str
+) -> None:
+    _, complaint = python(
+        f"import sys; sys.modules[{framework!r}] = None; from {package} import QwenRerank"
+    )
+    last = complaint.splitlines()[-1]
+    assert last.startswith("qwen_rerank.errors.MissingDependencyError: ")
+    assert last.endswith(f'pip install "qwen-rerank[{extra}]"')
+
+
+def test_the_workflow_makes_what_there_is_on_every_python_that_is_supported() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in (step["run"] for step in steps if "run" in step):
+        assert re.search(rf"^{command.removeprefix('make ')}:", makefile, re.MULTILINE), command
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == supported

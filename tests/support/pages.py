@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-__all__ = ["PAGES", "ROOT", "Fence", "examples", "fences", "module_of"]
+__all__ = ["PAGES", "ROOT", "Fence", "examples", "fences", "module_of", "side"]
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,6 +43,11 @@ def examples(page: Path) -> list[tuple[Fence, str | None]]:
         for block, after in pairwise(blocks)
         if block.language == "python"
     ]
+
+
+def side(change: Fence, sign: str) -> str:
+    """One side of a block of changes: of the signed lines those with "-", or those with "+"."""
+    return "\n".join(line[1:] for line in change.text.splitlines() if line[:1] in (sign, " ", ""))
 
 
 def module_of(page: Path, name: str) -> ModuleType:
