@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # LocalScorer's packages; elsewhere its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test lint format notebooks docs build release-check bench clean
+.PHONY: quickstart test lint format notebooks docs picture table build release-check bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -29,6 +29,13 @@ notebooks: .venv/dev
 docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+# What the README shows; the figures are those of `make bench ARGS="--json benchmarks/client.json"`.
+picture: .venv/dev
+	$(BIN)/python scripts/picture.py
+
+table: .venv/dev
+	$(BIN)/python scripts/benchmark_table.py
 
 build: .venv/release
 	rm -rf dist

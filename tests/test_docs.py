@@ -20,6 +20,7 @@ import pytest
 from langchain_core.documents import Document
 
 from qwen_rerank.settings import PluginSettings
+from scripts import benchmark_table, picture
 from tests.core.local import WHY_SKIPPED
 from tests.support.loopback import LoopbackDashScope
 from tests.support.pages import PAGES, ROOT, examples, fences
@@ -141,6 +142,19 @@ def test_files_that_are_named_exist(page: Path) -> None:
     folders = "benchmarks|examples|notebooks|scripts|tests"
     for path in re.findall(rf"`[^`\n]*?((?<![\w/])(?:{folders})/[\w/.*-]+\.\w+)", text):
         assert list(ROOT.glob(path)), path
+
+
+def test_the_table_of_the_benchmark_has_the_figures_that_are_kept() -> None:
+    for name in benchmark_table.HEADS:
+        if (ROOT / name).exists():
+            assert benchmark_table.renewed(ROOT / name) == (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", picture.PICTURES)
+def test_the_pictures_are_of_what_the_reranker_does(name: str) -> None:
+    words = picture.PICTURES[name]
+    drawn = picture.drawn(picture.orders(words), words)
+    assert drawn == (picture.IMAGES / name).read_text(encoding="utf-8")
 
 
 def test_the_table_of_options_has_them_all_with_their_defaults() -> None:

@@ -1,0 +1,93 @@
+"""Write the figures of the last `make bench` that was kept into the README's table.
+
+    python scripts/benchmark_table.py
+
+They are in benchmarks/client.json: `make bench ARGS="--json benchmarks/client.json"` renews it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from rig.figures import Figures, table
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "benchmarks" / "client.json"
+BEGIN, END = "<!-- benchmark: `make table` writes it -->", "<!-- end of the benchmark -->"
+
+CLIENTS = {
+    "QwenRerank (LangChain)": "**QwenRerank, LangChain**",
+    "langchain-community": "langchain-community's DashScopeRerank",
+    "QwenRerank (LlamaIndex)": "**QwenRerank, LlamaIndex**",
+    "llama-index": "llama-index's DashScopeRerank",
+    "QwenReRanker": "**QwenReRanker**, zvec",
+    "zvec": "zvec's QwenReRanker",
+}
+"""As the benchmark calls them, and as readers do."""
+
+HEADS = {
+    "README.md": (
+        "",
+        "calls/s, 64 at a time",
+        "requests at once",
+        "CPU ms, 100 documents",
+        "CPU ms, 500 documents",
+        "5,000 documents",
+        "refused",
+    ),
+    "README.zh-CN.md": (
+        "",
+        "64 个并发调用，次/秒",
+        "同时在途的请求",
+        "100 篇文档，CPU 毫秒",
+        "500 篇文档，CPU 毫秒",
+        "5,000 篇文档",
+        "被拒绝",
+    ),
+}
+"""The columns, and what is said where a client can't do it, in the language of each page."""
+
+
+def main() -> None:
+    for name in HEADS:
+        page = ROOT / name
+        if page.exists():
+            page.write_text(renewed(page), encoding="utf-8")
+
+
+def renewed(page: Path) -> str:
+    """The text of the page with the table as the figures are now."""
+    told = json.loads(FIGURES.read_text(encoding="utf-8"))
+    *heads, refused = HEADS[page.name]
+    rows = _rows(Figures(told["figures"]), told["notes"], refused)
+    text, found = re.subn(
+        f"(?<={BEGIN}\n).*?(?={END})",
+        f"\n{table(heads, rows)}\n\n",
+        page.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if not found:
+        sys.exit(f"{page.name} has no place for the table: {BEGIN} … {END}")
+    return text
+
+
+def _rows(figures: Figures, notes: dict[str, str], refused: str) -> Iterator[Sequence[object]]:
+    whats = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
+    for client, name in CLIENTS.items():
+        large = f"{figures.median('large: ms', client) / 1000:.2f} s"
+        is_refused = f"{client}, 5,000 documents" in notes
+        yield (
+            name,
+            *(figures.median(what, client) for what in whats),
+            refused if is_refused else large,
+        )
+
+
+if __name__ == "__main__":
+    main()
