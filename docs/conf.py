@@ -13,6 +13,7 @@ release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"{project} {release}"
+pygments_style = "default"  # shows what a change adds in green
 html_show_sphinx = False
 html_copy_source = False
 
