@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import llamaindex_qwen_rerank  # noqa: F401  # autodoc annotates pydantic's BaseModel: before that
 from qwen_rerank import __version__
 
@@ -31,3 +33,16 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"[A-Za-z_][\w.]*"),  # what is a name may be another package's, or not public
 ]
+
+
+def setup(app: Any) -> None:
+    """What Sphinx calls to add to itself."""
+    app.connect("autodoc-process-docstring", _rejoin, priority=600)  # after Napoleon
+
+
+def _rejoin(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what a property's first sentence says before a colon for its type."""
+    types = [line for line in lines if what == "property" and line.startswith(":type: ")]
+    for line in types:
+        lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+        lines.remove(line)

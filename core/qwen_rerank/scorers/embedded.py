@@ -89,7 +89,7 @@ class EmbeddedScorer(Scorer):
 
     @property
     def pointwise(self) -> bool:
-        """False; see above."""
+        """False: see above."""
         return False
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
