@@ -33,16 +33,24 @@ LEFT_OUT = {"local"}
 
 @dataclass(frozen=True)
 class Extra:
-    """What an extra is for: a page that begins with an example, and code that needs no more."""
+    """What an extra is for.
+
+    Attributes:
+        page: Its page, which begins with an example.
+        need: Code that needs this extra and no other.
+        scorer: What takes the place of the example's EmbeddedScorer, if it is not there.
+    """
 
     page: str
     need: str = ""
+    scorer: str = "EmbeddedScorer"
 
     @property
     def example(self) -> tuple[str, str]:
         """The code that the page begins with, the new one of a change, and what it prints."""
-        code, printed, *_ = fences(ROOT / self.page)
-        return code.text if code.language == "python" else side(code, "+"), printed.text
+        block, printed, *_ = fences(ROOT / self.page)
+        code = block.text if block.language == "python" else side(block, "+")
+        return code.replace("EmbeddedScorer", self.scorer), printed.text
 
 
 EXTRAS = {
@@ -55,6 +63,11 @@ EXTRAS = {
     ),
     "embedded": Extra(
         "docs/guide/results.md", "from qwen_rerank import EmbeddedScorer; EmbeddedScorer()"
+    ),
+    "passages": Extra(
+        "docs/guide/passages.md",
+        "from qwen_rerank import KeepOrder, PassageScorer; PassageScorer(KeepOrder())",
+        scorer="DashScopeScorer",
     ),
     "all": Extra("docs/guide/lists.md"),
 }

@@ -1,8 +1,9 @@
 """The README's and the pages' examples run as printed, and what they name is there.
 
-The Python of a page runs from its first block to its last, in one namespace and an empty folder. A
-block of text right after it is what it prints. DashScope is the loopback service; a server on port
-8000 and a model to download have stand-ins.
+The Python of a page runs from its first block to its last, in one namespace and an empty folder, or
+in an interpreter of its own where it sets what is of the whole process. A block of text right after
+it is what it prints. DashScope is the loopback service; a server on port 8000 and a model to
+download have stand-ins.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from langchain_core.documents import Document
 from qwen_rerank.settings import PluginSettings
 from scripts import benchmark_table, picture
 from tests.core.local import WHY_SKIPPED
+from tests.support.interpreter import python
 from tests.support.loopback import LoopbackDashScope
 from tests.support.pages import PAGES, ROOT, examples, fences
 from tests.support.servers import VLLM
@@ -34,6 +36,9 @@ HAS_TORCH = find_spec("torch") is not None
 
 SERVER = "http://localhost:8000"
 MODEL = "Qwen/Qwen3-Reranker-0.6B"
+OF_THE_PROCESS = {"tracing.md"}
+"""Pages that set up OpenTelemetry and logging."""
+
 OF_THE_USER = {"vllm", "llama-server", "xinference"}
 """Commands that start servers which the tests have no use for."""
 
@@ -58,7 +63,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_qwen.save(tmp_path_factory.mktemp("tiny-qwen")))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=named)
+WITH_PYTHON = [page for page in PAGES if examples(page)]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in WITH_PYTHON if page.name in OF_THE_PROCESS], ids=named
+)
+def test_the_python_of_a_page_runs_in_a_process_of_its_own(page: Path) -> None:
+    blocks, printed = zip(*examples(page), strict=True)
+    out, complaints = python("\n".join(block.text for block in blocks))
+    assert (out, complaints) == ("".join(filter(None, printed)), "")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in WITH_PYTHON if page.name not in OF_THE_PROCESS], ids=named
+)
 def test_the_python_of_a_page_runs_and_prints_what_it_says(
     page: Path,
     dashscope: LoopbackDashScope,
