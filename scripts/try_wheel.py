@@ -69,6 +69,15 @@ EXTRAS = {
         "from qwen_rerank import KeepOrder, PassageScorer; PassageScorer(KeepOrder())",
         scorer="DashScopeScorer",
     ),
+    "evaluation": Extra(
+        "docs/guide/engine.md",
+        "from qwen_rerank.evaluation import evaluate; "
+        "evaluate({'q': ['d']}, None, {'q': 'q'}, {'q': {'d': 1}})",
+    ),
+    "cli": Extra(
+        "docs/guide/engine.md",
+        "import sys; sys.argv[1:] = ['models']; from qwen_rerank.cli import main; main()",
+    ),
     "all": Extra("docs/guide/lists.md"),
 }
 
@@ -136,7 +145,7 @@ def _of_need(python: Path, other: str, extra: str) -> str:
     run = _run(python, EXTRAS[other].need)
     is_there = run.returncode == 0
     is_named = run.stderr.rstrip().endswith(f'pip install "qwen-rerank[{other}]"')
-    if (is_there and extra != NONE) or (is_named and extra != other):
+    if is_there or (is_named and extra != other):
         return ""
     return f"{EXTRAS[other].need!r} exited with {run.returncode}. {run.stderr}"
 
