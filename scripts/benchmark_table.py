@@ -1,4 +1,4 @@
-"""Write the figures of the last `make bench` that was kept into the README's table.
+"""Write the figures of the last `make bench` that was kept into the table of each README.
 
     python scripts/benchmark_table.py
 
@@ -23,11 +23,11 @@ BEGIN, END = "<!-- benchmark: `make table` writes it -->", "<!-- end of the benc
 
 CLIENTS = {
     "QwenRerank (LangChain)": "**QwenRerank, LangChain**",
-    "langchain-community": "langchain-community's DashScopeRerank",
+    "langchain-community": "langchain-community{of}DashScopeRerank",
     "QwenRerank (LlamaIndex)": "**QwenRerank, LlamaIndex**",
-    "llama-index": "llama-index's DashScopeRerank",
+    "llama-index": "llama-index{of}DashScopeRerank",
     "QwenReRanker": "**QwenReRanker**, zvec",
-    "zvec": "zvec's QwenReRanker",
+    "zvec": "zvec{of}QwenReRanker",
 }
 """As the benchmark calls them, and as readers do."""
 
@@ -39,33 +39,34 @@ HEADS = {
         "CPU ms, 100 documents",
         "CPU ms, 500 documents",
         "5,000 documents",
+        "'s ",
         "refused",
     ),
     "README.zh-CN.md": (
         "",
-        "64 个并发调用，次/秒",
-        "同时在途的请求",
-        "100 篇文档，CPU 毫秒",
-        "500 篇文档，CPU 毫秒",
+        "每秒调用数（64 并发）",
+        "同时在途的请求数",
+        "CPU 毫秒，100 篇文档",
+        "CPU 毫秒，500 篇文档",
         "5,000 篇文档",
+        " 的 ",
         "被拒绝",
     ),
 }
-"""The columns, and what is said where a client can't do it, in the language of each page."""
+"""In the language of each page the columns, whose a class is, and what a client can't do."""
 
 
 def main() -> None:
     for name in HEADS:
         page = ROOT / name
-        if page.exists():
-            page.write_text(renewed(page), encoding="utf-8")
+        page.write_text(renewed(page), encoding="utf-8")
 
 
 def renewed(page: Path) -> str:
     """The text of the page with the table as the figures are now."""
     told = json.loads(FIGURES.read_text(encoding="utf-8"))
-    *heads, refused = HEADS[page.name]
-    rows = _rows(Figures(told["figures"]), told["notes"], refused)
+    *heads, of, refused = HEADS[page.name]
+    rows = _rows(Figures(told["figures"]), told["notes"], of, refused)
     text, found = re.subn(
         f"(?<={BEGIN}\n).*?(?={END})",
         f"\n{table(heads, rows)}\n\n",
@@ -77,13 +78,15 @@ def renewed(page: Path) -> str:
     return text
 
 
-def _rows(figures: Figures, notes: dict[str, str], refused: str) -> Iterator[Sequence[object]]:
+def _rows(
+    figures: Figures, notes: dict[str, str], of: str, refused: str
+) -> Iterator[Sequence[object]]:
     whats = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
     for client, name in CLIENTS.items():
         large = f"{figures.median('large: ms', client) / 1000:.2f} s"
         is_refused = f"{client}, 5,000 documents" in notes
         yield (
-            name,
+            name.format(of=of),
             *(figures.median(what, client) for what in whats),
             refused if is_refused else large,
         )

@@ -1,4 +1,4 @@
-"""The README's and the pages' examples run as printed, and what they name is there.
+"""The READMEs' and the pages' examples run as printed, and what they name is there.
 
 The Python of a page runs from its first block to its last, in one namespace and an empty folder, or
 in an interpreter of its own where it sets what is of the whole process. A block of text right after
@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +26,9 @@ from scripts import benchmark_table, picture
 from tests.core.local import WHY_SKIPPED
 from tests.support.interpreter import python
 from tests.support.loopback import LoopbackDashScope
-from tests.support.pages import PAGES, ROOT, examples, fences
+from tests.support.pages import PAGES, READMES, ROOT, examples, fences
 from tests.support.servers import VLLM
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.findall(r"^([\w./-]+):(?!=)", MAKEFILE, re.MULTILINE)
@@ -102,8 +102,9 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason=WHY_SKIPPED)
-def test_the_readmes_example_of_the_open_model_ranks(model: str) -> None:
-    texts = [block.text for block, _ in examples(ROOT / "README.md")]
+@pytest.mark.parametrize("readme", READMES, ids=named)
+def test_the_readmes_example_of_the_open_model_ranks(readme: Path, model: str) -> None:
+    texts = [block.text for block, _ in examples(readme)]
     (code,) = (text for text in texts if "LocalScorer" in text)
     names: dict[str, Any] = {}
     exec(code.replace(MODEL, model), names)
@@ -163,10 +164,9 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert list(ROOT.glob(path)), path
 
 
-def test_the_table_of_the_benchmark_has_the_figures_that_are_kept() -> None:
-    for name in benchmark_table.HEADS:
-        if (ROOT / name).exists():
-            assert benchmark_table.renewed(ROOT / name) == (ROOT / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("readme", READMES, ids=named)
+def test_the_table_of_the_benchmark_has_the_figures_that_are_kept(readme: Path) -> None:
+    assert benchmark_table.renewed(readme) == readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", picture.PICTURES)
@@ -176,9 +176,19 @@ def test_the_pictures_are_of_what_the_reranker_does(name: str) -> None:
     assert drawn == (picture.IMAGES / name).read_text(encoding="utf-8")
 
 
-def test_the_table_of_options_has_them_all_with_their_defaults() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", README, re.MULTILINE))
+@pytest.mark.parametrize("readme", READMES, ids=named)
+def test_the_table_of_options_has_them_all_with_their_defaults(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE))
     for name, field in PluginSettings.model_fields.items():
         assert name in rows
         if rows[name].startswith("`") and not rows[name].startswith("`DASHSCOPE"):
             assert rows[name].strip('`"') in (str(field.default), "cn-beijing")
+
+
+def test_the_readmes_name_and_link_the_same() -> None:
+    english, chinese = (readme.read_text(encoding="utf-8") for readme in READMES)
+    chinese = chinese.replace(".zh-CN.svg)", ".svg)").replace("(README.md)", "(README.zh-CN.md)")
+    for what in (r"^#+ ", r"\]\(([^)]+)\)", r"(?<!`)`([^`\n]+)`(?!`)", r"^```(\w*)$", r"^\| "):
+        found = [Counter(re.findall(what, text, re.MULTILINE)) for text in (english, chinese)]
+        assert found[0] == found[1], what

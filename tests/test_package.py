@@ -83,6 +83,7 @@ def test_the_source_distribution_has_what_a_stranger_needs(dist: Path) -> None:
     assert {
         "Makefile",
         "README.md",
+        "README.zh-CN.md",
         "LICENSE",
         "CHANGELOG.md",
         "pyproject.toml",

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-__all__ = ["PAGES", "ROOT", "Fence", "examples", "fences", "module_of", "side"]
+__all__ = ["PAGES", "READMES", "ROOT", "Fence", "examples", "fences", "module_of", "side"]
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 class Fence(NamedTuple):
