@@ -12,7 +12,7 @@ quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

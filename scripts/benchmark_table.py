@@ -40,7 +40,7 @@ HEADS = {
         "CPU ms, 500 documents",
         "5,000 documents",
         "'s ",
-        "refused",
+        "fails",
     ),
     "README.zh-CN.md": (
         "",
@@ -50,7 +50,7 @@ HEADS = {
         "CPU 毫秒，500 篇文档",
         "5,000 篇文档",
         " 的 ",
-        "被拒绝",
+        "失败",
     ),
 }
 """In the language of each page the columns, whose a class is, and what a client can't do."""
@@ -65,8 +65,8 @@ def main() -> None:
 def renewed(page: Path) -> str:
     """The text of the page with the table as the figures are now."""
     told = json.loads(FIGURES.read_text(encoding="utf-8"))
-    *heads, of, refused = HEADS[page.name]
-    rows = _rows(Figures(told["figures"]), told["notes"], of, refused)
+    *heads, of, failure = HEADS[page.name]
+    rows = _rows(Figures(told["figures"]), told["notes"], of, failure)
     text, found = re.subn(
         f"(?<={BEGIN}\n).*?(?={END})",
         f"\n{table(heads, rows)}\n\n",
@@ -79,16 +79,16 @@ def renewed(page: Path) -> str:
 
 
 def _rows(
-    figures: Figures, notes: dict[str, str], of: str, refused: str
+    figures: Figures, notes: dict[str, str], of: str, failure: str
 ) -> Iterator[Sequence[object]]:
     whats = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
     for client, name in CLIENTS.items():
         large = f"{figures.median('large: ms', client) / 1000:.2f} s"
-        is_refused = f"{client}, 5,000 documents" in notes
+        fails_there = f"{client}, 5,000 documents" in notes
         yield (
             name.format(of=of),
             *(figures.median(what, client) for what in whats),
-            refused if is_refused else large,
+            failure if fails_there else large,
         )
 
 

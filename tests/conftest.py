@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,13 @@ def _nobody_watches_the_next_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     yield
     logging.getLogger("qwen_rerank").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_interrupts() -> None:
+    """Also where the tests run in a shell's background, which has what it starts ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ COMMAND = [sys.executable, "-m", "qwen_rerank.cli"]
 def environment(**changed: str) -> dict[str, str]:
     """That of this process, in which the repository's packages are found."""
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    own = {"NO_COLOR", "COLUMNS", "LINES"}  # which say what a terminal is like
+    kept = {name: value for name, value in os.environ.items() if name not in own}
     return {**kept, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **changed}
 
 

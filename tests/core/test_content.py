@@ -68,7 +68,6 @@ def test_a_video_is_held_as_an_image_is() -> None:
         (Content("a", image=URL), {"text", "image"}),
         (Content("a", video=URL), {"text", "video"}),
     ],
-    ids=repr,
 )
 def test_it_knows_what_it_holds(content: Content, modalities: set[str]) -> None:
     assert content.modalities == modalities
@@ -203,7 +202,6 @@ def read(value: Any, rerank_field: Any = "x", **others: Any) -> Any:
         ({"type": "ticket", "text": "a"}, "type: ticket, text: a"),
         (["a", "b"], "a, b"),
     ],
-    ids=repr,
 )
 def test_content_and_content_blocks_are_read_wherever_a_text_is(value: Any, item: Any) -> None:
     assert read(value) == item

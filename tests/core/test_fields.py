@@ -74,7 +74,7 @@ class Own:
         (["a", 1, True], "a, 1, true"),
         (("a", None, " ", math.nan, "b"), "a, b"),
         ({10, 9, math.nan}, "9, 10"),
-        (frozenset("cab"), "a, b, c"),
+        pytest.param(frozenset("cab"), "a, b, c", id="a set of texts"),
         ({"b", 1}, "1, b"),
         ({"name": "Ann", "age": 7, "pet": None}, "name: Ann, age: 7"),
         ([{"name": "Ann", "age": 7}, {"name": "Bob"}], "name: Ann, age: 7; name: Bob"),
