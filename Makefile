@@ -24,7 +24,7 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 notebooks: .venv/dev
-	$(BIN)/python notebooks/execute.py
+	$(BIN)/python notebooks/execute.py $(ARGS)
 
 docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs

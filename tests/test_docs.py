@@ -112,12 +112,6 @@ def test_the_readmes_example_of_the_open_model_ranks(readme: Path, model: str) -
     assert len(names["compressor"].compress_documents(documents, "which?")) == 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
-
-
 def commands(page: Path) -> Iterator[list[str]]:
     """The commands in blocks of shell, and in indented ones that begin with one."""
     text = page.read_text(encoding="utf-8")

@@ -1,0 +1,69 @@
+"""The links of the pages and the notebooks lead to what is there, and to all of the pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+
+
+@cache
+def tokens(page: Path) -> list[Token]:
+    """What the page is made of; of a notebook, its prose."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+
+
+def links(page: Path) -> Iterator[str]:
+    for token in tokens(page):
+        for part in token.children or ():
+            if target := part.attrGet("href") or part.attrGet("src"):
+                yield str(target)
+
+
+def anchors(page: Path) -> Iterator[str]:
+    """The names that GitHub gives the headings of a page."""
+    seen: dict[str, int] = {}
+    for heading, inline in zip(tokens(page), tokens(page)[1:], strict=False):
+        if heading.type == "heading_open":
+            words = "".join(part.content for part in inline.children or ())
+            name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+            seen[name] = seen.get(name, -1) + 1
+            yield f"{name}-{seen[name]}" if seen[name] else name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        there = urlsplit(link)
+        if there.scheme:
+            assert there.scheme == "https", link
+            assert there.netloc, link
+            continue
+        target = (page.parent / unquote(there.path)).resolve() if there.path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if there.fragment:
+            assert there.fragment in anchors(target), link
+
+
+def test_all_pages_can_be_reached_from_the_readme() -> None:
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        reached |= new
+        links_on = {page.parent / urlsplit(link).path for page in new for link in links(page)}
+        new = {link.resolve() for link in links_on} & set(PAGES) - reached
+    assert reached >= {page for page in PAGES if page.parent != ROOT}
