@@ -7,7 +7,7 @@ Usage:
 
 Outputs say the same where they are of the same kinds, and their words are the same and their
 decimals nearly so: the last digit differs between processors. Of a picture the alternative text
-counts. In a cell with the tag "timing" the kinds alone count. Clear a cell's outputs to have them
+counts. In a cell with the tag "varies" the kinds alone count. Clear a cell's outputs to have them
 stored afresh.
 """
 
@@ -85,8 +85,8 @@ def outdated(stored: NotebookNode, new: NotebookNode) -> list[int]:
 
 def _said(cell: NotebookNode) -> str:
     """What a cell's outputs say, as far as it is to be the same in every run."""
-    is_timing = "timing" in cell.metadata.get("tags", [])
-    parts = _kinds if is_timing else _words
+    does_vary = "varies" in cell.metadata.get("tags", [])
+    parts = _kinds if does_vary else _words
     return "\n".join(chain.from_iterable(map(parts, cell.outputs)))
 
 

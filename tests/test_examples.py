@@ -178,7 +178,7 @@ class TestNotebooks:
         nbformat.validate(notebook)
         code = code_cells(notebook)
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-        assert all(cell.metadata in ({}, {"tags": ["timing"]}) for cell in notebook.cells)
+        assert all(cell.metadata in ({}, {"tags": ["varies"]}) for cell in notebook.cells)
         assert notebook.metadata == {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
@@ -231,7 +231,7 @@ def test_making_notebooks_stores_what_has_changed_and_checking_them_stores_nothi
 ) -> None:
     path = tmp_path / "notebook.ipynb"
     notebook = notebook_with("print('steady')", "import time; print(time.time_ns())")
-    notebook.cells[1].metadata.tags = ["timing"]
+    notebook.cells[1].metadata.tags = ["varies"]
     nbformat.write(notebook, path)
     unexecuted = path.read_bytes()
     check = run_execute("--check", path)
@@ -254,6 +254,13 @@ def test_a_notebook_that_fails_is_named_and_left_alone(tmp_path: Path) -> None:
     assert (run.returncode, path.read_bytes()) == (1, before)
     assert "notebook.ipynb" in run.stderr
     assert "ZeroDivisionError" in run.stderr
+
+
+def test_notebooks_are_made_offline_whatever_key_there_is(
+    execute: ModuleType, dashscope: LoopbackDashScope
+) -> None:
+    assert "DASHSCOPE_API_KEY" in os.environ
+    assert not [name for name in execute.offline() if name.startswith("DASHSCOPE_")]
 
 
 def text(words: str, name: str = "stdout") -> NotebookNode:
@@ -289,11 +296,11 @@ def test_outputs_are_out_of_date_where_they_say_something_else(
     ("new", "says_the_same"),
     [([text("2 s")], True), ([text("1 s"), picture("Lines")], False), ([], False)],
 )
-def test_of_a_timing_the_kinds_of_outputs_count(
+def test_of_what_varies_the_kinds_of_outputs_count(
     execute: ModuleType, new: list[NotebookNode], says_the_same: bool
 ) -> None:
     stored, run = notebook_with("code"), notebook_with("code")
     stored.cells[0].outputs, run.cells[0].outputs = [text("1 s")], new
     for notebook in (stored, run):
-        notebook.cells[0].metadata.tags = ["timing"]
+        notebook.cells[0].metadata.tags = ["varies"]
     assert execute.outdated(stored, run) == ([] if says_the_same else [0])
