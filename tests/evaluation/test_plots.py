@@ -121,6 +121,23 @@ def test_a_text_that_no_font_has_gives_way_to_the_id(report: Report, tmp_path: P
     assert "企鹅吃什么?" in plot.alt
 
 
+@pytest.mark.parametrize("name", ["Where penguins dive for what ", "企鹅吃什么"])
+def test_long_names_are_not_cut_off_at_the_edges(report: Report, tmp_path: Path, name: str) -> None:
+    plot = report.plot_ranks("q1", labels=dict.fromkeys("axy", name * 9))
+    plot.save(tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        width, height = picture.size
+        grey = picture.convert("L")
+        below_the_title = [grey.crop((x, height // 5, x + 1, height)) for x in (0, width - 1)]
+        assert [edge.getextrema() for edge in below_the_title] == [(255, 255)] * 2
+
+
+def test_shares_of_scores_are_labelled_as_they_are(report: Report) -> None:
+    axes = report.plot_scores().figure.axes[0]
+    labels = {axes.yaxis.get_major_formatter()(share, 0) for share in (0.025, -0.05, 0.1)}
+    assert labels == {"2.5%", "5%", "10%"}
+
+
 def test_many_queries_are_drawn_too() -> None:
     queries = [f"q{number}" for number in range(2_000)]
     runs = {

@@ -65,8 +65,11 @@ _CHINESE = (
 _NAMED = 40
 """With more queries than these, a bar has no room for its query's id."""
 
-_LABEL = 44
-"""Characters of a label, of which a longer one is cut."""
+_LABEL = 36
+"""The width of a label in letters, of which a wider one is cut; a Chinese character is two."""
+
+_TITLE = 100
+"""The same for a title."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +140,7 @@ def _fonts() -> list[str]:
     return ["DejaVu Sans", *[name for name in _CHINESE if name in installed][:1]]
 
 
-def _drawable(text: str, otherwise: str) -> str:
+def _drawable(text: str, otherwise: str, length: int = _LABEL) -> str:
     """The text, cut, if the fonts have all of its characters."""
     fonts = needed("matplotlib.font_manager", "A plot")
     known: set[int] = set()
@@ -145,7 +148,10 @@ def _drawable(text: str, otherwise: str) -> str:
         known |= fonts.get_font(fonts.findfont(family)).get_charmap().keys()
     if not all(ord(character) in known for character in text):
         return otherwise
-    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+    cells = needed("rich.cells", "A plot")
+    if cells.cell_len(text) <= length:
+        return text
+    return f"{cells.set_cell_size(text, length - 1).rstrip()}…"
 
 
 @contextmanager
@@ -233,18 +239,22 @@ def ranks(
     """See `Report.plot_ranks`."""
     check_whole("top", top, at_least=1)
     moves = _moves(report, query_id, baseline, run, top)
-    bottom = top + 1.0  # where those are that one of the two does not have among its first
-    with _axes(8, 1.2 + 0.3 * (top + 1)) as (figure, axes):
+    bottom = top + 1  # where those are that one of the two does not have among its first
+    with _axes(9, 1.2 + 0.3 * (top + 1)) as (figure, axes):
         for move in moves:
-            _line(axes, move, bottom, _drawable(labels.get(move.id, move.id), move.id))
+            _line(axes, move, bottom)
         axes.set_ylim(bottom + 0.5, 0.5)
-        axes.set_xlim(-0.75, 1.75)
-        axes.set_xticks([0, 1], [f"{baseline}", f"{run}"])
-        axes.set_yticks([])
-        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 1], [baseline, run])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        # Ticks, not texts, so that the layout makes room for them.
+        _name(axes, {m.before: m for m in moves}, top, labels, "{called}  {place}")
+        figure.get_layout_engine().set(w_pad=0.15)
+        right = axes.secondary_yaxis("right")
+        _name(right, {m.after: m for m in moves}, top, labels, "{place}  {called}")
         title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
-        axes.set_title(_drawable(title, query_id))
+        figure.suptitle(_drawable(title, query_id, _TITLE), x=0, ha="left", fontsize=11)
         axes.text(
             0.5,
             -0.01,
@@ -268,22 +278,32 @@ def _moves(report: Report, query_id: str, baseline: str, run: str, top: int) -> 
     return [_Move(id_, before.get(id_), after.get(id_), gained.get(id_, 0)) for id_ in shown]
 
 
-def _line(axes: Axes, move: _Move, bottom: float, label: str) -> None:
+def _line(axes: Axes, move: _Move, bottom: int) -> None:
     ends = [min(bottom, place or bottom) for place in (move.before, move.after)]
     is_relevant = move.gain > 0
     colour, width = (_BLUE, 2.2) if is_relevant else (_GREY, 1.0)
     style = "solid" if is_relevant else "dotted"
-    axes.plot([0, 1], ends, color=colour, linewidth=width, linestyle=style, marker="o")
-    if is_relevant:
-        label = f"{label} (gain {move.gain})"
-    weight = "bold" if is_relevant else "normal"
-    for x, end, place, side in (
-        (0, ends[0], move.before, "right"),
-        (1, ends[1], move.after, "left"),
-    ):
-        if end < bottom:
-            text = f"{label}   {place}   " if side == "right" else f"   {place}   {label}"
-            axes.text(x, end, text, ha=side, va="center", fontsize=8, color=_INK, weight=weight)
+    axes.plot(
+        [0, 1], ends, color=colour, linewidth=width, linestyle=style, marker="o", clip_on=False
+    )
+
+
+def _name(
+    axes: Axes, at: Mapping[int | None, _Move], top: int, labels: Mapping[str, str], form: str
+) -> None:
+    """Write at each of the first places which document is there; in bold if it is relevant."""
+    here = {place: move for place, move in at.items() if place is not None and place <= top}
+    texts = [form.format(place=p, called=_called(m, labels)) for p, m in here.items()]
+    axes.set_yticks(list(here), texts, fontsize=8)
+    axes.tick_params(axis="y", length=0, pad=8)
+    axes.spines[["left", "right"]].set_visible(False)
+    for tick, move in zip(axes.get_yticklabels(), here.values(), strict=True):
+        tick.set_fontweight("bold" if move.gain > 0 else "normal")
+
+
+def _called(move: _Move, labels: Mapping[str, str]) -> str:
+    label = _drawable(labels.get(move.id, move.id), move.id)
+    return f"{label} (gain {move.gain})" if move.gain > 0 else label
 
 
 def _words_of_moves(
@@ -342,10 +362,10 @@ def scores(report: Report, run: str) -> Plot:
                 hatch=hatch,
             )
         axes.axhline(0, color=_INK, linewidth=0.8)
-        axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share):.0%}")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share) * 100:g}%")
         axes.set_xlabel(f"score of {run}")
         axes.set_ylabel("share of each kind")
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)
         axes.set_title(f"{run}: scores of relevant documents and of others")
     return Plot(figure, _words_of_scores(run, relevant, others))
 
