@@ -14,6 +14,7 @@ stored afresh.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
 import os
 import re
@@ -66,7 +67,7 @@ def executed(path: Path, env: Mapping[str, str] | None = None) -> NotebookNode:
     client.create_kernel_manager()
     # The interpreter that runs this, whatever kernels the user has installed under the same name.
     client.km.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-    client.execute(env=offline() if env is None else dict(env))
+    asyncio.run(client.async_execute(env=offline() if env is None else dict(env)))
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -204,12 +205,16 @@ class TestNotebooks:
                     if kind.startswith("image/"):
                         assert len(output.metadata[kind]["alt"]) > 80
 
-    def test_with_a_key_the_service_ranks(
-        self, dashscope: LoopbackDashScope, execute: ModuleType, path: Path
-    ) -> None:
-        notebook = execute.executed(path, os.environ)
-        assert "from qwen3-rerank" in printed(notebook)
-        assert {request.model for request in dashscope.received} == {"qwen3-rerank"}
+
+@pytest.mark.timeout(300)
+def test_with_a_key_the_service_ranks_in_every_notebook(
+    dashscope: LoopbackDashScope, execute: ModuleType
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        notebooks = pool.map(lambda path: execute.executed(path, os.environ), NOTEBOOKS)
+        for path, notebook in zip(NOTEBOOKS, notebooks, strict=True):
+            assert "from qwen3-rerank" in printed(notebook), path.name
+    assert {request.model for request in dashscope.received} == {"qwen3-rerank"}
 
 
 def notebook_with(*sources: str) -> NotebookNode:
