@@ -119,6 +119,9 @@ def _stored_anew(stored: NotebookNode, new: NotebookNode, places: list[int]) -> 
     for place, (old, cell) in enumerate(zip(stored.cells, new.cells, strict=True)):
         if cell.cell_type == "code" and place not in places:
             cell.outputs = old.outputs
+            for output in cell.outputs:
+                if "execution_count" in output:  # another one, if a cell came before it
+                    output.execution_count = cell.execution_count
     return new
 
 

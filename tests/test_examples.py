@@ -179,6 +179,11 @@ class TestNotebooks:
         nbformat.validate(notebook)
         code = code_cells(notebook)
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        for cell in code:
+            counts = {
+                output.get("execution_count", cell.execution_count) for output in cell.outputs
+            }
+            assert counts <= {cell.execution_count}
         assert all(cell.metadata in ({}, {"tags": ["varies"]}) for cell in notebook.cells)
         assert notebook.metadata == {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
