@@ -25,6 +25,7 @@ from qwen_rerank.evaluation.tables import p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axes._secondary_axes import SecondaryAxis
     from matplotlib.figure import Figure
 
     from qwen_rerank.evaluation.report import Comparison, Report
@@ -250,7 +251,7 @@ def ranks(
         axes.spines[["left", "bottom"]].set_visible(False)
         # Ticks, not texts, so that the layout makes room for them.
         _name(axes, {m.before: m for m in moves}, top, labels, "{called}  {place}")
-        figure.get_layout_engine().set(w_pad=0.15)
+        figure.set_layout_engine("constrained", w_pad=0.15)
         right = axes.secondary_yaxis("right")
         _name(right, {m.after: m for m in moves}, top, labels, "{place}  {called}")
         title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
@@ -289,7 +290,11 @@ def _line(axes: Axes, move: _Move, bottom: int) -> None:
 
 
 def _name(
-    axes: Axes, at: Mapping[int | None, _Move], top: int, labels: Mapping[str, str], form: str
+    axes: Axes | SecondaryAxis,
+    at: Mapping[int | None, _Move],
+    top: int,
+    labels: Mapping[str, str],
+    form: str,
 ) -> None:
     """Write at each of the first places which document is there; in bold if it is relevant."""
     here = {place: move for place, move in at.items() if place is not None and place <= top}
