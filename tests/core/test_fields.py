@@ -80,7 +80,6 @@ class Own:
         ([{"name": "Ann", "age": 7}, {"name": "Bob"}], "name: Ann, age: 7; name: Bob"),
         ({"names": ["Ann", "Bob"], "year": 1999}, "names: Ann, Bob; year: 1999"),
     ],
-    ids=repr,
 )
 def test_a_value_is_written_as_people_write_it(value: Any, written: str) -> None:
     assert as_text(value) == written
@@ -99,7 +98,6 @@ def test_a_value_is_written_as_people_write_it(value: Any, written: str) -> None
         (numpy.array([[1, 2], [3, 4]]), "1, 2; 3, 4"),
         (numpy.array(5), "5"),
     ],
-    ids=repr,
 )
 def test_what_numpy_holds_is_written_as_what_it_stands_for(value: Any, written: str) -> None:
     assert as_text(value) == written
@@ -135,7 +133,6 @@ def test_what_a_data_frame_holds_is_written_as_what_it_stands_for() -> None:
         {},
         [None, [math.nan, {"a": None}]],
     ],
-    ids=repr,
 )
 def test_what_is_missing_is_an_empty_text(value: Any) -> None:
     assert as_text(value) == ""
