@@ -6,13 +6,20 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # LocalScorer's packages; elsewhere its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test lint format notebooks docs picture table build release-check bench clean
+.PHONY: quickstart test pythons lowest lint format hooks notebooks docs picture table build release-check bench clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# All that pyenv has are to be found, not only the one it has chosen.
+pythons: .venv/tools
+	PYENV_VERSION="$$(pyenv versions --bare 2>/dev/null | paste -sd: -)" $(BIN)/nox --session tests -- $(ARGS)
+
+lowest: .venv/tools
+	$(BIN)/nox --session lowest -- $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -22,6 +29,9 @@ lint: .venv/dev
 format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: .venv/dev .venv/tools
+	$(BIN)/pre-commit install
 
 notebooks: .venv/dev
 	$(BIN)/python notebooks/execute.py $(ARGS)
@@ -51,7 +61,7 @@ bench: .venv/dev .venv/peers/installed
 	$(BIN)/python benchmarks/client.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .nox build dist
 
 # One stamp for each set of packages; they are installed again when what they are made of changes.
 .venv/examples: pyproject.toml | .venv/bin/python
@@ -64,6 +74,11 @@ clean:
 	$(INSTALL) --constraint constraints.txt --editable '.[all$(LOCAL:%=,%)]' \
 		--group dev $(LOCAL:%=--group %)
 	@touch $@ .venv/examples
+
+.venv/tools: pyproject.toml | .venv/bin/python
+	@echo "Installing nox and pre-commit into .venv …"
+	$(INSTALL) --group tools
+	@touch $@
 
 .venv/docs: .venv/dev
 	@echo "Installing what builds the documentation into .venv …"
