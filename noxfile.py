@@ -11,6 +11,7 @@ PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 LOWEST = PYTHONS[0]
 LOCAL = {"3.11"}  # as in the Makefile
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
+PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile")
 
 
 @nox.session(python=PYTHONS)
@@ -20,7 +21,7 @@ def tests(session: nox.Session) -> None:
     extras = "all,local" if local else "all"
     groups = ["--group", "dev", *(["--group", "local"] if local else [])]
     session.install("--constraint", "constraints.txt", "--editable", f".[{extras}]", *groups)
-    session.run("python", "-m", "pytest", *session.posargs, env=OFFLINE)
+    session.run(*PYTEST, *session.posargs, env=OFFLINE)
 
 
 @nox.session(python=LOWEST, venv_backend="uv")
@@ -32,4 +33,4 @@ def lowest(session: nox.Session) -> None:
     lowest_direct = ("--resolution", "lowest-direct")
     session.install(*lowest_direct, "--editable", ".[all]", "--group", "dev")
     quiet = ("-W", "ignore::DeprecationWarning")
-    session.run("python", "-m", "pytest", *quiet, *session.posargs, env=OFFLINE)
+    session.run(*PYTEST, *quiet, *session.posargs, env=OFFLINE)
