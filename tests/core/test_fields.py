@@ -128,7 +128,7 @@ def test_what_a_data_frame_holds_is_written_as_what_it_stands_for() -> None:
         Decimal("NaN"),
         Decimal("sNaN"),
         numpy.float32("nan"),
-        numpy.datetime64("NaT"),
+        numpy.datetime64("NaT", "s"),
         [],
         {},
         [None, [math.nan, {"a": None}]],
