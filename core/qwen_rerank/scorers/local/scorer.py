@@ -150,9 +150,6 @@ class LocalScorer(Scorer):
             )
         return scores
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self.model!r})"
-
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the weights: where it is unpickled, it loads them from the same place.
         return partial(type(self), **self._options), ()
