@@ -96,7 +96,7 @@ class TestEval:
 
 class TestCheck:
     def test_all_is_well(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
-        dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3])))
+        dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3, *[0.0] * 4])))
         outcome = cli("check", "--model", "qwen3-rerank")
         assert outcome.code == 0, outcome.out
         assert [line.split()[0] for line in outcome.out.splitlines()[::2]] == ["ok"] * 3
@@ -107,7 +107,7 @@ class TestCheck:
         assert cli("check", "-s", "embedded").code == 0
 
     def test_a_ranking_that_is_wrong_fails(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
-        dashscope.faults.append(edits(give([0.5, 0.1, 0.2, 0.6])))
+        dashscope.faults.append(edits(give([0.5, 0.1, 0.2, 0.6, *[0.0] * 4])))
         outcome = cli("check")
         assert outcome.code == 1
         assert outcome.out.splitlines()[-1] == "fail  ranking"

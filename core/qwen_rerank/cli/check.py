@@ -19,20 +19,9 @@ from qwen_rerank.cli.options import (
     make_scorer,
 )
 from qwen_rerank.cli.screen import Screen, spent
-from qwen_rerank.errors import BadResponseError
-from qwen_rerank.scorers.server import ServerScorer
-from qwen_rerank.scoring import Scorer, Scores
+from qwen_rerank.scorers.probe import QUERY, TEXTS, told_apart
 
 __all__ = ["check"]
-
-QUERY = "How do I reset my password?"
-TEXTS = (
-    "To reset your password, open Settings, choose Security and follow the link in our mail.",
-    "Invoices are sent on the first of the month.",
-    "The battery is charged when its light is green.",
-    "Whales are mammals, and breathe air.",
-)
-"""The first text answers the query, the others have nothing to do with it."""
 
 
 def check(
@@ -64,7 +53,7 @@ def check(
         usage = scores.usage
         screen.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
         with _step(screen, "ranking"):
-            _check_ranking(chosen, scores)
+            told_apart(chosen, scores)
     relevant, *others = scores.values
     screen.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
 
@@ -77,15 +66,3 @@ def _step(screen: Screen, name: str) -> Iterator[None]:
         screen.result(f"fail  {name}")
         raise
     screen.result(f"ok    {name}")
-
-
-def _check_ranking(chosen: Scorer, scores: Scores) -> None:
-    if isinstance(chosen, ServerScorer):
-        chosen.check()  # knows what is mostly wrong with servers
-    relevant, *others = scores.values
-    if relevant <= max(others):
-        raise BadResponseError(
-            f"{chosen.model} gives a text that answers the query {relevant:.4g}, and one that has "
-            f"nothing to do with it {max(others):.4g}.",
-            remedy="Check that --model names a reranker.",
-        )

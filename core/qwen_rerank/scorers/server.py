@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from qwen_rerank.checks import check_whole
-from qwen_rerank.errors import BadResponseError, InvalidInputError, MissingKeyError
+from qwen_rerank.errors import InvalidInputError, MissingKeyError
 from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.keys import checked_key
 from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scorers.probe import QUERY, TEXTS, told_apart
 from qwen_rerank.scorers.rates import Rates
 from qwen_rerank.scorers.retrying import Patience
 from qwen_rerank.scorers.server_dialects import COMMON, SERVERS, ServerDialect
@@ -132,23 +133,11 @@ class ServerScorer(ServiceScorer):
             BadResponseError: The relevant text does not score above each of the others.
             QwenRerankError: What `score` raises.
         """
-        return self._told_apart(self.score(_QUERY, _TEXTS))
+        return told_apart(self, self.score(QUERY, TEXTS))
 
     async def acheck(self) -> Scores:
         """The same as `check`."""
-        return self._told_apart(await self.ascore(_QUERY, _TEXTS))
-
-    def _told_apart(self, scores: Scores) -> Scores:
-        relevant, best_of_others = scores.values[0], max(scores.values[1:])
-        if relevant > best_of_others:
-            return scores
-        raise BadResponseError(
-            f"{self!r} gives a text that answers the query {relevant:.4g}, and one that has "
-            f"nothing to do with it {best_of_others:.4g}.",
-            remedy="The model probably runs without its prompt template, as Qwen3-Reranker does in "
-            "vLLM without --hf_overrides and --chat-template, or it is no reranker; see "
-            "docs/scorers.md.",
-        )
+        return told_apart(self, await self.ascore(QUERY, TEXTS))
 
     def _headers(self) -> dict[str, str]:
         if not self._is_keyed:
@@ -162,20 +151,6 @@ class ServerScorer(ServiceScorer):
     def __getstate__(self) -> dict[str, Any]:
         # Without the key, but not without the need for one: see _key_where_loaded.
         return {**self.__dict__, "_api_key": None}
-
-
-_QUERY = "What is the capital of France?"
-_TEXTS = (
-    "The capital of France is Paris.",
-    "Penguins are birds that cannot fly.",
-    "Add the flour, then knead the dough for ten minutes.",
-    "The invoice is due within thirty days.",
-    "A guitar has six strings.",
-    "Rain is expected on Tuesday afternoon.",
-    "The patch fixes a memory leak in the parser.",
-    "Photosynthesis turns light into chemical energy.",
-)
-"""One text that answers the query, and seven that do not: chance passes once in eight times."""
 
 
 def _dialect(url: str, name: str | None) -> ServerDialect:
