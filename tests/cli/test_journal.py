@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ FINISHED = [
 
 
 def written(path: Path) -> bytes:
-    with Journal(path, OPTIONS) as journal:
+    with closing(Journal(path, OPTIONS)) as journal:
         for finished in FINISHED:
             journal.add(finished)
     return path.read_bytes()
@@ -28,12 +30,13 @@ def written(path: Path) -> bytes:
 
 def test_what_was_added_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     written(tmp_path / "j")
-    with Journal(tmp_path / "j", OPTIONS) as journal:
+    with closing(Journal(tmp_path / "j", OPTIONS)) as journal:
         assert list(journal.done) == ["q1", "q2", "q3"]
         for finished in FINISHED:
             assert journal.ranking(finished.query_id) == finished.ranking
         assert journal.usage == Usage(requests=3, tokens=10, cost=1.5)
         assert journal.refused == 1
+        assert journal.textless == 1
 
 
 def test_cut_off_anywhere_it_keeps_all_whole_lines_and_takes_new_ones(tmp_path: Path) -> None:
@@ -44,7 +47,7 @@ def test_cut_off_anywhere_it_keeps_all_whole_lines_and_takes_new_ones(tmp_path: 
         path = tmp_path / "cut"
         path.write_bytes(whole[:size])
         kept = sum(end <= size for end in ends[1:])
-        with Journal(path, OPTIONS) as journal:
+        with closing(Journal(path, OPTIONS)) as journal:
             assert list(journal.done) == ["q1", "q2", "q3"][:kept]
             for finished in FINISHED[kept:]:
                 journal.add(finished)
@@ -55,7 +58,7 @@ def test_cut_off_anywhere_it_keeps_all_whole_lines_and_takes_new_ones(tmp_path: 
 def test_a_last_line_of_other_bytes_is_as_torn_as_half_a_one(tmp_path: Path) -> None:
     whole = written(tmp_path / "j")
     (tmp_path / "j").write_bytes(whole + b"\0" * 20 + b"\n")
-    with Journal(tmp_path / "j", OPTIONS) as journal:
+    with closing(Journal(tmp_path / "j", OPTIONS)) as journal:
         assert len(journal.done) == 3
     assert (tmp_path / "j").read_bytes() == whole
 
@@ -90,19 +93,36 @@ def test_the_journal_of_other_options_is_refused_until_it_is_thrown_away(
     with pytest.raises(InvalidInputError, match=says):
         Journal(tmp_path / "j", options)
     assert (tmp_path / "j").read_bytes() == before
-    with Journal(tmp_path / "j", options, restart=True) as journal:
+    with closing(Journal(tmp_path / "j", options, restart=True)) as journal:
         assert not journal.done
     assert len((tmp_path / "j").read_bytes().splitlines()) == 1
 
 
 def test_two_processes_cannot_write_to_it(tmp_path: Path) -> None:
     with (
-        Journal(tmp_path / "j", OPTIONS),
+        closing(Journal(tmp_path / "j", OPTIONS)),
         pytest.raises(InvalidInputError, match="Another process"),
     ):
         Journal(tmp_path / "j", OPTIONS, restart=True)
-    with Journal(tmp_path / "j", OPTIONS):
+    with closing(Journal(tmp_path / "j", OPTIONS)):
         pass  # the first has let go of it
+
+
+class Vanishing(type(Path())):  # type: ignore[misc]
+    """A file that another process removes as soon as this one has opened it."""
+
+    def open(self, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        file = super().open(mode, *arguments, **options)
+        if mode == "rb":
+            self.unlink()
+        return file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="what is open can't be removed there")
+def test_a_journal_that_its_run_removes_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Another process"):
+        Journal(Vanishing(tmp_path / "j"), OPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_line_is_one_object(tmp_path: Path) -> None:

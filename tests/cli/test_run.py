@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ from qwen_rerank.cli.candidates import Candidates
 from qwen_rerank.cli.texts import TextIndex
 from qwen_rerank.evaluation import read_run
 from tests.cli.conftest import Cli
-from tests.cli.process import start
+from tests.cli.process import COMMAND, environment, start
 from tests.support.loopback import LoopbackDashScope, edits, refuses
 
 QUERIES = {f"q{number}": f"query number {number}" for number in range(12)}
@@ -186,10 +191,27 @@ class TestWhole:
         entry = {"_id": "d1", "title": "", "text": " "}
         kept = [{"_id": id_, "text": text} for id_, text in DOCUMENTS.items() if id_ != "d1"]
         files.write("corpus.jsonl", [entry, *kept])
-        assert cli(*files.arguments).code == 0
+        outcome = cli(*files.arguments)
+        assert outcome.code == 0
         ranking = read_run(files.out)["q0"]
         assert list(ranking) == ["d5", "d4", "d3", "d2", "d1"]
         assert ranking["d1"] == ranking["d2"] - 1
+        count = sum("d1" in found for found in files.found.values())
+        assert f"{count} documents have no text, and stand behind the others." in outcome.err
+
+    def test_queries_without_candidates_are_counted(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        entries = [
+            {"query_id": "q1", "documents": ["d1"]},
+            {"query_id": "q2", "documents": []},
+            {"query_id": "x", "query": "?", "documents": ["d2"]},
+        ]
+        files.candidates = files.write("candidates.jsonl", entries)
+        outcome = cli(*files.arguments)
+        assert outcome.code == 0, outcome.err
+        assert "11 queries have no candidates, and are not in the result." in outcome.err
+        assert list(read_run(files.out)) == ["q1", "x"]
 
     def test_a_refused_query_stops_it_or_keeps_its_order(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
@@ -199,7 +221,7 @@ class TestWhole:
         assert stopped.code == 1
         assert "0 of 12 queries are finished" in stopped.err
         dashscope.faults.append(refuses(400, "DataInspectionFailed"))
-        kept = cli(*files.arguments, "--concurrency", 1, "--keep-refused", "--restart")
+        kept = cli(*files.arguments, "--concurrency", 1, "--keep-refused")
         assert kept.code == 0, kept.err
         assert "1 queries were refused and keep the order they had." in kept.err
         run = read_run(files.out)
@@ -208,6 +230,20 @@ class TestWhole:
 
 
 class TestStoppedAndStartedAgain:
+    def test_keeping_refused_queries_begins_where_one_stopped_it_and_has_no_way_back(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        refusal = refuses(400, "DataInspectionFailed")
+        dashscope.faults.extend([ANSWERS] * 3 + [refusal] * 2 + [refuses(401, "InvalidApiKey")])
+        alone = [*files.arguments, "--concurrency", 1]
+        assert "3 of 12 queries are finished" in cli(*alone).err
+        assert "4 of 12 queries are finished" in cli(*alone, "--keep-refused").err
+        refused = cli(*alone)
+        assert refused.code == 2
+        assert "1 of the queries that are finished were refused." in refused.err
+        assert len(dashscope.received) == 6
+        assert cli(*alone, "--keep-refused").code == 0
+
     def test_after_a_failure_it_goes_on_where_it_was(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:
@@ -258,16 +294,18 @@ class TestStoppedAndStartedAgain:
         assert in_order(read_run(files.out)) == in_order(files.expected)
         assert not files.journal.exists()
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
     def test_interrupted_it_says_how_to_go_on(
-        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, sent: signal.Signals
     ) -> None:
         hanging = Hanging(2)
         dashscope.faults.extend([ANSWERS] * 4 + [hanging] * 2)
         with start(*files.arguments, "--concurrency", 2) as process:
             assert hanging.all_there.wait(60)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             _, said = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 128 + sent
         assert b"4 of 12 queries are finished and kept" in said
         assert b"Traceback" not in said
         assert cli(*files.arguments).code == 0
@@ -281,6 +319,72 @@ class TestStoppedAndStartedAgain:
         assert again.code == 2
         assert "--overwrite" in again.err
         assert len(dashscope.received) == len(QUERIES)
+
+    @pytest.mark.parametrize("changed", [[], ["--restart"]])
+    def test_a_journal_in_which_nothing_is_finished_replaces_no_result(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, changed: list[str]
+    ) -> None:
+        files.out.write_text("paid for")
+        files.journal.touch()
+        refused = cli(*files.arguments, *changed)
+        assert refused.code == 2
+        assert "--overwrite" in refused.err
+        assert files.out.read_text() == "paid for"
+        assert dashscope.received == []
+
+    def test_a_result_that_cannot_be_written_is_written_when_started_again(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        in_the_way = files.folder / "out.run.part"
+        in_the_way.mkdir()
+        stopped = cli(*files.arguments)
+        assert stopped.code == 2
+        assert "12 of 12 queries are finished and kept" in stopped.err
+        in_the_way.rmdir()
+        assert cli(*files.arguments).code == 0
+        assert len(dashscope.received) == len(QUERIES)
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+    def test_where_the_journal_finds_no_room_what_is_whole_is_kept(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        limited = [
+            "sh",
+            "-c",
+            'ulimit -f 2 && exec "$@"',
+            "sh",
+            *COMMAND,
+            *map(str, files.arguments),
+        ]
+        stopped = subprocess.run(limited, env=environment(), capture_output=True, check=False)
+        assert stopped.returncode == 1
+        assert b"qwen-rerank: File too large." in stopped.stderr
+        kept = re.search(rb"(\d+) of 12 queries are finished and kept", stopped.stderr)
+        assert kept is not None
+        assert 0 < int(kept[1]) < 12
+        again = cli(*files.arguments)
+        assert f"{int(kept[1])} of 12 queries are finished already." in again.err
+        assert in_order(read_run(files.out)) == in_order(files.expected)
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [("bm25.run", "bm25.run has changed"), ("corpus.jsonl", "corpus.jsonl has changed: 'd")],
+    )
+    def test_a_file_that_changes_meanwhile_is_an_error_and_no_other_result(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, name: str, says: str
+    ) -> None:
+        path = files.folder / name
+
+        async def changes(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            path.write_text(path.read_text()[20:])
+            return await ANSWERS(request, body)
+
+        dashscope.faults.append(changes)
+        outcome = cli(*files.arguments, "--concurrency", 1)
+        assert outcome.code == 2
+        assert says in outcome.err
+        assert not files.out.exists()
 
     def test_other_options_are_refused_until_it_is_started_anew(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
@@ -340,6 +444,8 @@ class TestWhatIsWrongCostsNothing:
             ({"query_id": "q", "query": "?", "documents": [1]}, "with an id"),
             ({"query_id": "q", "query": "?", "documents": ["a b"]}, "white space: 'a b'"),
             ({"query_id": "", "query": "?", "documents": ["a"]}, "it has no query_id"),
+            ({"query_id": True, "query": "?", "documents": ["a"]}, "it has no query_id"),
+            ({"query_id": "q", "query": "?", "documents": [{"id": []}]}, "it has no id"),
             ({"query_id": "q", "query": "?", "documents": ["a", "a"]}, "twice"),
             ({"query_id": "q", "query": "?", "documents": ["a"]}, "Pass --corpus"),
             ({"query_id": "q", "documents": []}, "Pass --queries"),
@@ -360,6 +466,42 @@ class TestWhatIsWrongCostsNothing:
         files.corpus = files.folder / "corpus.jsonl.gz"
         files.corpus.write_bytes(b"")
         assert "gunzip --keep" in cli(*files.arguments).err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+    @pytest.mark.parametrize("name", ["queries", "corpus", "candidates"])
+    def test_a_pipe_is_refused_as_it_can_be_read_only_once(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, name: str
+    ) -> None:
+        pipe = files.folder / "pipe"
+        os.mkfifo(pipe)
+        setattr(files, name, pipe)
+        outcome = cli(*files.arguments)
+        assert outcome.code == 2
+        assert "is a pipe or a device" in outcome.err
+
+    @pytest.mark.parametrize("out", ["", ".", "folder", os.devnull])
+    def test_a_result_that_can_be_no_file_is_refused(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, out: str
+    ) -> None:
+        (files.folder / "folder").mkdir()
+        files.out = Path(out) if out in ("", ".") else files.folder / out
+        outcome = cli(*files.arguments, "--overwrite")
+        assert outcome.code == 2
+        assert "is no file" in outcome.err
+        assert dashscope.received == []
+
+    @pytest.mark.parametrize("name", ["queries", "corpus", "candidates"])
+    @pytest.mark.parametrize("ending", ["", ".part", ".journal"])
+    def test_no_input_is_written_to(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, name: str, ending: str
+    ) -> None:
+        path = getattr(files, name).rename(files.folder / f"out.run{ending}")
+        setattr(files, name, path)
+        before = path.read_bytes()
+        outcome = cli(*files.arguments, "--overwrite", "--restart")
+        assert outcome.code == 2
+        assert f"{path} is read, and would be written to." in outcome.err
+        assert path.read_bytes() == before
 
     def test_a_folder_that_is_not_there_is_named_first(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
@@ -382,7 +524,10 @@ def test_memory_does_not_grow_with_the_number_of_queries(tmp_path: Path) -> None
         with run.open("w") as file:
             for query in range(count):
                 file.writelines(f"q{query} Q0 d{rank} {rank} {-rank} x\n" for rank in range(500))
-        with TextIndex(queries, ["text"]) as asked, TextIndex(corpus, ["text"]) as texts:
+        with (
+            closing(TextIndex(queries, ["text"])) as asked,
+            closing(TextIndex(corpus, ["text"])) as texts,
+        ):
             tracemalloc.start()
             candidates = Candidates(run, asked, texts, None)
             assert candidates.counts.documents == count * 500

@@ -16,7 +16,7 @@ from qwen_rerank.cli.exits import Exit, exit_code, sentences
 from qwen_rerank.cli.models import models
 from qwen_rerank.cli.rank import rank
 from qwen_rerank.cli.rerun import rerun
-from qwen_rerank.cli.screen import Screen
+from qwen_rerank.cli.screen import Screen, complain
 
 __all__ = ["app", "run"]
 
@@ -51,7 +51,7 @@ app.command("models")(models)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"qwen-rerank {__version__}")
+        print(f"qwen-rerank {__version__}", flush=True)
         raise typer.Exit
 
 
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> None:
     except Exception as error:
         if "--debug" in ours:
             raise
-        Screen().error(sentences(error))
+        complain(sentences(error))
         sys.exit(exit_code(error))
 
 

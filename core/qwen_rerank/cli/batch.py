@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qwen_rerank.cli.candidates import Candidates, Job
-from qwen_rerank.cli.journal import Finished, Journal, Scored
+from qwen_rerank.cli.journal import Finished, Journal, Scored, sync_folder
 from qwen_rerank.engine import RerankEngine
 from qwen_rerank.errors import ContentBlockedError
 from qwen_rerank.records import Record
 from qwen_rerank.scoring import Usage
 
-__all__ = ["rerank_all", "write_run"]
+__all__ = ["PART", "rerank_all", "write_run"]
 
 _TEXT = "text"
+
+PART = ".part"
+"""What the name of a file ends in that is not whole yet."""
 
 
 async def rerank_all(
@@ -98,14 +101,22 @@ def write_run(path: Path, name: str, candidates: Candidates, journal: Journal) -
     Raises:
         OSError: The file can't be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        for query_id in candidates.query_ids():
-            for place, (document_id, score) in enumerate(_numbered(journal.ranking(query_id)), 1):
-                file.write(f"{query_id} Q0 {document_id} {place} {score!r} {name}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    part = path.with_name(f"{path.name}{PART}")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(_lines(name, candidates, journal))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _lines(name: str, candidates: Candidates, journal: Journal) -> Iterator[str]:
+    for query_id in candidates.query_ids():
+        for place, (document_id, score) in enumerate(_numbered(journal.ranking(query_id)), 1):
+            yield f"{query_id} Q0 {document_id} {place} {score!r} {name}\n"
 
 
 def _numbered(ranking: Scored) -> Iterator[tuple[str, float]]:

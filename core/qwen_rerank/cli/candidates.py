@@ -34,11 +34,13 @@ class Counts:
         queries: Queries.
         documents: Documents that are reranked, query by query.
         beyond: Documents that are left out because they are beyond the depth.
+        bare: Queries of either file that have no documents, so that no result has them.
     """
 
     queries: int
     documents: int
     beyond: int
+    bare: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Candidates:
     whole.
 
     Args:
-        path: A run in TREC's format; or, where its name ends in `.jsonl`, an object a line:
+        path: A run in TREC's format; or JSON Lines, where its name ends in `.jsonl` or `.ndjson`:
             `{"query_id": …, "query": …, "documents": [{"id": …, "text": …, "score": …}, …]}`.
             A query or a text that is not there is looked up by its id.
         queries: The queries' texts; None where the candidates have them.
@@ -66,6 +68,7 @@ class Candidates:
 
     Attributes:
         counts: How much there is to do.
+        inputs: By the option that names it, the SHA-256 of each file.
 
     Raises:
         InvalidInputError: A broken line, a query that is there twice, or a query or a document
@@ -81,10 +84,17 @@ class Candidates:
         self._corpus = corpus
         self._depth = depth
         self.counts = self._counted()
+        self.inputs = self._digests()
 
-    @property
-    def inputs(self) -> dict[str, str]:
-        """By the option that names it, the SHA-256 of each file."""
+    def check_unchanged(self) -> None:
+        """Raise InvalidInputError if the file is not what it was when this was made."""
+        if self._digests() != self.inputs:
+            raise InvalidInputError(
+                f"{self._path} has changed since it was read first.",
+                remedy="Make it what it was, or throw away what is paid for with --restart.",
+            )
+
+    def _digests(self) -> dict[str, str]:
         indices = {"--queries": self._queries, "--corpus": self._corpus}
         digests = {name: index.digest for name, index in indices.items() if index is not None}
         with self._path.open("rb") as file:
@@ -102,15 +112,20 @@ class Candidates:
 
     def _counted(self) -> Counts:
         queries = documents = beyond = 0
+        bare = 0 if self._queries is None else len(self._queries)
         for found in self._read():
             ranked = self._ranked(found)
             self._check(found, ranked)
             queries += 1
             documents += len(ranked)
             beyond += len(found.documents) - len(ranked)
+            bare += (not ranked) - self._is_listed(found)
         if not queries:
             raise InvalidInputError(f"{self._path} has no candidates.")
-        return Counts(queries, documents, beyond)
+        return Counts(queries, documents, beyond, bare)
+
+    def _is_listed(self, found: _Found) -> bool:
+        return self._queries is not None and not self._queries.missing([found.query_id])
 
     def _check(self, found: _Found, ranked: Mapping[str, str | None]) -> None:
         if found.query is None:
@@ -208,6 +223,7 @@ def _document(given: Any) -> tuple[str, str | None, float | None]:
 def _id(entry: Mapping[str, Any], name: str) -> str:
     """The id, which TREC's format must be able to hold."""
     id_ = entry.get(name)
-    if id_ is None or len(str(id_).split()) != 1 or str(id_) != str(id_).strip():
+    text = str(id_) if type(id_) in (str, int) else ""
+    if text.encode().split() != [text.encode()]:
         raise ValueError(f"it has no {name}, or one with white space: {id_!r}")
-    return str(id_)
+    return text

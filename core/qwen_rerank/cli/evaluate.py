@@ -50,14 +50,14 @@ def evaluate(
     screen: Screen = ctx.obj
     runs = {name: read_run(file) for name, file in _named(run).items()}
     report = compare(runs, read_judgements(qrels), measures=measure or DEFAULT_MEASURES)
-    if as_json:
-        screen.json(report.to_dict(), indent=2)
-    else:
-        screen.result(str(report))
     if plot is not None:
         picture = report.plot_gains()
         picture.save(plot)
         screen.note(f"{plot}: {picture.alt}")
+    if as_json:
+        screen.json(report.to_dict(), indent=2)
+    else:
+        screen.result(str(report))
 
 
 def _named(runs: Sequence[str]) -> dict[str, Path]:
@@ -67,9 +67,10 @@ def _named(runs: Sequence[str]) -> dict[str, Path]:
         name, equals, file = given.partition("=")
         path = Path(file) if equals and not Path(given).exists() else Path(given)
         name = name if path != Path(given) else path.stem
-        if name in named:
+        if not name or name in named:
             raise InvalidInputError(
-                f"Two runs are called {name!r}.", remedy="Name them: --run NAME=FILE"
+                f"Two runs are called {name!r}." if name else f"{given!r} has no name.",
+                remedy="Pass --run NAME=FILE.",
             )
         named[name] = path
     return named

@@ -43,7 +43,7 @@ def exit_code(error: Exception) -> Exit:
         (Exit.PACKAGE, (MissingDependencyError,)),
         (Exit.KEY, (AuthenticationError,)),
         (Exit.LATER, (RateLimitError, RequestTimeoutError, ServiceError)),
-        (Exit.INPUT, (InvalidInputError, FileNotFoundError, IsADirectoryError, PermissionError)),
+        (Exit.INPUT, (InvalidInputError, *_UNUSABLE)),
     )
     return next((code for code, types in kinds if isinstance(error, types)), Exit.FAILED)
 
@@ -53,30 +53,48 @@ def sentences(error: Exception) -> str:
     if isinstance(error, MissingKeyError) and error.remedy and "DASHSCOPE_API_KEY" in error.remedy:
         return f"{error.message}\n{_NO_KEY}"
     if isinstance(error, QwenRerankError):
-        what = str(error).removesuffix(error.remedy or "").rstrip()
+        what = _named_as_options(str(error).removesuffix(error.remedy or "").rstrip())
         remedy = error.remedy or ("Try again later." if exit_code(error) is Exit.LATER else None)
         return f"{what}\n{_as_options(remedy)}" if remedy else what
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'Reading or writing'}: {error.strerror}."
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     return f"{type(error).__name__}: {error}\nRun it again with --debug for the traceback."
 
+
+_UNUSABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""What is wrong with a path, other than with a disk."""
 
 _NO_KEY = (
     "Make one in the Alibaba Cloud Model Studio console and set the environment variable "
     "DASHSCOPE_API_KEY; or rank offline, without one: --scorer embedded."
 )
 
-_NAMED = {"base_url": "url", "max_concurrency": "concurrency"}
-"""Options whose names differ here from Python's."""
+_OPTIONS = {
+    "base_url": "--url",
+    "dialect": "--dialect",
+    "instruct": "--instruct",
+    "max_concurrency": "--concurrency",
+    "model": "--model",
+    "region": "--region",
+    "requests_per_minute": "--requests-per-minute",
+    "timeout": "--timeout",
+    "tokens_per_minute": "--tokens-per-minute",
+    "top_n": "--top-n",
+}
+"""The options here for Python's arguments. What is none is left as Python has it."""
+
+_PASSED = re.compile(rf'\b({"|".join(_OPTIONS)})=(?:"([^"]+)")?')
+_NAMED = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(?!=)")
 
 
 def _as_options(remedy: str) -> str:
-    """The remedy with the command line's options for Python's arguments, such as --top-n."""
+    """The remedy with options for what it says to pass, such as --model qwen3-rerank."""
 
     def option(found: re.Match[str]) -> str:
-        name = _NAMED.get(found["name"], found["name"]).replace("_", "-")
-        return f"--{name} {found['value']}" if found["value"] else f"--{name}"
+        return f"{_OPTIONS[found[1]]} {found[2] or ''}".rstrip()
 
-    known = r"\b(?P<name>[a-z_]+)="
-    remedy = re.sub(rf'{known}(?:"(?P<value>[^"]+)")?', option, remedy)
-    return re.sub(r"\b(?P<name>max_concurrency|base_url)\b(?P<value>)", option, remedy)
+    return _named_as_options(_PASSED.sub(option, remedy))
+
+
+def _named_as_options(text: str) -> str:
+    return _NAMED.sub(lambda found: _OPTIONS[found[1]], text)

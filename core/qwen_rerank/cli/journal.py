@@ -13,8 +13,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,7 +21,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.files import json_object
 from qwen_rerank.scoring import Usage
 
-__all__ = ["Finished", "Journal", "Scored"]
+__all__ = ["Finished", "Journal", "Scored", "sync_folder"]
 
 if sys.platform == "win32":
     import msvcrt
@@ -76,6 +75,7 @@ class Journal:
     Attributes:
         usage: What all that is finished has cost.
         refused: How many queries were refused.
+        textless: How many documents have no score, as they have no text.
 
     Raises:
         InvalidInputError: The file is the journal of other options, is none, or is in use.
@@ -85,6 +85,7 @@ class Journal:
     def __init__(self, path: Path, options: Mapping[str, Any], *, restart: bool = False) -> None:
         self.usage = Usage()
         self.refused = 0
+        self.textless = 0
         self._path = path
         self._places: dict[str, int] = {}
         self._file = path.open("ab", buffering=0)
@@ -119,29 +120,23 @@ class Journal:
         return self._finished(self._reader.readline()).ranking
 
     def remove(self) -> None:
-        """Close and remove the file."""
-        self.close()
+        """Remove the file, and close it."""
+        if sys.platform == "win32":
+            self.close()  # what is open can't be removed there
         self._path.unlink()
+        self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _claim(self) -> None:
+        file = self._file.fileno()
         try:
-            _lock(self._file.fileno())
+            _lock(file)
+            if not os.fstat(file).st_nlink:
+                raise OSError("It was removed before it was locked.")
         except OSError as error:
             raise InvalidInputError(
                 f"Another process is writing to {self._path}.", remedy="Wait until it has ended."
@@ -155,7 +150,7 @@ class Journal:
         elif _HEAD.startswith(first[: len(_HEAD)]):  # nothing yet, or a torn first line
             self._file.truncate(0)
             self._append({"options": options})
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         else:
             raise self._damaged()
 
@@ -206,7 +201,10 @@ class Journal:
     def _count(self, finished: Finished, place: int) -> None:
         self._places[finished.query_id] = place
         self.usage += finished.usage
-        self.refused += finished.refused
+        if finished.refused:
+            self.refused += 1
+        else:
+            self.textless += sum(score is None for _, score in finished.ranking)
 
     def _append(self, value: Mapping[str, Any]) -> None:
         rest = memoryview(f"{json.dumps(value)}\n".encode())
@@ -219,8 +217,8 @@ class Journal:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """See that the file's name is on the disk too, where a system can do that."""
+def sync_folder(folder: Path) -> None:
+    """See that its files' names are on the disk too, where a system can do that."""
     if sys.platform == "win32":
         return
     opened = os.open(folder, os.O_RDONLY)

@@ -31,7 +31,7 @@ from qwen_rerank.cli.screen import Screen, one_line, table
 from qwen_rerank.content import Item, text_of
 from qwen_rerank.engine import Ranking, RerankEngine
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import is_json_lines, json_object, read_at
+from qwen_rerank.evaluation.files import is_json_lines, json_object, lines, read_at
 from qwen_rerank.fields import item_reader
 from qwen_rerank.records import Record
 
@@ -80,6 +80,8 @@ def rank(
 
     Lines are plain text, or JSON objects where --field names what to rank by.
     """
+    if as_json and as_jsonl:
+        raise InvalidInputError("--json and --jsonl can't both be printed.", remedy="Take one.")
     screen: Screen = ctx.obj
     documents = list(_documents(files or [Path("-")], field))
     if not documents:
@@ -121,37 +123,33 @@ def _rerank_field(field: list[str] | None) -> str | list[str]:
 
 def _documents(files: Sequence[Path], field: Sequence[str] | None) -> Iterator[Record]:
     place = 0
+    read: Callable[[bytes], str | Mapping[str, Any]] = _line if field is None else json_object
     for file in files:
         name = None if len(files) == 1 else str(file)
-        for number, line in enumerate(_lines(file, field), start=1):
-            read = _line(file, number, line) if field is None else _object(file, number, line)
-            fields = {_TEXT: read} if isinstance(read, str) else read
-            if line.strip():
-                yield Record(str(place), fields, source=Place(name, number, read))
-                place += 1
+        for number, line in _lines(file, field):
+            document = read_at(file, number, read, line)
+            fields = {_TEXT: document} if isinstance(document, str) else document
+            yield Record(str(place), fields, source=Place(name, number, document))
+            place += 1
 
 
-def _lines(file: Path, field: Sequence[str] | None) -> Iterable[bytes]:
+def _lines(file: Path, field: Sequence[str] | None) -> Iterable[tuple[int, bytes]]:
     if str(file) == "-":
         if sys.stdin.isatty():
             raise InvalidInputError(
                 "There are no documents.", remedy="Name a file with one a line, or pipe them in."
             )
-        return sys.stdin.buffer
+        return ((n, line) for n, line in enumerate(sys.stdin.buffer, start=1) if line.strip())
     if field is None and is_json_lines(file):
         raise InvalidInputError(
             f"{file} holds JSON, and nothing says which field to rank by.",
             remedy="Name it, for example with --field text.",
         )
-    return file.read_bytes().splitlines()
+    return lines(file)
 
 
-def _line(file: Path, number: int, line: bytes) -> str:
-    return read_at(file, number, bytes.decode, line.removeprefix(BOM_UTF8)).rstrip("\r\n")
-
-
-def _object(file: Path, number: int, line: bytes) -> Mapping[str, Any]:
-    return read_at(file, number, json_object, line) if line.strip() else {}
+def _line(line: bytes) -> str:
+    return line.removeprefix(BOM_UTF8).decode().rstrip("\r\n")
 
 
 def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from qwen_rerank.cli.batch import rerank_all, write_run
+from qwen_rerank.cli.batch import PART, rerank_all, write_run
 from qwen_rerank.cli.candidates import Candidates, Counts
 from qwen_rerank.cli.journal import Journal
 from qwen_rerank.cli.options import (
@@ -48,6 +48,9 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.files import TEXT_FIELDS
 
 __all__ = ["rerun"]
+
+_JOURNAL = ".journal"
+"""What is added to the result's name for that of the journal."""
 
 
 def rerun(
@@ -106,8 +109,10 @@ def rerun(
     where it was when it is started again with the same options.
     """
     screen: Screen = ctx.obj
-    path = out.with_name(f"{out.name}.journal")
-    _check_out(out, path, overwrite)
+    path = out.parent / f"{out.name}{_JOURNAL}"
+    _check_files(out, [file for file in (candidates, queries, corpus) if file is not None])
+    if out.exists() and not overwrite and (restart or not path.exists()):
+        raise _is_there(out)
     fields = tuple(field or TEXT_FIELDS)
     with (
         make_scorer(
@@ -129,10 +134,13 @@ def rerun(
             "--field": fields,
             "--depth": depth,
             "--top-n": top_n,
-            "--keep-refused": keep_refused,
             **given.inputs,
         }
-        with Journal(path, options, restart=restart) as journal:
+        with closing(Journal(path, options, restart=restart)) as journal:
+            if out.exists() and not overwrite and not journal.done:  # another process was faster
+                journal.remove()
+                raise _is_there(out)
+            _check_refused(journal, keep_refused)
             with _Watch(screen, given.counts, journal) as watch:
                 work = rerank_all(
                     given.jobs(journal.done),
@@ -144,18 +152,43 @@ def rerun(
                     progress=watch.advance,
                 )
                 asyncio.run(work)
-            write_run(out, "-".join(chosen.model.split()), given, journal)
+                given.check_unchanged()
+                write_run(out, "-".join(chosen.model.split()), given, journal)
             watch.summarize(out)
             journal.remove()
 
 
-def _check_out(out: Path, journal: Path, overwrite: bool) -> None:
+def _check_files(out: Path, inputs: Sequence[Path]) -> None:
+    """See that the inputs can be read more than once, and that none of them is written to."""
     if not out.parent.is_dir():
         raise InvalidInputError(f"There is no folder {str(out.parent)!r}.", remedy="Make it.")
-    if out.exists() and not journal.exists() and not overwrite:
+    if out.exists() and not out.is_file():
+        raise InvalidInputError(f"{str(out)!r} is no file.", remedy="Name one with --out.")
+    written = {(out.parent / f"{out.name}{ending}").resolve() for ending in ("", PART, _JOURNAL)}
+    for file in inputs:
+        if not file.is_file() and not file.is_dir() and file.exists():
+            raise InvalidInputError(
+                f"{file} is a pipe or a device, and is read more than once.",
+                remedy="Write it to a file first.",
+            )
+        if file.resolve() in written:
+            raise InvalidInputError(
+                f"{file} is read, and would be written to.", remedy="Name another file with --out."
+            )
+
+
+def _check_refused(journal: Journal, keep_refused: bool) -> None:
+    if journal.refused and not keep_refused:
         raise InvalidInputError(
-            f"{out} is there already.", remedy="Pass --overwrite, or another name."
+            f"{journal.refused:,} of the queries that are finished were refused.",
+            remedy="Go on with --keep-refused, or throw away what is paid for with --restart.",
         )
+
+
+def _is_there(out: Path) -> InvalidInputError:
+    return InvalidInputError(
+        f"{out} is there already.", remedy="Pass --overwrite, or another name."
+    )
 
 
 @contextmanager
@@ -175,7 +208,7 @@ def _read(
 
 
 def _index(file: Path | None, fields: Sequence[str]) -> AbstractContextManager[TextIndex | None]:
-    return nullcontext() if file is None else TextIndex(file, fields)
+    return nullcontext() if file is None else closing(TextIndex(file, fields))
 
 
 def _waiting(screen: Screen, what: str) -> AbstractContextManager[object]:
@@ -242,6 +275,10 @@ class _Watch:
         note(f"It took {usage.requests:,} requests, {usage.retries:,} retries; {spent(usage)}.")
         if counts.beyond:
             note(f"{counts.beyond:,} documents beyond --depth were left out.")
+        if counts.bare:
+            note(f"{counts.bare:,} queries have no candidates, and are not in the result.")
+        if self._journal.textless:
+            note(f"{self._journal.textless:,} documents have no text, and stand behind the others.")
         if self._journal.refused:
             note(f"{self._journal.refused:,} queries were refused and keep the order they had.")
         if self._screen.unsaid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from rich.table import Table
 
 from qwen_rerank.scoring import Usage
 
-__all__ = ["Screen", "one_line", "spent", "table"]
+__all__ = ["Screen", "complain", "one_line", "spent", "table"]
 
 _WIDE = 100_000
 """The width of what is no terminal: nothing is cut in a file or a pipe."""
+
+_READABLE = 10
+"""How many characters of the last column a terminal must have room for."""
 
 
 class Screen:
@@ -33,8 +37,6 @@ class Screen:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # not another's bug
         self.quiet = quiet
         self.results = _console(sys.stdout)
         self.notes = _console(sys.stderr)
@@ -49,7 +51,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Say something that is no result, unless it should be quiet."""
         if not self.quiet:
-            self.notes.print(text)
+            self.notes.print(_harmless(text))
 
     def listen(self, *, debug: bool) -> None:
         """Say what the library warns of, and with debug whatever it logs."""
@@ -68,27 +70,35 @@ class Screen:
             self._warned.add(record.msg)
             self.note(f"Warning: {record.getMessage()}")
 
-    def error(self, text: str) -> None:
-        """Say what went wrong."""
-        self.notes.print(f"qwen-rerank: {text}")
-
     def result(self, text: str) -> None:
         """Print a result as it is."""
-        self.results.print(text)
+        self.results.print(_harmless(text))
 
     def table(self, shown: Table) -> None:
-        """Print a table: as wide as the terminal, or else as wide as it needs to be."""
-        if self.results.is_terminal:
+        """Print a table: on a terminal that has room for a part of its last column, as wide as
+        that; elsewhere as wide as it needs to be."""
+        if self.results.is_terminal and self._fitted(shown):
             self.results.print(shown)
             return
+        self.results.width = _WIDE
         with self.results.capture() as captured:
             self.results.print(shown)
         self.results.print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
+    def _fitted(self, shown: Table) -> bool:
+        """Cut the last column to what the others leave, if that is enough to be read."""
+        last = shown.columns[-1]
+        last.max_width = _READABLE
+        options = self.results.options.update(width=_WIDE)
+        spare = self.results.width - self.results.measure(shown, options=options).maximum
+        last.max_width = _READABLE + spare if spare >= 0 else None
+        return spare >= 0
+
     def json(self, value: Any, *, indent: int | None = None) -> None:
         """Print a value as JSON in UTF-8, whatever the terminal's encoding."""
         text = json.dumps(value, ensure_ascii=False, indent=indent)
-        sys.stdout.buffer.write(f"{text}\n".encode())
+        # File names may hold bytes that are not UTF-8: JSON has a way to write them.
+        sys.stdout.buffer.write(f"{text}\n".encode(errors="backslashreplace"))
         sys.stdout.buffer.flush()
 
 
@@ -103,7 +113,13 @@ class _Listener(logging.Handler):
         self._hear(record)
 
 
+def complain(text: str) -> None:
+    """Say what went wrong, on standard error; of standard output nothing is asked."""
+    _console(sys.stderr).print(f"qwen-rerank: {_harmless(text)}")
+
+
 def _console(stream: TextIO) -> Console:
+    stream.reconfigure(errors="replace")  # type: ignore[attr-defined]  # not another's bug
     return Console(
         file=stream,
         width=None if stream.isatty() else _WIDE,
@@ -115,7 +131,7 @@ def _console(stream: TextIO) -> Console:
 
 
 def table(*columns: tuple[str, JustifyMethod]) -> Table:
-    """An empty table. Its last column is cut where the terminal is too narrow."""
+    """An empty table, whose last column may be cut."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     *others, last = columns
     for name, justify in others:
@@ -132,6 +148,12 @@ def spent(usage: Usage) -> str:
 
 def one_line(text: str) -> str:
     """The text on one line, without what a terminal would take for commands."""
-    return "".join(
-        character if character.isprintable() else "\ufffd" for character in " ".join(text.split())
-    )
+    return _harmless(" ".join(text.split()))
+
+
+def _harmless(text: str) -> str:
+    return _COMMANDS.sub("\ufffd", text)
+
+
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""The control characters but for tabs and line breaks."""

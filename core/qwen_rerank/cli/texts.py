@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.files import entry_reader, read_at
@@ -22,7 +20,8 @@ class TextIndex:
     """Knows where each text of a file begins: in a temporary database, which is on the disk.
 
     Args:
-        path: JSON Lines, where its name ends in `.jsonl`; else lines of an id, a tab and a text.
+        path: JSON Lines, where its name ends in `.jsonl` or `.ndjson`; else lines of an id, a tab
+            and a text.
         fields: The fields of a JSON entry that make its text, joined by line breaks.
 
     Attributes:
@@ -53,6 +52,10 @@ class TextIndex:
             raise
         self.digest = self._hash.hexdigest()
 
+    def __len__(self) -> int:
+        ((count,),) = self._places.execute("SELECT count(*) FROM places")
+        return int(count)
+
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those of the ids that are not in the file."""
         wanted = list(ids)
@@ -60,29 +63,20 @@ class TextIndex:
         return [id_ for id_ in wanted if id_ not in known]
 
     def texts(self, ids: Iterable[str]) -> dict[str, str]:
-        """The texts of those ids that are in the file, in the order of the ids."""
+        """The texts of those ids that are in the file, in the order of the ids.
+
+        Raises:
+            InvalidInputError: One is no longer where it was.
+        """
         wanted = list(ids)
-        texts: dict[str, str] = {}
-        for id_, place in sorted(self._found(wanted), key=lambda found: found[1]):
-            self._file.seek(place)
-            texts[id_] = self._read(self._file.readline())[1]
+        in_order = sorted(self._found(wanted), key=lambda found: found[1])
+        texts = {id_: self._text(id_, place) for id_, place in in_order}
         return {id_: texts[id_] for id_ in wanted if id_ in texts}
 
     def close(self) -> None:
         """Release the file and the database."""
         self._places.close()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _fill(self) -> None:
         do = self._places.execute
@@ -105,6 +99,19 @@ class TextIndex:
             if line.strip():
                 yield read_at(self.path, number, self._read, line)[0], place
             place += len(line)
+
+    def _text(self, id_: str, place: int) -> str:
+        self._file.seek(place)
+        try:
+            found, text = self._read(self._file.readline())
+        except ValueError:
+            found, text = "", ""
+        if found != id_:
+            raise InvalidInputError(
+                f"{self.path} has changed: {id_!r} is not where it was.",
+                remedy="Start again when nothing writes to it.",
+            )
+        return text
 
     def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
         for start in range(0, len(ids), _AT_A_TIME):
