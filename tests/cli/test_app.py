@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import qwen_rerank
-from qwen_rerank.cli import main, rank
+from qwen_rerank import InvalidInputError
+from qwen_rerank.cli import exits, main, rank
+from qwen_rerank.cli.app import app
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start
 from tests.cli.test_run import ANSWERS, Files, Hanging
@@ -76,6 +79,23 @@ class TestEveryCommand:
         )
         assert EntryPoint("qwen-rerank", line, "console_scripts").load() is main
 
+    def test_remedies_name_options_that_there_are(self) -> None:
+        commands = typer.main.get_group(app).commands.values()
+        known = {name for command in commands for each in command.params for name in each.opts}
+        assert known.issuperset(exits._OPTIONS.values())
+
+    @pytest.mark.parametrize(
+        ("remedy", "says"),
+        [
+            ('Pass model="x".', "Pass --model x."),
+            ("Pass dialect= beside it.", "Pass --dialect beside it."),
+            ("Lower max_concurrency.", "Lower --concurrency."),
+            ('Pass device="cpu".', 'Pass device="cpu".'),
+        ],
+    )
+    def test_a_remedy_speaks_of_options(self, remedy: str, says: str) -> None:
+        assert exits.sentences(InvalidInputError("No.", remedy=remedy)) == f"No.\n{says}"
+
 
 class TestPackages:
     @pytest.mark.parametrize("missing", ["typer", "rich"])
@@ -123,6 +143,27 @@ class TestPipes:
         assert b"Traceback" not in said
         assert b"Error" not in said
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="no shell closes a stream")
+    @pytest.mark.parametrize(
+        ("closed", "code", "says"),
+        [
+            ("<&-", 0, b"There are no documents."),
+            (">&-", 1, b"qwen-rerank: Bad file descriptor."),
+            (">/dev/full", 1, b"qwen-rerank: No space left on device."),
+        ],
+    )
+    def test_a_closed_input_is_an_empty_one_and_an_output_that_takes_nothing_an_error(
+        self, closed: str, code: int, says: bytes
+    ) -> None:
+        if "full" in closed and not Path("/dev/full").exists():
+            pytest.skip("there is no device that is always full")
+        command = ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, *OFFLINE, "--jsonl"]
+        ended = subprocess.run(
+            command, input=b"x", env=environment(), capture_output=True, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (code, b"")
+        assert ended.stderr.splitlines() == [says]
+
     def test_a_long_document_is_not_cut(self) -> None:
         with start(*OFFLINE) as process:
             out, _ = process.communicate(b"penguin " * 1_000, timeout=60)
@@ -160,13 +201,18 @@ class TestTerminal:
         path.write_text("penguin " * 100)
         return path
 
-    def test_a_table_is_as_wide_as_the_terminal(
-        self, terminal: Callable[..., Any], document: Path
+    @pytest.mark.parametrize(("columns", "is_cut"), [(60, True), (20, False)])
+    def test_a_document_is_cut_to_the_terminal_and_numbers_never(
+        self, terminal: Callable[..., Any], document: Path, columns: int, is_cut: bool
     ) -> None:
-        out = terminal(*OFFLINE, document).read()
-        assert "…" in out
-        lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in out.splitlines()]
-        assert max(map(len, lines)) <= 60
+        out = terminal(*OFFLINE, document, columns=columns).read()
+        *_, row = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in out.splitlines()]
+        number, score, _, line, _ = row.split(maxsplit=4)
+        assert (number, line) == ("1", "1")
+        assert re.fullmatch(r"0\.\d{4}", score)
+        assert ("…" in row) is is_cut
+        assert (len(row) <= columns) is is_cut
+        assert (row.count("penguin") == 100) is not is_cut
 
     def test_without_documents_it_does_not_wait_for_them(
         self, terminal: Callable[..., Any]

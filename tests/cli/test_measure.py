@@ -74,12 +74,19 @@ class TestEval:
         assert outcome.code == 0
         assert "1 queries are better" in outcome.err
         assert "1 queries are better" in (folder / "gains.svg").read_text()
-        assert cli(*both, "--plot", folder / "gains.doc").code == 2
+
+    @pytest.mark.parametrize("plot", ["gains.doc", "nowhere/gains.svg"])
+    def test_a_plot_that_cannot_be_written_is_said_before_anything_is_printed(
+        self, cli: Cli, both: list[Any], folder: Path, plot: str
+    ) -> None:
+        outcome = cli(*both, "--plot", folder / plot)
+        assert (outcome.code, outcome.out) == (2, "")
 
     @pytest.mark.parametrize(
         ("change", "says"),
         [
             (["--run", "nowhere.run"], "nowhere.run: No such file"),
+            (["--run", "=bm25.run"], "'=bm25.run' has no name"),
             (["--measure", "best"], "no measure 'best'"),
             (["--qrels", "bm25.run"], "line 1: a judgement is"),
         ],
@@ -146,7 +153,8 @@ class TestCheck:
             outcome = cli(*arguments)
         assert "sk-server" not in outcome.out + outcome.err
         assert outcome.code in (0, 1)
-        assert server.received[-1].headers["Authorization"] == "Bearer sk-server"
+        _, answered = server.received
+        assert answered.headers["Authorization"] == "Bearer sk-server"
 
 
 def give(values: list[float]) -> Any:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ OFFLINE = ("rank", QUERY, "--scorer", "embedded")
 
 
 def rows(out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.splitlines()]
+    return [json.loads(line) for line in io.StringIO(out)]
 
 
 @pytest.fixture
@@ -54,9 +58,18 @@ def test_json_is_one_array(cli: Cli) -> None:
     assert [row["rank"] for row in json.loads(outcome.out)] == [1, 2]
 
 
-def test_a_document_is_shown_on_one_line_without_what_moves_a_cursor(cli: Cli) -> None:
-    outcome = cli(*OFFLINE, stdin="a\x1b[2Jb\x07c\td")
-    assert outcome.out.splitlines()[-1].endswith("a\ufffd[2Jb\ufffdc d")
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ("a\x1b[2Jb\x07c\td\x9b31m", "a\ufffd[2Jb\ufffdc d\ufffd31m"),
+        ("[bold]a[/bold] [/x] :smile:", "[bold]a[/bold] [/x] :smile:"),
+        ("soft\xadhyphen, \U0001f468\u200d\U0001f469, می\u200cخواهم",) * 2,
+    ],
+)
+def test_a_document_is_shown_on_one_line_without_what_moves_a_cursor(
+    cli: Cli, document: str, shown: str
+) -> None:
+    assert cli(*OFFLINE, stdin=document).out.splitlines()[-1].endswith(shown)
 
 
 def test_documents_come_from_several_files_and_standard_input(cli: Cli, tmp_path: Path) -> None:
@@ -69,6 +82,28 @@ def test_documents_come_from_several_files_and_standard_input(cli: Cli, tmp_path
         (str(tmp_path / "one.txt"), 3, "Cars drive."),
         ("-", 1, "Penguins"),
     }
+
+
+def test_a_packed_file_is_unpacked(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"Cars\n\nPenguins\n"))
+    outcome = cli(*OFFLINE, "--jsonl", tmp_path / "d.txt.gz")
+    assert {row["line"]: row["document"] for row in rows(outcome.out)} == {1: "Cars", 3: "Penguins"}
+
+
+def test_lines_of_a_file_end_where_those_of_standard_input_do(cli: Cli, tmp_path: Path) -> None:
+    lines = "a\rb\r\n\u2028c\x0cd\n\ne"
+    (tmp_path / "d.txt").write_bytes(lines.encode())
+    outcome = cli(*OFFLINE, "--jsonl", tmp_path / "d.txt")
+    assert sorted(row["line"] for row in rows(outcome.out)) == [1, 2, 4]
+    assert outcome.out == cli(*OFFLINE, "--jsonl", stdin=lines).out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 elsewhere")
+def test_a_file_name_that_is_no_utf8_comes_back_in_json(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.txt")
+    path.write_text("Penguins")
+    outcome = cli(*OFFLINE, "--jsonl", path, "-")
+    assert [row["file"] for row in rows(outcome.out)] == [str(path)]
 
 
 def test_json_lines_are_ranked_by_their_fields_and_come_back_whole(cli: Cli) -> None:
@@ -177,6 +212,9 @@ def test_without_a_key_it_says_where_it_goes_and_how_to_do_without(cli: Cli) -> 
         (("rank", QUERY, "-s", "gpt"), "gpt"),
         (("rank", QUERY, "-n", "0"), "--top-n"),
         (("rank", QUERY, "-s", "embedded", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("rank", QUERY, "-s", "embedded", f"{__file__}/x"), "/x: Not a directory"),
+        (("rank", QUERY, "-s", "embedded", "--json", "--jsonl"), "Take one."),
+        (("rank", QUERY, "--url", "http://user:secret@host"), "--url must be an http or https"),
         (("rank",), "Missing argument"),
         (("ranks",), "ranks"),
     ],

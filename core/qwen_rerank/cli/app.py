@@ -36,7 +36,8 @@ app = typer.Typer(
     cls=_Commands,
     help="Rerank documents with Qwen rerankers.",
     epilog="Exit codes: 0 done, 1 failed, 2 bad arguments or input, 3 no key or a refused one, "
-    "4 the service fails or can't be reached: try later, 5 a package is missing, 130 interrupted.",
+    "4 the service fails or can't be reached: try later, 5 a package is missing, 130 interrupted, "
+    "143 terminated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
