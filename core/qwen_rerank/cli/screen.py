@@ -71,12 +71,14 @@ class Screen:
             self.note(f"Warning: {record.getMessage()}")
 
     def result(self, text: str) -> None:
-        """Print a result as it is."""
+        """Print a result that is a text."""
         self.results.print(_harmless(text))
 
     def table(self, shown: Table) -> None:
-        """Print a table: on a terminal that has room for a part of its last column, as wide as
-        that; elsewhere as wide as it needs to be."""
+        """Print a table, its last column cut where a terminal is too narrow.
+
+        Where that would not leave enough of it, and where there is no terminal, nothing is cut.
+        """
         if self.results.is_terminal and self._fitted(shown):
             self.results.print(shown)
             return
