@@ -39,7 +39,7 @@ MODEL = "Qwen/Qwen3-Reranker-0.6B"
 OF_THE_PROCESS = {"tracing.md"}
 """Pages that set up OpenTelemetry and logging."""
 
-OF_THE_USER = {"vllm", "llama-server", "xinference"}
+OF_THE_USER = {"vllm", "python", "llama-server", "xinference"}
 """Commands that start servers which the tests have no use for."""
 
 
