@@ -138,6 +138,16 @@ def test_the_first_failure_ends_it(run: Run, dashscope: LoopbackDashScope) -> No
     assert len(dashscope.received) <= 2
 
 
+@pytest.mark.parametrize("first", [BY_TEXT.__getitem__, FOUND])
+def test_a_failure_says_which_query_it_was(
+    run: Run, dashscope: LoopbackDashScope, first: Any
+) -> None:
+    texts = {name: text for name, text in TEXTS.items() if name != "d"}
+    with pytest.raises(InvalidInputError, match="'d'") as caught:
+        run(first, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts)
+    assert caught.value.__notes__ == ["This was query 'q2': 'Who steers a ship?'"]
+
+
 def test_progress_is_told(run: Run) -> None:
     told: list[tuple[int, int]] = []
     run(FOUND, None, QUERIES, JUDGEMENTS, progress=lambda *counts: told.append(counts))
@@ -176,6 +186,55 @@ def test_of_passages_of_one_document_the_best_counts(
     assert report.runs["reranked"]["q"] == {"x": 0.9, "y": 0.5}
 
 
+def test_a_function_as_rerank_field_gets_the_ids_that_were_found(
+    run: Run, dashscope: LoopbackDashScope
+) -> None:
+    """Also where they could be taken for places."""
+    corpus = {"1": "score=0.1", "0": "score=0.9"}
+    report = run(
+        {"q": ["1", "0", "1"]},
+        DashScopeScorer(),
+        {"q": "?"},
+        {"q": {"0": 1}},
+        rerank_field=lambda record: corpus[record.id.partition("#")[0]],
+    )
+    assert report.runs["reranked"]["q"] == {"0": 0.9, "1": 0.1}
+
+
+def test_documents_may_come_with_scores_and_stay_in_their_order(
+    run: Run, dashscope: LoopbackDashScope
+) -> None:
+    """As a vector store gives distances, of which the lowest is the best."""
+
+    def similarity_search_with_score(query: str) -> list[tuple[Document, float]]:
+        found = LangChainSearch().invoke(query)
+        return [(document, 0.1 * place) for place, document in enumerate(found, start=1)]
+
+    report = run(
+        similarity_search_with_score,
+        langchain_qwen_rerank.QwenRerank(top_n=None),
+        QUERIES,
+        JUDGEMENTS,
+        document_id="doc",
+        measures=["RR"],
+    )
+    assert report.mean("RR", "retrieved") == pytest.approx(BEFORE)
+    assert report.mean("RR", "reranked") == 1
+    assert report.runs["retrieved"]["q2"] == {"d": 0.1, "c": 0.2}
+
+
+def test_texts_may_be_known_by_numbers(run: Run, dashscope: LoopbackDashScope) -> None:
+    texts = {0: "score=0.1", 1: "score=0.9"}
+    report = run({7: [0, 1]}, DashScopeScorer(), {7: "?"}, {7: {1: 1}}, documents=texts)
+    assert report.runs["reranked"] == {"7": {"1": 0.9, "0": 0.1}}
+
+
+def test_a_score_that_is_no_number_counts_as_none(run: Run) -> None:
+    found = [Document(id="c", page_content="text", metadata={"relevance_score": "high"})]
+    report = run(lambda query: found, None, QUERIES, JUDGEMENTS)
+    assert report.runs["retrieved"]["q1"] == {"c": None}
+
+
 def test_a_reranker_that_returns_fewer_is_told_of(run: Run, dashscope: LoopbackDashScope) -> None:
     compressor = langchain_qwen_rerank.QwenRerank(top_n=1)
     report = run(LangChainSearch(), compressor, QUERIES, JUDGEMENTS, document_id="doc")
@@ -190,6 +249,7 @@ def test_a_document_without_text_stays_behind_the_others(
         documents={**TEXTS, "blank": " "},
     )  # fmt: skip
     assert report.runs["reranked"]["q1"] == {"c": 0.9, "a": 0.1, "blank": None}
+    assert "1 of 3 documents of reranked have no score" in report.notes[-1]
 
 
 def test_a_query_for_which_nothing_is_found_counts_nothing(
@@ -219,8 +279,11 @@ def judged(found: Any, reranker: Any = None, queries: Any = QUERIES, **options: 
         ([FOUND], {"concurrency": 0}, "concurrency"),
         ([FOUND], {"rerank_field": "text"}, "rerank_field"),
         ([FOUND, None, {"q1": " "}], {}, "query"),
+        ([FOUND, None, ["What?"]], {}, "queries"),
+        ([FOUND], {"names": ("run", "run")}, "names"),
+        ([lambda query: [Record("", {})]], {}, "a Record with an id"),
         ([lambda query: "abc"], {}, "list"),
-        ([lambda query: [{"id": "a"}]], {}, "dict"),
+        ([lambda query: [{"id": "a"}]], {}, "got {'id': 'a'}"),
         ([lambda query: {"a": float("nan")}], {}, "nan"),
         ([lambda query: [Document(page_content="no id")]], {}, "document_id"),
     ],

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import ir_measures
+import numpy as np
+import pandas
 import pytest
 from ir_measures import AP, RR, Measure, P, R, nDCG
 
@@ -60,7 +63,7 @@ def test_the_means_are_those_of_ir_measures(name: str, measure: Measure) -> None
 
 def test_equal_scores_count_by_their_places_and_not_by_their_ids() -> None:
     for ranking in ({"a": 0.5, "z": 0.5}, {"z": 0.5, "a": 0.5}):
-        report = compare({"run": {"q4": ranking}}, JUDGEMENTS, measures=["RR"])
+        report = compare({"run": {"q4": ranking}}, {"q4": {"a": 1}}, measures=["RR"])
         assert report.mean("RR", "run") == 1 / (1 + list(ranking).index("a"))
 
 
@@ -71,6 +74,37 @@ def test_judgements_may_be_rows_as_ir_measures_reads_them(report: Report) -> Non
         for document_id, gain in gains.items()
     ]
     assert compare({"run": AFTER}, rows, measures=["RR"]).mean("RR", "run") == 3 / 4
+
+
+def test_contradicting_rows_are_refused() -> None:
+    rows = [ir_measures.Qrel("q1", "a", gain) for gain in (1, 1, 2)]
+    assert compare({"run": AFTER}, rows[:2], measures=["RR"]).mean("RR", "run") == 1
+    with pytest.raises(InvalidInputError, match="'a' has more than one relevance"):
+        compare({"run": AFTER}, rows)
+
+
+@pytest.mark.parametrize("made", [list, iter, pandas.DataFrame], ids=["list", "iter", "frame"])
+def test_a_run_may_be_rows_as_ir_measures_reads_them(made: Callable[[Any], Any]) -> None:
+    rows = [
+        ir_measures.ScoredDoc(query_id, document_id, score)
+        for query_id, ranking in shuffled(1).items()
+        for document_id, score in ranking.items()
+    ]
+    judgements = pandas.DataFrame([("q1", "a", 3)], columns=["query_id", "doc_id", "relevance"])
+    report = compare({"run": made(rows)}, judgements, measures=["AP"])
+    assert report.values == compare({"run": shuffled(1)}, {"q1": {"a": 3}}, measures=["AP"]).values
+    assert perfect(made(rows), JUDGEMENTS) == perfect(shuffled(1), JUDGEMENTS)
+
+
+@pytest.mark.parametrize(
+    "ranking", [[8, 7], {7: 0.1, 8: 0.9}, np.array([8, 7]), [[8, 0.9], (7, None)], ["8", "7"]]
+)
+@pytest.mark.parametrize("judged", [{1: {7: 1}}, {"1": {"7": np.int64(1)}}, {1: {7: 1.0}}])
+def test_ids_may_be_numbers_wherever_they_stand(ranking: Any, judged: Any) -> None:
+    report = compare({"run": {1: ranking}}, judged, measures=["RR"], queries={1: "one?"})
+    assert report.values["run"]["RR"] == {"1": 1 / 2}
+    assert report.only([1]).judgements == {"1": {"7": 1}}
+    assert list(perfect({1: ranking}, judged)["1"]) == ["7", "8"]
 
 
 def test_runs_are_compared_by_query(report: Report) -> None:
@@ -142,6 +176,7 @@ def test_as_json_it_has_means_comparisons_and_every_query(report: Report) -> Non
     assert read["measures"]["RR"] == pytest.approx({"before": 17 / 24, "after": 3 / 4})
     assert read["comparisons"][0]["gain"] == pytest.approx(1 / 24)
     assert read["per_query"]["after"]["RR"]["q2"] == 0.5
+    assert read["usage"] is None
 
 
 def test_as_a_data_frame_it_has_a_row_a_query(report: Report) -> None:
@@ -157,15 +192,59 @@ def test_the_best_order_is_that_of_the_gains() -> None:
     assert list(best["q1"]) == ["a", "b", "x"]
 
 
-def test_a_query_that_one_run_lacks_counts_nothing_and_one_that_all_lack_is_left_out() -> None:
-    runs = {"before": BEFORE, "after": {"q1": ["a"], "q9": ["a"]}}
-    report = compare(runs, {**JUDGEMENTS, "q5": {"a": 1}}, measures=["RR"])
-    assert report.mean("RR", "after") == 1 / 4
+def test_a_judged_query_that_a_run_lacks_counts_nothing_as_by_ir_measures() -> None:
+    runs = {"before": shuffled(1), "after": {"q1": {"a": 1.0}, "q9": {"a": 1.0}}}
+    judgements = {**JUDGEMENTS, "q5": {"a": 1}}
+    report = compare(runs, judgements, measures=["RR"])
+    for name, run in runs.items():
+        expected = ir_measures.calc_aggregate([RR], judgements, run)[RR]
+        assert report.mean("RR", name) == pytest.approx(expected)
+    assert report.mean("RR", "after") == 1 / 5
     assert report.notes == (
-        "1 of 5 queries are not judged and were left out.",
-        "1 of 5 judged queries were not asked for and were left out.",
-        "after found nothing for 3 of 4 queries: they count 0.",
+        "1 of 6 queries are not judged and were left out.",
+        "before found nothing for 1 of 5 queries: they count 0.",
+        "after found nothing for 4 of 5 queries: they count 0.",
     )
+
+
+def test_queries_choose_what_is_measured() -> None:
+    report = compare({"run": AFTER}, JUDGEMENTS, queries={"q1": "one?"}, measures=["RR"])
+    assert report.values["run"]["RR"] == {"q1": 1}
+    assert report.notes == ("3 of 4 judged queries were not asked for and were left out.",)
+
+
+def test_a_query_with_nothing_relevant_is_told_of_and_one_without_judgements_left_out() -> None:
+    report = compare({"run": BEFORE}, {"q1": {"a": 1}, "q2": {"c": 0, "x": -1}, "q3": {}})
+    assert list(report.queries) == ["q1", "q2"]
+    assert report.notes == (
+        "2 of 4 queries are not judged and were left out.",
+        "1 of 2 queries have no relevant document: they count 0.",
+    )
+
+
+def test_a_reports_runs_keep_their_order_whatever_the_scores() -> None:
+    by_distance = compare({"run": {"q1": [("a", 0.1), ("x", 0.2), ("y", None)]}}, JUDGEMENTS)
+    assert by_distance.runs["run"]["q1"] == {"a": 0.1, "x": 0.2, "y": None}
+    again = compare(by_distance.runs, JUDGEMENTS)
+    assert again.values == by_distance.values
+    assert again.mean("RR", "run") == 1 / 4
+
+
+def test_documents_without_a_score_come_last() -> None:
+    report = compare({"run": {"q4": {"a": None, "x": None, "y": 0.1}}}, {"q4": {"a": 1}})
+    assert list(report.runs["run"]["q4"]) == ["y", "a", "x"]
+
+
+def test_a_measure_goes_by_each_of_its_names() -> None:
+    report = compare({"before": BEFORE, "after": AFTER}, JUDGEMENTS, measures=["MRR", nDCG @ 10])
+    assert report.mean("MRR", "after") == report.mean(RR, "after") == report.mean("RR", "after")
+    assert report.gains(nDCG @ 10) == report.gains("nDCG@10") == report.gains("nDCG(cutoff=10)")
+    assert report.comparison("MRR").measure == "RR"
+
+
+def test_what_ir_measures_cannot_compute_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidInputError, match="can't measure ERR@10"):
+        compare({"run": BEFORE}, JUDGEMENTS, measures=["ERR@10"])
 
 
 def test_ids_that_never_meet_are_told_of() -> None:
@@ -181,7 +260,15 @@ def test_ids_that_never_meet_are_told_of() -> None:
         (lambda report: report.comparison("RR", "later"), "later"),
         (lambda report: compare({"one": BEFORE}, JUDGEMENTS).comparison("RR"), "one"),
         (lambda report: compare({}, JUDGEMENTS), "no run"),
-        (lambda report: compare({"one": {"q9": ["a"]}}, JUDGEMENTS), "'q9'"),
+        (lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries={"q9": "?"}), "'q9'"),
+        (lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries={}), "0 queries"),
+        (lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries=["q1"]), "queries"),
+        (lambda report: compare([BEFORE], JUDGEMENTS), "runs"),
+        (lambda report: compare({"one": ["a"]}, JUDGEMENTS), "query_id, doc_id and score"),
+        (lambda report: compare({"one": BEFORE}, {"q1": ["a"]}), "judgements of query 'q1'"),
+        (lambda report: compare({"one": BEFORE}, {"q1": {"a": 1}, 1: {}, "1": {}}), "once"),
+        (lambda report: compare({"one": BEFORE}, "qrels.txt"), "'qrels.txt'"),
+        (lambda report: report.mean("best", "after"), "'best'"),
     ],
 )
 def test_what_is_not_there_is_named(report: Report, ask: Any, says: str) -> None:

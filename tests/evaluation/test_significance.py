@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,13 @@ def test_a_seed_gives_one_p_whichever_run_comes_first() -> None:
 def test_equal_runs_have_p_1_and_a_sure_gain_never_0(count: int) -> None:
     assert randomisation_test([0.0] * count) == 1
     assert randomisation_test([0.1] * count) == pytest.approx(max(2 / 2**count, 1 / 10_001))
+
+
+def test_differences_may_be_any_numbers() -> None:
+    differences = np.array([0.1, -0.2, 0.3])
+    expected = randomisation_test([0.1, -0.2, 0.3])
+    assert randomisation_test(differences) == expected
+    assert randomisation_test(value for value in differences) == expected
 
 
 @pytest.mark.parametrize("differences", [[], [0.1, float("nan")], [float("inf")], ["a"]])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from threading import Event
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qwen_rerank.checks import check_query, check_whole
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.found import FirstStage, Ranked, Reader, Search, ranking_of
-from qwen_rerank.evaluation.measuring import measured, parsed
+from qwen_rerank.evaluation.comparing import check_judged, reported
+from qwen_rerank.evaluation.found import FirstStage, Reader, Search, ranking_of
+from qwen_rerank.evaluation.measuring import parsed
 from qwen_rerank.evaluation.ranked import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
-from qwen_rerank.evaluation.runs import Judgements, Run, judgements_by_query
+from qwen_rerank.evaluation.runs import Judgements, Run, by_id, judgements_by_query
 from qwen_rerank.fields import RerankField
 from qwen_rerank.records import Record
 from qwen_rerank.scoring import Usage
@@ -24,7 +26,7 @@ from qwen_rerank.scoring import Usage
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-__all__ = ["Reranker", "aevaluate", "compare", "evaluate"]
+__all__ = ["Reranker", "aevaluate", "evaluate"]
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with how many queries are done, and how many there are."""
@@ -73,7 +75,15 @@ def evaluate(
         MissingDependencyError: The extra `evaluation` is not installed.
     """
     work = _Work.of(
-        first_stage, reranker, queries, judgements, measures, documents, rerank_field, document_id
+        first_stage,
+        reranker,
+        queries,
+        judgements,
+        measures,
+        documents,
+        rerank_field,
+        document_id,
+        names,
     )
     check_whole("concurrency", concurrency, at_least=1)
     outcomes: dict[str, _Outcome] = {}
@@ -97,7 +107,7 @@ def evaluate(
                     progress(done, len(futures))
         finally:
             is_over.set()
-    return work.report(outcomes, names)
+    return work.report(outcomes)
 
 
 async def aevaluate(
@@ -119,7 +129,15 @@ async def aevaluate(
     A function as the first stage may be asynchronous.
     """
     work = _Work.of(
-        first_stage, reranker, queries, judgements, measures, documents, rerank_field, document_id
+        first_stage,
+        reranker,
+        queries,
+        judgements,
+        measures,
+        documents,
+        rerank_field,
+        document_id,
+        names,
     )
     check_whole("concurrency", concurrency, at_least=1)
     outcomes: dict[str, _Outcome] = {}
@@ -139,40 +157,7 @@ async def aevaluate(
         for unfinished in tasks:
             unfinished.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return await asyncio.to_thread(work.report, outcomes, names)
-
-
-def compare(
-    runs: Mapping[str, Mapping[str, Ranked]],
-    judgements: Judgements,
-    *,
-    measures: Sequence[str | Measure] = DEFAULT_MEASURES,
-    queries: Mapping[str, str] | None = None,
-) -> Report:
-    """Measure runs side by side.
-
-    Args:
-        runs: By their names, runs: by query id the documents' ids, best first, or their scores.
-            The first is what the others are compared with.
-        judgements: The gains of documents by query id.
-        measures: Names of ir-measures', such as `"nDCG@10"`, or its measures.
-        queries: The queries' texts by their ids: these are measured, as far as they are judged.
-            Without them, those that are judged and that at least one run has. A query that a run
-            does not have counts 0 for it.
-
-    Raises:
-        InvalidInputError: An argument that can't be used, or no judged query.
-        MissingDependencyError: The extra `evaluation` is not installed.
-    """
-    reader = Reader()
-    ranked: dict[str, Run] = {
-        name: {str(id_): ranking_of(reader.records(found)) for id_, found in run.items()}
-        for name, run in runs.items()
-    }
-    if not ranked:
-        raise InvalidInputError("There is no run to measure.")
-    asked = queries or {id_: "" for run in ranked.values() for id_ in run}
-    return _measured(ranked, asked, judgements_by_query(judgements), parsed(measures))
+    return await asyncio.to_thread(work.report, outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +180,7 @@ class _Work:
     queries: Mapping[str, str]
     judgements: dict[str, dict[str, int]]
     measures: list[Measure]
+    names: tuple[str, str]
 
     @classmethod
     def of(
@@ -207,45 +193,62 @@ class _Work:
         documents: Mapping[str, str] | None,
         rerank_field: RerankField | None,
         document_id: str | Callable[[Any], str | None] | None,
+        names: tuple[str, str],
     ) -> _Work:
         reader = Reader(documents, document_id)
-        gains = judgements_by_query(judgements)
-        judged = {id_: text for id_, text in queries.items() if id_ in gains}
-        for text in judged.values():
-            check_query(text)
-        _check_judged(judged, queries, gains)
+        asked, gains = by_id(queries, "queries"), judgements_by_query(judgements)
+        check_judged(asked, gains)
+        judged = {id_: text for id_, text in asked.items() if id_ in gains}
+        for id_, text in judged.items():
+            with _naming(id_, text):
+                check_query(text)
+        if isinstance(names, str) or len(set(names)) != 2:
+            raise InvalidInputError(f"names must be two names, got {names!r}.")
         return cls(
             Search(first_stage, reader),
             second_stage(reranker, rerank_field, reader),
-            queries,
+            asked,
             judged,
             gains,
             parsed(measures),
+            names,
         )
 
     def outcome(self, query_id: str) -> _Outcome:
         query = self.queries[query_id]
-        found = self.search.find(query_id, query)
-        if self.second is None or not found:
-            return _outcome(found, Reranked(found))
-        return _outcome(found, self.second.rank(query, found))
+        with _naming(query_id, query):
+            found = self.search.find(query_id, query)
+            if self.second is None or not found:
+                return _outcome(found, Reranked(found))
+            return _outcome(found, self.second.rank(query, found))
 
     async def aoutcome(self, query_id: str) -> _Outcome:
         query = self.queries[query_id]
-        found = await self.search.afind(query_id, query)
-        if self.second is None or not found:
-            return _outcome(found, Reranked(found))
-        return _outcome(found, await self.second.arank(query, found))
+        with _naming(query_id, query):
+            found = await self.search.afind(query_id, query)
+            if self.second is None or not found:
+                return _outcome(found, Reranked(found))
+            return _outcome(found, await self.second.arank(query, found))
 
-    def report(self, outcomes: Mapping[str, _Outcome], names: tuple[str, str]) -> Report:
+    def report(self, outcomes: Mapping[str, _Outcome]) -> Report:
         """Measure both runs, or the one that there is."""
-        first, second = names
+        first, second = self.names
         runs: dict[str, Run] = {first: {id_: outcomes[id_].before for id_ in self.queries}}
         if self.second is not None:
             runs[second] = {id_: outcomes[id_].after for id_ in self.queries}
-        report = _measured(runs, self.asked, self.judgements, self.measures)
-        notes = (*report.notes, *_notes_of_reranking(second, list(outcomes.values())))
+        report = reported(runs, self.asked, self.judgements, self.measures)
+        notes = (*report.notes, *_notes(second, list(outcomes.values())))
         return replace(report, usage=_total(outcomes.values()), notes=notes)
+
+
+@contextmanager
+def _naming(query_id: str, query: str) -> Iterator[None]:
+    """What is raised says in a note which query it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"This was query {query_id!r}: {query!r:.200}")
+        raise
 
 
 def _outcome(found: Iterable[Record], reranked: Reranked) -> _Outcome:
@@ -258,69 +261,18 @@ def _total(outcomes: Iterable[_Outcome]) -> Usage | None:
     return sum(known, Usage()) if known else None
 
 
-def _measured(
-    runs: Mapping[str, Run],
-    asked: Mapping[str, str],
-    judgements: Mapping[str, dict[str, int]],
-    measures: list[Measure],
-) -> Report:
-    queries = {query_id: text for query_id, text in asked.items() if query_id in judgements}
-    _check_judged(queries, asked, judgements)
-    gains = {query_id: judgements[query_id] for query_id in queries}
-    kept = {
-        name: {query_id: run[query_id] for query_id in queries if query_id in run}
-        for name, run in runs.items()
-    }
-    return Report(
-        runs=kept,
-        values={name: measured(run, gains, measures) for name, run in kept.items()},
-        judgements=gains,
-        queries=queries,
-        notes=tuple(_notes(kept, asked, gains, len(judgements))),
-    )
-
-
-def _check_judged(
-    judged: Mapping[str, str], asked: Mapping[str, str], judgements: Mapping[str, object]
-) -> None:
-    if not judged:
-        raise InvalidInputError(
-            f"None of the {len(asked)} queries ({_some(asked)}) is among the {len(judgements)} "
-            f"judged ones ({_some(judgements)}).",
-            remedy="Check that both go by the same ids.",
-        )
-
-
-def _some(ids: Iterable[str]) -> str:
-    first = list(ids)[:4]
-    return ", ".join(map(repr, first[:3])) + (", …" if len(first) > 3 else "")
-
-
-def _notes(
-    runs: Mapping[str, Run],
-    asked: Mapping[str, str],
-    gains: Mapping[str, Mapping[str, int]],
-    judged: int,
-) -> Iterable[str]:
-    """What a reader of the figures should know of what was left out, or counted as nothing."""
-    if unjudged := len(asked) - len(gains):
-        yield f"{unjudged} of {len(asked)} queries are not judged and were left out."
-    if unasked := judged - len(gains):
-        yield f"{unasked} of {judged} judged queries were not asked for and were left out."
-    for name, run in runs.items():
-        if empty := sum(not run.get(query_id) for query_id in gains):
-            yield f"{name} found nothing for {empty} of {len(gains)} queries: they count 0."
-    for name, run in runs.items():
-        if not any(id_ in gains[query_id] for query_id, ranking in run.items() for id_ in ranking):
-            yield f"{name} has no document that was judged: do both go by the same ids?"
-
-
-def _notes_of_reranking(name: str, outcomes: list[_Outcome]) -> Iterable[str]:
+def _notes(name: str, outcomes: Sequence[_Outcome]) -> Iterator[str]:
     of = f"of {len(outcomes)} queries"
     if shorter := sum(len(outcome.after) < len(outcome.before) for outcome in outcomes):
         yield (
             f"{name} has fewer documents than were found for {shorter} {of}, as a top_n, a "
-            "min_score or documents without text make it."
+            "min_score, max_candidates or documents without text make it."
+        )
+    scores = [score for outcome in outcomes for score in outcome.after.values()]
+    if 0 < (unscored := scores.count(None)) < len(scores):
+        yield (
+            f"{unscored} of {len(scores)} documents of {name} have no score: they have no text, or "
+            "were ranked by a cascade's first scorer alone."
         )
     if unranked := sum(outcome.unranked for outcome in outcomes):
         yield f"{name} is the order in which they were found for {unranked} {of}: no model ranked."

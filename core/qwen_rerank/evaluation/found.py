@@ -6,11 +6,12 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol, TypeAlias
 
 from qwen_rerank.checks import is_finite
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.runs import by_score
+from qwen_rerank.evaluation.runs import BestFirst, by_query, by_score
 from qwen_rerank.fields import SourceFields
 from qwen_rerank.records import Record
 
@@ -34,14 +35,17 @@ class LlamaIndexRetriever(Protocol):
     async def aretrieve(self, str_or_query_bundle: str, /) -> Any: ...
 
 
-Ranked: TypeAlias = Mapping[str, float] | Iterable[Any]
-"""Documents of one query: ids by score, or best first, ids, (id, score), Records, LangChain's
-Documents or LlamaIndex' NodeWithScores."""
+Ranked: TypeAlias = Mapping[str, float | None] | Iterable[Any]
+"""Documents of one query: scores by id, the highest being the best and None the last; or best
+first, ids, Records, LangChain's Documents, LlamaIndex' NodeWithScores, or pairs of one of these and
+a score."""
 
-FirstStage: TypeAlias = (
-    Mapping[str, Ranked] | Callable[[str], Any] | LangChainRetriever | LlamaIndexRetriever
-)
-"""What finds documents: a run by query id, a function of the query's text, or a retriever."""
+Rankings: TypeAlias = Mapping[str, Ranked] | Iterable[Any]
+"""A run: by query id the documents; or rows that have a query_id, a doc_id and a score, as
+ir_measures.ScoredDoc or a DataFrame has."""
+
+FirstStage: TypeAlias = Rankings | Callable[[str], Any] | LangChainRetriever | LlamaIndexRetriever
+"""What finds documents: a run, a function of the query's text, or a retriever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +68,18 @@ class Reader:
             InvalidInputError: Something that is no document, or has no id.
         """
         if isinstance(found, Mapping):
-            found = by_score(found).items()
+            found = (found if isinstance(found, BestFirst) else by_score(found)).items()
         if isinstance(found, str) or not isinstance(found, Iterable):
             raise InvalidInputError(f"A ranking must be a list or a dict, got {found!r:.80}.")
         return [self._record(thing) for thing in found]
 
     def _record(self, thing: Any) -> Record:
-        if isinstance(thing, Record):
+        if isinstance(thing, Record) and thing.id:
             return thing
-        if isinstance(thing, str):
-            return Record(thing, self._fields(thing))
-        if isinstance(thing, tuple) and len(thing) == 2 and is_finite(thing[1]):
-            return Record(thing[0], self._fields(thing[0]), thing[1])
+        if isinstance(thing, str | Integral):
+            return Record(str(thing), self._fields(thing))
+        if _is_scored(thing):
+            return self._record(thing[0]).scored(thing[1])
         if hasattr(thing, "page_content"):
             fields = SourceFields(thing.metadata, (CONTENT,), _page_content, thing)
             score = thing.metadata.get("relevance_score")
@@ -84,15 +88,17 @@ class Reader:
             fields = SourceFields(thing.node.metadata, (CONTENT,), _content, thing.node)
             return Record(self._id(thing.node, thing.node.node_id), fields, thing.score, thing)
         raise InvalidInputError(
-            f"A document must be an id, an (id, score), a Record, a Document of LangChain's or a "
-            f"NodeWithScore of LlamaIndex', got {type(thing).__name__}."
+            "A document must be an id, a Record with an id, a Document of LangChain's, a "
+            "NodeWithScore of LlamaIndex', or a pair of one of them and a score, got "
+            f"{thing!r:.80}."
         )
 
-    def _fields(self, document_id: str) -> Mapping[str, Any]:
+    def _fields(self, document_id: Any) -> Mapping[str, Any]:
         if self.documents is None:
             return {}
-        if document_id in self.documents:
-            return {CONTENT: self.documents[document_id]}
+        for id_ in (document_id, str(document_id)):
+            if id_ in self.documents:
+                return {CONTENT: self.documents[id_]}
         raise InvalidInputError(
             f"documents has no text for {document_id!r}, which the first stage found.",
             remedy="Pass the texts of all documents that can be found.",
@@ -122,11 +128,17 @@ def _content(node: Any) -> str:
     return text
 
 
-def ranking_of(records: Iterable[Record]) -> dict[str, float | None]:
+def _is_scored(thing: Any) -> bool:
+    is_pair = isinstance(thing, tuple | list) and len(thing) == 2
+    return is_pair and (thing[1] is None or is_finite(thing[1]))
+
+
+def ranking_of(records: Iterable[Record]) -> BestFirst:
     """The ids, best first, with the scores; one that comes again counts where it was first."""
-    ranking: dict[str, float | None] = {}
+    ranking = BestFirst()
     for record in records:
-        ranking.setdefault(record.id, record.score)
+        score = float(record.score) if is_finite(record.score) else None
+        ranking.setdefault(str(record.id), score)
     return ranking
 
 
@@ -167,12 +179,6 @@ Find: TypeAlias = Callable[[str, str], Any]
 
 def _ways(stage: Any) -> tuple[Find, Find | None]:
     """How to find documents, and how to without blocking an event loop, where there is a way."""
-    if isinstance(stage, Mapping):
-
-        def look_up(query_id: str, query: str) -> Any:
-            return stage.get(query_id, ())
-
-        return look_up, look_up
     if hasattr(stage, "invoke"):
         return (lambda _, query: stage.invoke(query)), (lambda _, query: stage.ainvoke(query))
     if hasattr(stage, "retrieve"):
@@ -181,6 +187,9 @@ def _ways(stage: Any) -> tuple[Find, Find | None]:
         return (lambda _, query: stage(query)), (lambda _, query: stage(query))
     if callable(stage):
         return (lambda _, query: stage(query)), None
+    if isinstance(stage, Iterable) and not isinstance(stage, str):
+        run = by_query(stage)
+        return (lambda id_, _: run.get(id_, ())), (lambda id_, _: run.get(id_, ()))
     raise InvalidInputError(
         f"The first stage must be a run, a function or a retriever, got {stage!r:.80}."
     )

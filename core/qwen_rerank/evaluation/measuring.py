@@ -65,6 +65,9 @@ def measured(
     """By each measure's name the value for each judged query, 0 where the run has none.
 
     Documents count by their place: by score, equal ones would be ordered by their ids.
+
+    Raises:
+        InvalidInputError: ir-measures fails.
     """
     ir_measures = needed("ir_measures", "Measuring")
     places = {
@@ -73,9 +76,14 @@ def measured(
         if ranking
     }
     values: dict[str, dict[str, float]] = {str(measure): {} for measure in measures}
-    if places:
-        for value in ir_measures.iter_calc(measures, judgements, places):
+    try:
+        for value in ir_measures.iter_calc(measures, judgements, places) if places else ():
             values[str(value.measure)][value.query_id] = float(value.value)
+    except Exception as error:  # of the tools that ir-measures runs, whatever they are written in
+        raise InvalidInputError(
+            f"ir-measures can't measure {', '.join(values)}: {error!r}.",
+            remedy="Leave out the measure; some, such as ERR, take whole numbers alone for ids.",
+        ) from error
     # In the order of the judgements, so that nothing depends on that of ir-measures.
     return {
         name: {query_id: of_query.get(query_id, 0.0) for query_id in judgements}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -94,22 +94,39 @@ class _ByEngine:
         self._engine = engine
 
     def rank(self, query: str, records: Sequence[Record]) -> Reranked:
-        return self._reranked(self._engine.rerank(query, _by_place(records)), query, records)
+        given = _by_ids_of_their_own(records)
+        ranking = self._engine.rerank(query, _renamed(given))
+        return _reranked(ranking, query, given)
 
     async def arank(self, query: str, records: Sequence[Record]) -> Reranked:
-        ranking = await self._engine.arerank(query, _by_place(records))
-        return self._reranked(ranking, query, records)
-
-    def _reranked(self, ranking: Ranking, query: str, records: Sequence[Record]) -> Reranked:
-        textless = ranking.skipped + sum(record.score is None for record in ranking)
-        if textless == len(records) and not ranking.unranked:
-            raise _textless(query, len(records))
-        ranked = [records[int(record.id)].scored(record.score) for record in ranking]
-        return Reranked(ranked, ranking.usage, ranking.unranked)
+        given = _by_ids_of_their_own(records)
+        ranking = await self._engine.arerank(query, _renamed(given))
+        return _reranked(ranking, query, given)
 
 
-def _by_place(records: Sequence[Record]) -> list[Record]:
-    return [replace(record, id=str(place)) for place, record in enumerate(records)]
+def _by_ids_of_their_own(records: Sequence[Record]) -> dict[str, Record]:
+    """The records by their ids, and by new ones where a record before had it."""
+    given: dict[str, Record] = {}
+    for record in records:
+        id_ = record.id
+        while id_ in given:
+            id_ = f"{id_}#{len(given)}"
+        given[id_] = record
+    return given
+
+
+def _renamed(given: Mapping[str, Record]) -> list[Record]:
+    return [
+        record if record.id == id_ else replace(record, id=id_) for id_, record in given.items()
+    ]
+
+
+def _reranked(ranking: Ranking, query: str, given: Mapping[str, Record]) -> Reranked:
+    textless = ranking.skipped + sum(record.score is None for record in ranking)
+    if textless == len(given) and not ranking.unranked:
+        raise _textless(query, len(given))
+    ranked = [given[record.id].scored(record.score) for record in ranking]
+    return Reranked(ranked, ranking.usage, ranking.unranked)
 
 
 def _textless(query: str, count: int) -> InvalidInputError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import plots, tables
+from qwen_rerank.evaluation.measuring import parsed
 from qwen_rerank.evaluation.packages import needed
 from qwen_rerank.evaluation.runs import Run
 from qwen_rerank.evaluation.significance import randomisation_test
@@ -16,6 +17,7 @@ from qwen_rerank.scoring import Usage
 
 if TYPE_CHECKING:
     import pandas
+    from ir_measures import Measure
 
     from qwen_rerank.evaluation.plots import Plot
 
@@ -93,12 +95,16 @@ class Report:
         """The names of the measures."""
         return tuple(next(iter(self.values.values())))
 
-    def mean(self, measure: str, run: str) -> float:
-        """The mean over the queries."""
+    def mean(self, measure: str | Measure, run: str) -> float:
+        """The mean over the queries.
+
+        Raises:
+            InvalidInputError: There is no such measure or run.
+        """
         return fmean(self._values(measure, run).values())
 
     def gains(
-        self, measure: str, run: str | None = None, baseline: str | None = None
+        self, measure: str | Measure, run: str | None = None, baseline: str | None = None
     ) -> dict[str, float]:
         """By query id how much higher the run's value is than the baseline's, highest first.
 
@@ -111,7 +117,7 @@ class Report:
         return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
     def comparison(
-        self, measure: str, run: str | None = None, baseline: str | None = None
+        self, measure: str | Measure, run: str | None = None, baseline: str | None = None
     ) -> Comparison:
         """The run beside the baseline, with a paired randomisation test.
 
@@ -125,7 +131,7 @@ class Report:
         better = sum(gain > _NO_CHANGE for gain in differences)
         worse = sum(gain < -_NO_CHANGE for gain in differences)
         return Comparison(
-            measure=measure,
+            measure=self._measure(measure),
             baseline=baseline,
             run=run,
             before=self.mean(measure, baseline),
@@ -149,7 +155,7 @@ class Report:
         Raises:
             InvalidInputError: A query that was not measured, or none at all.
         """
-        wanted = dict.fromkeys(query_ids)
+        wanted = dict.fromkeys(map(str, query_ids))
         if unknown := [id_ for id_ in wanted if id_ not in self.queries]:
             raise InvalidInputError(f"The query {unknown[0]!r} was not measured.")
         if not wanted:
@@ -168,7 +174,7 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The means, the comparisons and every query's values, as JSON has them."""
+        """The means, the comparisons, every query's values and the usage, as JSON has them."""
         return {
             "runs": list(self.runs),
             "queries": len(self.queries),
@@ -178,6 +184,7 @@ class Report:
             },
             "comparisons": [{**asdict(found), "gain": found.gain} for found in self.comparisons()],
             "per_query": self.values,
+            "usage": None if self.usage is None else asdict(self.usage),
             "notes": list(self.notes),
         }
 
@@ -198,7 +205,10 @@ class Report:
         return frame.rename_axis("query")
 
     def plot_gains(
-        self, measure: str | None = None, run: str | None = None, baseline: str | None = None
+        self,
+        measure: str | Measure | None = None,
+        run: str | None = None,
+        baseline: str | None = None,
     ) -> Plot:
         """A bar a query: how much the run gains on the baseline.
 
@@ -208,6 +218,7 @@ class Report:
             baseline: The run to compare with; the first if None.
 
         Raises:
+            InvalidInputError: There is no such measure or run, or only one run.
             MissingDependencyError: matplotlib is not installed.
         """
         return plots.gains(self, self.comparison(measure or self.measures[0], run, baseline))
@@ -231,9 +242,11 @@ class Report:
             top: Documents are shown that are among the first so many in either run.
 
         Raises:
-            InvalidInputError: The query was not measured.
+            InvalidInputError: The query was not measured; there is no such run, or only one; `top`
+                is no whole number of at least 1.
             MissingDependencyError: matplotlib is not installed.
         """
+        query_id = str(query_id)
         if query_id not in self.queries:
             raise InvalidInputError(f"The query {query_id!r} was not measured.")
         baseline, run = self._pair(run, baseline)
@@ -260,13 +273,19 @@ class Report:
     def _repr_html_(self) -> str:
         return tables.as_html(self)
 
-    def _values(self, measure: str, run: str) -> Mapping[str, float]:
-        by_measure = self.values[self._known(run)]
-        if measure not in by_measure:
+    def _values(self, measure: str | Measure, run: str) -> Mapping[str, float]:
+        return self.values[self._known(run)][self._measure(measure)]
+
+    def _measure(self, measure: str | Measure) -> str:
+        """The name by which the measure is known here, where it may have several, as MRR has."""
+        name = str(measure)
+        if name not in self.measures:
+            (name,) = map(str, parsed([measure]))
+        if name not in self.measures:
             raise InvalidInputError(
-                f"{measure!r} was not measured.", remedy=f"There are {', '.join(self.measures)}."
+                f"{name} was not measured.", remedy=f"There are {', '.join(self.measures)}."
             )
-        return by_measure[measure]
+        return name
 
     def _pair(self, run: str | None, baseline: str | None) -> tuple[str, str]:
         names = list(self.runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,7 @@ _CELLS = 4_000_000
 
 
 def randomisation_test(
-    differences: Sequence[float], *, rounds: int = 10_000, seed: int = 0
+    differences: Iterable[float], *, rounds: int = 10_000, seed: int = 0
 ) -> float:
     """How often chance alone gives a mean as far from 0, if each sign could as well be the other.
 
@@ -42,10 +42,11 @@ def randomisation_test(
     """
     check_whole("rounds", rounds, at_least=1)
     check_whole("seed", seed, at_least=0)
-    if not differences or not all(map(is_finite, differences)):
+    found = list(differences)
+    if not found or not all(map(is_finite, found)):
         raise InvalidInputError("differences must be finite numbers, at least one.")
     np = needed("numpy", "The randomisation test")
-    given = np.array(differences, dtype=float)
+    given = np.array(found, dtype=float)
     # A little less than what is observed, so that rounding does not part equal sums.
     observed = abs(given.sum()) - 1e-9 * np.abs(given).sum()
     exact = 2 ** len(given) <= rounds
