@@ -58,6 +58,13 @@ def test_judgements_may_be_those_of_a_beir_data_set(write: Write, header: str) -
     assert read_judgements(path) == {"q1": {"a": 1, "b": 0}}
 
 
+def test_ids_are_read_as_they_are_behind_a_byte_order_mark_too(write: Write) -> None:
+    """With white space that is not ASCII's in them."""
+    run = read_run(write("run", "\ufeffq1 Q0 企\u3000鹅 1 2.5 x\n"))
+    assert run == {"q1": {"企\u3000鹅": 2.5}}
+    assert read_judgements(write("qrels", "\ufeffq1 0 企\u3000鹅 1\n")) == {"q1": {"企\u3000鹅": 1}}
+
+
 def test_texts_are_the_fields_that_are_there_a_line_each(write: Write) -> None:
     path = write(
         "corpus.jsonl",
@@ -83,6 +90,7 @@ def test_texts_may_be_tabbed(write: Write) -> None:
         (read_run, "run", "q1 Q0 a 1 2 x\nq2 Q0 a 1 1 x\nq1 Q0 b 1 1 x\n", "line 3.*sort"),
         (read_judgements, "qrels", "q1 0 a 1\nq1 0 b\n", "line 2"),
         (read_judgements, "qrels", "q1 0 a 0.5\n", "line 1: a judgement is"),
+        (read_judgements, "qrels", "q1 0 a 1\n" * 2 + "q1 0 a 0\n", "line 3: 'a' had another"),
         (read_texts, "c.jsonl", '{"_id": "a", "text": "x"}\n{"_id"', "line 2: it is no JSON"),
         (read_texts, "c.jsonl", "[]\n", "no JSON object"),
         (read_texts, "c.jsonl", '{"text": "x"}\n', "it has no _id or id"),
@@ -99,8 +107,18 @@ def test_what_is_broken_is_named_by_its_line(
         read(write(name, text))
 
 
-def test_bytes_that_are_no_utf8_are_named_by_their_line(tmp_path: Path) -> None:
-    path = tmp_path / "queries.tsv"
-    path.write_bytes(b"q1\tone\nq2\t\xff\n")
+@pytest.mark.parametrize(
+    ("read", "first", "second"),
+    [
+        (read_texts, b"q1\tone\n", b"q2\t\xff\n"),
+        (read_judgements, b"q1 0 a 1\n", b"q1 0 \xff 1\n"),
+        (read_run, b"q1 Q0 a 1 1 x\n", b"q1 Q0 \xff 1 1 x\n"),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_named_by_their_line(
+    tmp_path: Path, read: Callable[[Path], Any], first: bytes, second: bytes
+) -> None:
+    path = tmp_path / "file.tsv"
+    path.write_bytes(first + second)
     with pytest.raises(InvalidInputError, match="line 2"):
-        read_texts(path)
+        read(path)

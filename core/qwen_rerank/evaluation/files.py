@@ -72,16 +72,17 @@ def read_judgements(path: str | Path) -> dict[str, dict[str, int]]:
     """Gains of documents by query: TREC's four columns, or BEIR's three under a header.
 
     Raises:
-        InvalidInputError: A line that is no judgement.
+        InvalidInputError: A line that is no judgement, or contradicts one before.
         OSError: The file can't be read.
     """
     gains: dict[str, dict[str, int]] = {}
     for number, line in lines(path):
-        columns = line.decode().split()
+        columns = read_at(path, number, _columns, line)
         if number == 1 and len(columns) == 3 and not _is_whole(columns[-1]):
             continue
         query_id, document_id, gain = read_at(path, number, _judgement, columns)
-        gains.setdefault(query_id, {})[document_id] = gain
+        if gains.setdefault(query_id, {}).setdefault(document_id, gain) != gain:
+            raise _wrong(path, number, f"{document_id!r} had another gain for {query_id!r} before")
     return gains
 
 
@@ -197,6 +198,11 @@ def _tabbed_entry(line: bytes) -> Entry:
     return id_, text
 
 
+def _columns(line: bytes) -> list[str]:
+    """What white space parts; not that of Unicode, which an id may hold."""
+    return [column.decode() for column in line.removeprefix(codecs.BOM_UTF8).split()]
+
+
 def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
     if len(columns) not in (3, 4) or not _is_whole(columns[-1]):
         raise ValueError("a judgement is: query, iteration, document, gain; or without iteration")
@@ -204,7 +210,7 @@ def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
 
 
 def _result(line: bytes) -> tuple[str, str, float]:
-    columns = line.decode().split()
+    columns = _columns(line)
     try:
         query_id, _, document_id, _, number, _ = columns
         score = float(number)
