@@ -121,6 +121,41 @@ def test_a_text_that_no_font_has_gives_way_to_the_id(report: Report, tmp_path: P
     assert "企鹅吃什么?" in plot.alt
 
 
+@pytest.mark.parametrize("draw", PLOTS.values(), ids=list(PLOTS))
+def test_names_and_ids_that_no_font_has_get_marks(
+    draw: Callable[[Report], Plot], tmp_path: Path
+) -> None:
+    found = {"q1": AFTER["q1"], "\U000f0000": AFTER["q2"]}
+    judgements = {"q1": {"a": 3}, "\U000f0000": {"c": 1}}
+    plot = draw(compare({"\U000f0000 1": found, "\U000f0000 2": found}, judgements))
+    plot.save(tmp_path / "plot.png")  # a missing character would be a warning, which is an error
+    assert "\U000f0000 2" in plot.alt
+
+
+def test_long_ids_of_queries_differ_and_leave_room_for_the_bars() -> None:
+    found = {f"a-data-set-with-a-long-name/query-{number}": ["x", "a"] for number in range(20)}
+    report = compare({"before": found, "after": found}, {id_: {"a": 1} for id_ in found})
+    axes = report.plot_gains().figure.axes[0]
+    assert axes.get_position().height > 0.5
+    assert len({label.get_text() for label in axes.get_xticklabels()}) == 20
+
+
+def test_a_gain_of_next_to_nothing_looks_like_that() -> None:
+    first = [*(f"x{place}" for place in range(3_000)), "a"]
+    runs = {"before": {"q1": first}, "after": {"q1": first[1:]}}
+    axes = compare(runs, {"q1": {"a": 1}}, measures=["RR"]).plot_gains().figure.axes[0]
+    assert axes.get_ylim() == (-0.05, 0.05)
+
+
+def test_short_rankings_take_no_more_room_than_they_need() -> None:
+    long = {"q1": list("abcdefghij")}
+    heights = [
+        compare({"before": run, "after": run}, JUDGEMENTS).plot_ranks("q1").figure.get_figheight()
+        for run in ({"q1": ["a", "b"]}, long)
+    ]
+    assert heights[1] - heights[0] == pytest.approx(8 * 0.3)
+
+
 @pytest.mark.parametrize("name", ["Where penguins dive for what ", "企鹅吃什么"])
 def test_long_names_are_not_cut_off_at_the_edges(report: Report, tmp_path: Path, name: str) -> None:
     plot = report.plot_ranks("q1", labels=dict.fromkeys("axy", name * 9))
@@ -153,6 +188,7 @@ def test_many_queries_are_drawn_too() -> None:
     [
         (lambda report: report.plot_ranks("q9"), "q9"),
         (lambda report: report.plot_ranks("q1", top=0), "top"),
+        (lambda _: compare({"a": {}, "b": {}}, JUDGEMENTS).plot_ranks("q1"), "Neither a nor b"),
         (lambda report: report.plot_gains("AP"), "AP"),
         (lambda report: report.plot_scores("later"), "later"),
         (lambda _: compare({"ids": {"q1": ["a", "x"]}}, JUDGEMENTS).plot_scores(), "scores"),

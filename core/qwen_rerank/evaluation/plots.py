@@ -53,6 +53,7 @@ _STYLE = {
 
 _CHINESE = (
     "Noto Sans CJK SC",
+    "Noto Sans CJK JP",  # all that matplotlib before 3.11 sees of the same file
     "Source Han Sans SC",
     "PingFang SC",
     "Hiragino Sans GB",
@@ -66,11 +67,15 @@ _CHINESE = (
 _NAMED = 40
 """With more queries than these, a bar has no room for its query's id."""
 
-_LABEL = 36
-"""The width of a label in letters, of which a wider one is cut; a Chinese character is two."""
+_FEWEST = 10
+"""With fewer queries than these, bars are no wider than with so many."""
 
-_TITLE = 100
-"""The same for a title."""
+_LEAST = 0.05
+"""What the axis of gains reaches at least, so that rounding does not look like a gain."""
+
+_ID, _NAME, _LABEL, _TITLE = 14, 22, 36, 100
+"""The widths in letters of a query's id, a run's name, a document and a title, of which what is
+wider is cut; a Chinese character is two."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,18 +146,29 @@ def _fonts() -> list[str]:
     return ["DejaVu Sans", *[name for name in _CHINESE if name in installed][:1]]
 
 
-def _drawable(text: str, otherwise: str, length: int = _LABEL) -> str:
-    """The text, cut, if the fonts have all of its characters."""
+def _drawable(text: str, width: int, otherwise: str | None = None) -> str:
+    """The text, cut; where no font has all of its characters the other one, or marks for them."""
     fonts = needed("matplotlib.font_manager", "A plot")
     known: set[int] = set()
     for family in _fonts():
         known |= fonts.get_font(fonts.findfont(family)).get_charmap().keys()
-    if not all(ord(character) in known for character in text):
-        return otherwise
+    if all(ord(character) in known for character in text):
+        return _cut(text, width)
+    if otherwise is not None:
+        return _drawable(otherwise, width)
+    return _cut("".join(each if ord(each) in known else "?" for each in text), width)
+
+
+def _cut(text: str, width: int) -> str:
+    """The text, without its middle if it is wider: names tend to differ at their ends."""
     cells = needed("rich.cells", "A plot")
-    if cells.cell_len(text) <= length:
+    if cells.cell_len(text) <= width:
         return text
-    return f"{cells.set_cell_size(text, length - 1).rstrip()}…"
+    end = text[-(width // 3) :]
+    while cells.cell_len(end) > width // 3:
+        end = end[1:]
+    start = cells.set_cell_size(text, width - 1 - cells.cell_len(end))
+    return f"{start.rstrip()}…{end.lstrip()}"
 
 
 @contextmanager
@@ -160,7 +176,8 @@ def _axes(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """A picture of this size in inches. It belongs to no window and no notebook's cell."""
     figures = needed("matplotlib.figure", "A plot")
     with _style():
-        figure = figures.Figure(figsize=(width, height), layout="constrained")
+        figure = figures.Figure(figsize=(width, height))
+        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
         yield figure, figure.add_subplot()
         # Laid out once: again would move things by a hair, and the same picture is the same file.
         figure.draw_without_rendering()
@@ -176,8 +193,9 @@ def gains(report: Report, found: Comparison) -> Plot:
         axes.axhline(0, color=_INK, linewidth=0.8)
         axes.set_ylabel(f"gain in {found.measure}")
         axes.set_xlabel("queries, by gain")
+        run, baseline = (_drawable(name, _NAME) for name in (found.run, found.baseline))
         axes.set_title(
-            f"{found.run} beside {found.baseline}: {found.better} better, {found.same} the same, "
+            f"{run} beside {baseline}: {found.better} better, {found.same} the same, "
             f"{found.worse} worse"
         )
     return Plot(figure, _words_of_gains(found, by_query))
@@ -185,18 +203,23 @@ def gains(report: Report, found: Comparison) -> Plot:
 
 def _bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None:
     """Bars with names; of many queries, one area above the line and one below."""
-    places = list(range(len(values)))
+    are_named = len(values) <= _NAMED
+    places = range(len(values))
+    edges = [place - 0.5 for place in range(len(values) + 1)]
     for colour, hatch, shown in (
         (_BLUE, "", [max(value, 0.0) for value in values]),
         (_ORANGE, "//", [min(value, 0.0) for value in values]),
     ):
-        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-        if len(values) <= _NAMED:
+        look: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "hatch": hatch}
+        if are_named:
             axes.bar(places, shown, width=0.85, **look)
         else:
-            axes.fill_between(places, shown, step="mid", linewidth=0, **look)
-    names = [_drawable(query_id, "?") for query_id in query_ids] if len(values) <= _NAMED else []
+            axes.stairs(shown, edges, fill=True, linewidth=0, **look)
+    names = [_drawable(query_id, _ID) for query_id in query_ids] if are_named else []
     axes.set_xticks(places[: len(names)], names, rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, max(len(values), _FEWEST) - 0.3)
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(min(lowest, -_LEAST), max(highest, _LEAST))
 
 
 def _words_of_gains(found: Comparison, by_query: Mapping[str, float]) -> str:
@@ -240,32 +263,25 @@ def ranks(
     """See `Report.plot_ranks`."""
     check_whole("top", top, at_least=1)
     moves = _moves(report, query_id, baseline, run, top)
-    bottom = top + 1  # where those are that one of the two does not have among its first
-    with _axes(9, 1.2 + 0.3 * (top + 1)) as (figure, axes):
+    if not moves:
+        raise InvalidInputError(f"Neither {baseline} nor {run} found anything for {query_id!r}.")
+    top = min(top, max(len(report.runs[name].get(query_id, ())) for name in (baseline, run)))
+    lowest = max(max(_ends(move, top)) for move in moves)
+    with _axes(9, 1.4 + 0.3 * lowest) as (figure, axes):
         for move in moves:
-            _line(axes, move, bottom)
-        axes.set_ylim(bottom + 0.5, 0.5)
+            _line(axes, move, top)
+        axes.set_ylim(lowest + 0.5, 0.5)
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 1], [baseline, run])
+        axes.set_xticks([0, 1], [_drawable(name, _NAME) for name in (baseline, run)])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[["left", "bottom"]].set_visible(False)
         # Ticks, not texts, so that the layout makes room for them.
         _name(axes, {m.before: m for m in moves}, top, labels, "{called}  {place}")
-        figure.set_layout_engine("constrained", w_pad=0.15)
         right = axes.secondary_yaxis("right")
         _name(right, {m.after: m for m in moves}, top, labels, "{place}  {called}")
         title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
-        figure.suptitle(_drawable(title, query_id, _TITLE), x=0, ha="left", fontsize=11)
-        axes.text(
-            0.5,
-            -0.01,
-            "solid and blue: judged relevant, with the gain; dotted: not\n"
-            f"at the bottom: below place {top}, or not there",
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            fontsize=8,
-        )
+        figure.suptitle(_drawable(title, _TITLE, query_id), x=0.015, ha="left", fontsize=11)
+        _legend(axes, top, lowest)
     return Plot(figure, _words_of_moves(report, query_id, baseline, run, moves, labels, top))
 
 
@@ -279,14 +295,31 @@ def _moves(report: Report, query_id: str, baseline: str, run: str, top: int) -> 
     return [_Move(id_, before.get(id_), after.get(id_), gained.get(id_, 0)) for id_ in shown]
 
 
-def _line(axes: Axes, move: _Move, bottom: int) -> None:
-    ends = [min(bottom, place or bottom) for place in (move.before, move.after)]
+def _ends(move: _Move, top: int) -> list[int]:
+    """Where its line begins and ends: below the first ones where it is not among them."""
+    return [min(place or top + 1, top + 1) for place in (move.before, move.after)]
+
+
+def _line(axes: Axes, move: _Move, top: int) -> None:
     is_relevant = move.gain > 0
     colour, width = (_BLUE, 2.2) if is_relevant else (_GREY, 1.0)
     style = "solid" if is_relevant else "dotted"
     axes.plot(
-        [0, 1], ends, color=colour, linewidth=width, linestyle=style, marker="o", clip_on=False
+        [0, 1],
+        _ends(move, top),
+        color=colour,
+        linewidth=width,
+        linestyle=style,
+        marker="o",
+        clip_on=False,
     )
+
+
+def _legend(axes: Axes, top: int, lowest: int) -> None:
+    text = "solid and blue: judged relevant, with the gain; dotted: not"
+    if lowest > top:
+        text += f"\nat the bottom: below place {top}, or not there"
+    axes.text(0.5, -0.01, text, transform=axes.transAxes, ha="center", va="top", fontsize=8)
 
 
 def _name(
@@ -307,7 +340,7 @@ def _name(
 
 
 def _called(move: _Move, labels: Mapping[str, str]) -> str:
-    label = _drawable(labels.get(move.id, move.id), move.id)
+    label = _drawable(labels.get(move.id, move.id), _LABEL, move.id)
     return f"{label} (gain {move.gain})" if move.gain > 0 else label
 
 
@@ -368,10 +401,11 @@ def scores(report: Report, run: str) -> Plot:
             )
         axes.axhline(0, color=_INK, linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share) * 100:g}%")
-        axes.set_xlabel(f"score of {run}")
+        name = _drawable(run, _NAME)
+        axes.set_xlabel(f"score of {name}")
         axes.set_ylabel("share of each kind")
         figure.legend(frameon=False, loc="outside lower center", ncols=2)
-        axes.set_title(f"{run}: scores of relevant documents and of others")
+        axes.set_title(f"{name}: scores of relevant documents and of others")
     return Plot(figure, _words_of_scores(run, relevant, others))
 
 
