@@ -14,9 +14,14 @@ import llamaindex_qwen_rerank
 from qwen_rerank import (
     AuthenticationError,
     DashScopeScorer,
+    EmbeddedScorer,
+    FallbackScorer,
     InvalidInputError,
+    KeepOrder,
+    QwenRerankError,
     Record,
     RerankEngine,
+    Scorer,
 )
 from qwen_rerank.evaluation import Report, aevaluate, evaluate
 from tests.evaluation.world import (
@@ -144,7 +149,7 @@ def test_a_failure_says_which_query_it_was(
 ) -> None:
     texts = {name: text for name, text in TEXTS.items() if name != "d"}
     with pytest.raises(InvalidInputError, match="'d'") as caught:
-        run(first, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts)
+        run(first, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts, concurrency=1)
     assert caught.value.__notes__ == ["This was query 'q2': 'Who steers a ship?'"]
 
 
@@ -258,6 +263,23 @@ def test_a_query_for_which_nothing_is_found_counts_nothing(
     report = run({"q1": ["c"]}, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=TEXTS)
     assert report.mean("RR", "reranked") == 0.5
     assert "retrieved found nothing for 1 of 2 queries" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        (EmbeddedScorer(), "was ranked by embedded for 1 of 2 queries"),
+        (KeepOrder(), "is the order in which they were found for 1 of 2 queries"),
+    ],
+)
+def test_a_scorer_that_stood_in_for_another_is_told_of(
+    run: Run, dashscope: LoopbackDashScope, last: Scorer, says: str
+) -> None:
+    dashscope.faults.append(refuses(400, "InvalidParameter"))
+    scorer = FallbackScorer(DashScopeScorer(), last, on=[QwenRerankError])
+    report = run(FOUND, scorer, QUERIES, JUDGEMENTS, documents=TEXTS, concurrency=1)
+    assert len(report.notes) == 1
+    assert says in report.notes[0]
 
 
 def judged(found: Any, reranker: Any = None, queries: Any = QUERIES, **options: Any) -> Report:

@@ -135,5 +135,6 @@ def _notes(
         if empty := sum(not run.get(query_id) for query_id in gains):
             yield f"{name} found nothing for {empty} of {len(gains)} queries: they count 0."
     for name, run in runs.items():
-        if not any(id_ in gains[query_id] for query_id, ranking in run.items() for id_ in ranking):
+        found = [id_ in gains[query_id] for query_id, ranking in run.items() for id_ in ranking]
+        if found and not any(found):
             yield f"{name} has no document that was judged: do both go by the same ids?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from qwen_rerank.evaluation.found import FirstStage, Reader, Search, ranking_of
 from qwen_rerank.evaluation.measuring import parsed
 from qwen_rerank.evaluation.ranked import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
-from qwen_rerank.evaluation.runs import Judgements, Run, by_id, judgements_by_query
+from qwen_rerank.evaluation.runs import BestFirst, Judgements, Run, by_id, judgements_by_query
 from qwen_rerank.fields import RerankField
 from qwen_rerank.records import Record
 from qwen_rerank.scoring import Usage
@@ -162,12 +163,13 @@ async def aevaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of one query."""
+    """What came of one query. Not the records, which may be large."""
 
-    before: dict[str, float | None]
-    after: dict[str, float | None]
+    before: BestFirst
+    after: BestFirst
     usage: Usage | None
     unranked: bool
+    fallback: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ def _naming(query_id: str, query: str) -> Iterator[None]:
 
 def _outcome(found: Iterable[Record], reranked: Reranked) -> _Outcome:
     before, after = ranking_of(found), ranking_of(reranked.records)
-    return _Outcome(before, after, reranked.usage, reranked.unranked)
+    return _Outcome(before, after, reranked.usage, reranked.unranked, reranked.fallback)
 
 
 def _total(outcomes: Iterable[_Outcome]) -> Usage | None:
@@ -268,11 +270,15 @@ def _notes(name: str, outcomes: Sequence[_Outcome]) -> Iterator[str]:
             f"{name} has fewer documents than were found for {shorter} {of}, as a top_n, a "
             "min_score, max_candidates or documents without text make it."
         )
-    scores = [score for outcome in outcomes for score in outcome.after.values()]
+    ranked = [outcome for outcome in outcomes if not outcome.unranked]
+    scores = [score for outcome in ranked for score in outcome.after.values()]
     if 0 < (unscored := scores.count(None)) < len(scores):
         yield (
             f"{unscored} of {len(scores)} documents of {name} have no score: they have no text, or "
             "were ranked by a cascade's first scorer alone."
         )
-    if unranked := sum(outcome.unranked for outcome in outcomes):
+    if unranked := len(outcomes) - len(ranked):
         yield f"{name} is the order in which they were found for {unranked} {of}: no model ranked."
+    for model, count in Counter(outcome.fallback for outcome in ranked).items():
+        if model is not None:
+            yield f"{name} was ranked by {model} for {count} {of}: the scorer before it failed."

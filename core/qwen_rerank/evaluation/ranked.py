@@ -42,11 +42,13 @@ class Reranked:
         records: The records.
         usage: What that cost; None where it is not known.
         unranked: Whether no model gave the scores, as behind a FallbackScorer.
+        fallback: The model that gave them, where it is not the scorer's own.
     """
 
     records: list[Record]
     usage: Usage | None = None
     unranked: bool = False
+    fallback: str | None = None
 
 
 class SecondStage(Protocol):
@@ -95,13 +97,19 @@ class _ByEngine:
 
     def rank(self, query: str, records: Sequence[Record]) -> Reranked:
         given = _by_ids_of_their_own(records)
-        ranking = self._engine.rerank(query, _renamed(given))
-        return _reranked(ranking, query, given)
+        return self._reranked(self._engine.rerank(query, _renamed(given)), query, given)
 
     async def arank(self, query: str, records: Sequence[Record]) -> Reranked:
         given = _by_ids_of_their_own(records)
-        ranking = await self._engine.arerank(query, _renamed(given))
-        return _reranked(ranking, query, given)
+        return self._reranked(await self._engine.arerank(query, _renamed(given)), query, given)
+
+    def _reranked(self, ranking: Ranking, query: str, given: Mapping[str, Record]) -> Reranked:
+        textless = ranking.skipped + sum(record.score is None for record in ranking)
+        if textless == len(given) and not ranking.unranked:
+            raise _textless(query, len(given))
+        ranked = [given[record.id].scored(record.score) for record in ranking]
+        fallback = None if ranking.model == self._engine.scorer.model else ranking.model
+        return Reranked(ranked, ranking.usage, ranking.unranked, fallback)
 
 
 def _by_ids_of_their_own(records: Sequence[Record]) -> dict[str, Record]:
@@ -119,14 +127,6 @@ def _renamed(given: Mapping[str, Record]) -> list[Record]:
     return [
         record if record.id == id_ else replace(record, id=id_) for id_, record in given.items()
     ]
-
-
-def _reranked(ranking: Ranking, query: str, given: Mapping[str, Record]) -> Reranked:
-    textless = ranking.skipped + sum(record.score is None for record in ranking)
-    if textless == len(given) and not ranking.unranked:
-        raise _textless(query, len(given))
-    ranked = [given[record.id].scored(record.score) for record in ranking]
-    return Reranked(ranked, ranking.usage, ranking.unranked)
 
 
 def _textless(query: str, count: int) -> InvalidInputError:
