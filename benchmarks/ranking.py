@@ -28,7 +28,7 @@ from qwen_rerank.evaluation import compare, read_judgements, read_texts
 
 LANGUAGES = ("en", "zh")
 CANDIDATES = 50
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "xquad-r"
+DATA = Path("xquad-r")
 
 ABSENT = """\
 The data set is not in {folder}

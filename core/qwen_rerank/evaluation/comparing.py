@@ -40,7 +40,7 @@ def compare(
         measures: Names of ir-measures', such as `"nDCG@10"`, or its measures.
         queries: The queries' texts by their ids: these are measured, as far as they are judged.
             Without them, all that are judged. A query that a run does not have counts 0 for it, as
-            it does by ir-measures and by trec_eval with -c.
+            it does by ir-measures and trec_eval -c.
 
     Raises:
         InvalidInputError: An argument that can't be used, or no judged query.
@@ -62,7 +62,13 @@ def perfect(run: Rankings, judgements: Judgements) -> Run:
 
     Args:
         run: What the first stage found: see `compare`.
-        judgements: The gains; documents without one have none.
+        judgements: The gains; a document without one has none.
+
+    Returns:
+        By query id the documents by falling gain, equal ones in their order.
+
+    Raises:
+        InvalidInputError: An argument that can't be used.
     """
     gains = judgements_by_query(judgements)
     return {

@@ -49,16 +49,19 @@ def evaluate(
 ) -> Report:
     """Measure a first stage, and what reranking makes of it.
 
-    Queries run at the same time, each in a thread. The first that fails ends the evaluation.
+    Queries run at the same time, each in a thread. The first that fails ends the evaluation, with a
+    note in the error of which it was. Means are over the judged queries, one for which nothing is
+    found included.
 
     Args:
         first_stage: What finds documents: a run (by query id, the ids, best first, or their
-            scores), a function of the query's text, or a retriever of LangChain's or LlamaIndex'.
+            scores; or rows such as ir_measures.ScoredDoc), a function of the query's text, or a
+            retriever of LangChain's or LlamaIndex'.
         reranker: A scorer, an engine, a compressor or a postprocessor; None for none. A compressor
             with a `top_n` shortens the ranking, and so what is measured: pass it `top_n=None`.
         queries: The queries' texts by their ids.
-        judgements: The gains of documents by query id. Queries without any are left out, before
-            anything is retrieved.
+        judgements: The gains of documents by query id; or rows such as ir_measures.Qrel. Queries
+            without any are left out, before anything is retrieved.
         measures: Names of ir-measures', such as `"nDCG@10"`, or its measures.
         documents: Texts by document id, where the first stage gives ids alone.
         rerank_field: Where a scorer finds a record's text: `"content"` by default, which is the
