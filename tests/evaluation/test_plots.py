@@ -92,6 +92,19 @@ def test_an_svg_is_one_too_and_always_the_same(plot: Plot, tmp_path: Path) -> No
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_a_pdf_has_the_words_as_its_subject(report: Report, tmp_path: Path) -> None:
+    report.plot_gains().save(tmp_path / "plot.pdf")
+    assert b"/Subject (Bars, one for each of 3 queries" in (tmp_path / "plot.pdf").read_bytes()
+
+
+def test_names_are_drawn_as_they_are_on_one_line(report: Report, tmp_path: Path) -> None:
+    """Not as formulas, which they might not even be."""
+    plot = report.plot_ranks("q1", labels={"a": r"$\fish for $5", "x": "Krill\nand\tmore"})
+    plot.save(tmp_path / "plot.png")
+    labels = {label.get_text() for label in plot.figure.axes[0].get_yticklabels()}
+    assert labels == {"Krill and more  1", "y  2", r"$\fish for $5 (gain 3)  3"}
+
+
 def test_another_ending_is_refused_with_those_there_are(report: Report, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"\.png.*\.svg"):
         report.plot_gains().save(tmp_path / "plot.docx")

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -47,6 +48,7 @@ _STYLE = {
     "xtick.color": _INK,
     "ytick.color": _INK,
     "font.size": 10,
+    "text.parse_math": False,  # a price in a title is no formula
     "svg.fonttype": "path",
     "svg.hashsalt": "qwen-rerank",
 }
@@ -91,7 +93,7 @@ class Plot:
     alt: str
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, with the alternative text as its description.
+        """Write it to a file, of PNG, SVG or PDF with the alternative text as its description.
 
         Args:
             path: Where to. It ends in `.png`, `.svg` or another ending that matplotlib knows.
@@ -113,6 +115,7 @@ class Plot:
         described = {
             "svg": {"Description": self.alt, "Date": None},
             "png": {"Description": self.alt},
+            "pdf": {"Subject": self.alt, "CreationDate": None},
         }
         file = io.BytesIO()
         with _style():
@@ -148,15 +151,17 @@ def _fonts() -> list[str]:
 
 def _drawable(text: str, width: int, otherwise: str | None = None) -> str:
     """The text, cut; where no font has all of its characters the other one, or marks for them."""
-    fonts = needed("matplotlib.font_manager", "A plot")
-    known: set[int] = set()
-    for family in _fonts():
-        known |= fonts.get_font(fonts.findfont(family)).get_charmap().keys()
-    if all(ord(character) in known for character in text):
-        return _cut(text, width)
-    if otherwise is not None:
+    known = frozenset[int]().union(*map(_characters, _fonts()))
+    line = " ".join(text.split())
+    if otherwise is not None and not all(ord(character) in known for character in line):
         return _drawable(otherwise, width)
-    return _cut("".join(each if ord(each) in known else "?" for each in text), width)
+    return _cut("".join(each if ord(each) in known else "?" for each in line), width)
+
+
+@cache
+def _characters(family: str) -> frozenset[int]:
+    fonts = needed("matplotlib.font_manager", "A plot")
+    return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
 
 
 def _cut(text: str, width: int) -> str:
