@@ -96,11 +96,11 @@ class _ByEngine:
         self._engine = engine
 
     def rank(self, query: str, records: Sequence[Record]) -> Reranked:
-        given = _by_ids_of_their_own(records)
+        given = _by_distinct_ids(records)
         return self._reranked(self._engine.rerank(query, _renamed(given)), query, given)
 
     async def arank(self, query: str, records: Sequence[Record]) -> Reranked:
-        given = _by_ids_of_their_own(records)
+        given = _by_distinct_ids(records)
         return self._reranked(await self._engine.arerank(query, _renamed(given)), query, given)
 
     def _reranked(self, ranking: Ranking, query: str, given: Mapping[str, Record]) -> Reranked:
@@ -112,8 +112,8 @@ class _ByEngine:
         return Reranked(ranked, ranking.usage, ranking.unranked, fallback)
 
 
-def _by_ids_of_their_own(records: Sequence[Record]) -> dict[str, Record]:
-    """The records by their ids, and by new ones where a record before had it."""
+def _by_distinct_ids(records: Sequence[Record]) -> dict[str, Record]:
+    """The records by their ids; by a new one where a record before has it."""
     given: dict[str, Record] = {}
     for record in records:
         id_ = record.id
