@@ -71,7 +71,8 @@ class Report:
     Where a method takes a run and a baseline, they are the second and the first run by default.
 
     Attributes:
-        runs: The runs by their names; the first is what the others are compared with.
+        runs: The runs by their names; the first is what the others are compared with. `compare` and
+            `perfect` take them again, in their order whatever the scores are.
         values: By run, measure and query id the value.
         judgements: By query id the gains of documents, for the queries that were measured.
         queries: Those queries' texts by their ids; "" where the text is not known.
