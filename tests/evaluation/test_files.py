@@ -122,3 +122,13 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line(
     path.write_bytes(first + second)
     with pytest.raises(InvalidInputError, match="line 2"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "data", [gzip.compress(RUN.encode())[:-12], gzip.compress(RUN.encode())[:20], RUN.encode()]
+)
+def test_a_packed_file_that_is_damaged_is_named(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "run.txt.gz"
+    path.write_bytes(data)
+    with pytest.raises(InvalidInputError, match=r"run\.txt\.gz is damaged, or is not packed"):
+        read_run(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import groupby
@@ -127,11 +128,19 @@ def run_by_query(path: str | Path) -> Iterator[Found]:
 
 
 def lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers, from 1."""
+    """The lines that are not blank, with their numbers, from 1.
+
+    Raises:
+        InvalidInputError: A packed file that is damaged, or is not packed.
+        OSError: The file can't be read.
+    """
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidInputError(f"{path} is damaged, or is not packed: {error}.") from error
 
 
 def is_json_lines(path: str | Path) -> bool:
