@@ -52,9 +52,9 @@ def plot(request: pytest.FixtureRequest, report: Report) -> Plot:
 
 def test_the_words_of_the_gains_have_the_figures(report: Report) -> None:
     alt = report.plot_gains().alt
-    assert "each of 3 queries" in alt
+    assert "A bar a query, 3 in all" in alt
     assert "RR gains from before to after" in alt
-    assert "1 queries are better, 1 the same, 1 worse" in alt
+    assert "Better 1, the same 1, worse 1." in alt
     assert "from 0.778 to 0.833, +0.056, p = 1.000" in alt
     assert "gained by q1: +0.667" in alt
     assert "lost by q2: -0.500" in alt
@@ -94,7 +94,7 @@ def test_an_svg_is_one_too_and_always_the_same(plot: Plot, tmp_path: Path) -> No
 
 def test_a_pdf_has_the_words_as_its_subject(report: Report, tmp_path: Path) -> None:
     report.plot_gains().save(tmp_path / "plot.pdf")
-    assert b"/Subject (Bars, one for each of 3 queries" in (tmp_path / "plot.pdf").read_bytes()
+    assert b"/Subject (A bar a query, 3 in all" in (tmp_path / "plot.pdf").read_bytes()
 
 
 def test_names_are_drawn_as_they_are_on_one_line(report: Report, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_many_queries_are_drawn_too() -> None:
         for name, skipped in (("before", 3), ("after", 4))
     }
     report = compare(runs, {query: {"a": 1} for query in queries}, measures=["RR"])
-    assert "each of 2000 queries" in report.plot_gains().alt
+    assert "A bar a query, 2000 in all" in report.plot_gains().alt
 
 
 @pytest.mark.parametrize(

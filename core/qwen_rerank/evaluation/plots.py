@@ -230,9 +230,9 @@ def _bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None
 def _words_of_gains(found: Comparison, by_query: Mapping[str, float]) -> str:
     best, worst = next(iter(by_query.items())), list(by_query.items())[-1]
     words = (
-        f"Bars, one for each of {len(by_query)} queries: how much {found.measure} gains from "
-        f"{found.baseline} to {found.run}, highest first. {found.better} queries are better, "
-        f"{found.same} the same, {found.worse} worse. The mean goes from {found.before:.3f} to "
+        f"A bar a query, {len(by_query)} in all: how much {found.measure} gains from "
+        f"{found.baseline} to {found.run}, highest first. Better {found.better}, "
+        f"the same {found.same}, worse {found.worse}. The mean goes from {found.before:.3f} to "
         f"{found.after:.3f}, {found.gain:+.3f}, p {_equals(found.p_value)}."
     )
     if best[1] > 0:
