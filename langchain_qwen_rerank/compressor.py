@@ -37,8 +37,11 @@ CONTENT = ("page_content", "content")
 
 Rankable: TypeAlias = str | Content | Document | Mapping[str, Any]
 
-Documents: TypeAlias = Sequence[Document] | Mapping[str, Sequence[Document]]
-"""Documents, or the lists of several retrievers by name."""
+Documents: TypeAlias = Iterable[Document] | Mapping[str, Iterable[Document]]
+"""Documents, or those of several retrievers by name."""
+
+Listed: TypeAlias = list[Document] | dict[str, list[Document]]
+"""The same in lists, as an iterator gives them only once."""
 
 
 class QwenRerank(PluginSettings, BaseDocumentCompressor):
@@ -90,6 +93,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
+        documents = _listed(documents)
         inputs = _inputs(documents, query)
         from langchain_core.runnables.config import get_callback_manager_for_config
 
@@ -108,6 +112,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         self, documents: Documents, query: Item, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
+        documents = _listed(documents)
         inputs = _inputs(documents, query)
         from langchain_core.runnables.config import get_async_callback_manager_for_config
 
@@ -123,7 +128,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return outputs["documents"]  # type: ignore[no-any-return]
 
     def rerank(
-        self, documents: Sequence[Rankable], query: Item, top_n: int | None = -1
+        self, documents: Iterable[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """Rank without making documents.
 
@@ -137,19 +142,20 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             Best first, a dict each, with an `"index"`, its place in `documents`, and its
             `"relevance_score"`, a float.
         """
-        records = self._records(documents)
+        records = self._records(_rankables(documents))
         ranking = self.engine.rerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
 
     async def arerank(
-        self, documents: Sequence[Rankable], query: Item, top_n: int | None = -1
+        self, documents: Iterable[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """The same as `rerank`, without blocking the event loop."""
-        records = await offloaded(len(documents) > MANY, self._records, documents)
+        items = _rankables(documents)
+        records = await offloaded(len(items) > MANY, self._records, items)
         ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
         return _places(ranking, records)
 
-    def _found(self, documents: Documents) -> list[Record] | Lists:
+    def _found(self, documents: Listed) -> list[Record] | Lists:
         if not isinstance(documents, Mapping):
             return self._records(documents)
         return {
@@ -171,6 +177,12 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             return SourceFields(document.metadata, CONTENT, _content, document)
         if isinstance(document, str | Content):
             return dict.fromkeys(CONTENT, document)
+        if not callable(self.rerank_field) and not hasattr(document, "get"):
+            raise InvalidInputError(
+                "documents must be texts, Contents, Documents or mappings, got "
+                f"{type(document).__name__}.",
+                remedy="Make one of it, or pass rerank_field a function that reads it.",
+            )
         if self.rerank_field is None and self.content_field not in document:
             raise InvalidInputError(
                 f"A {type(document).__name__} does not say which of its values is the text.",
@@ -217,20 +229,41 @@ def _ranked(record: Record, kept: Mapping[str, Any], unranked: bool) -> Document
     return document.model_copy(update={"metadata": metadata})
 
 
-def _inputs(documents: Documents, query: Item) -> dict[str, Any]:
-    """What the run is told that it was given: not the data of an image in the query."""
-    told = repr(query) if isinstance(query, Content) else query
-    return {"query": told, "documents": _copied(documents)}
-
-
-def _copied(documents: Documents) -> Any:
+def _listed(documents: Documents) -> Listed:
+    """The documents, all of them and nothing else."""
     if isinstance(documents, Mapping):
-        return {name: list(found) for name, found in documents.items()}
+        return {name: _documents(found) for name, found in documents.items()}
+    return _documents(documents)
+
+
+def _documents(documents: Iterable[Document]) -> list[Document]:
+    found = list(documents)
+    for kind in {*map(type, found)}:
+        if not issubclass(kind, Document):
+            raise InvalidInputError(
+                f"documents must be Documents, got {kind.__name__}.",
+                remedy="Make Documents of them, or call rerank, which takes texts too.",
+            )
+    return found
+
+
+def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
+    """The things to rank; one alone would be taken apart."""
+    if isinstance(documents, str | bytes | Document | Mapping):
+        raise InvalidInputError(
+            f"documents must be a list, got {type(documents).__name__}.",
+            remedy="Pass [document], or call compress_documents, which takes lists by name.",
+        )
     return list(documents)
 
 
-def _count(documents: Documents) -> int:
-    return sum(map(len, documents.values())) if isinstance(documents, Mapping) else len(documents)
+def _inputs(documents: Listed, query: Item) -> dict[str, Any]:
+    """What the run is told that it was given: not the data of an image in the query."""
+    return {"query": repr(query) if isinstance(query, Content) else query, "documents": documents}
+
+
+def _count(documents: Listed) -> int:
+    return sum(map(len, documents.values())) if isinstance(documents, dict) else len(documents)
 
 
 def _content_id(document: Document) -> str:

@@ -64,6 +64,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)  # an iterator gives them only once
         query = item_of_query(query_bundle)
         with self._step(nodes, text_of(query)) as step:
             step.finish(self.engine.rerank(query, self._records(nodes), self.top_n))
@@ -72,6 +73,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)
         query = await offloaded(has_image(query_bundle), item_of_query, query_bundle)
         with self._step(nodes, text_of(query)) as step:
             records = await offloaded(len(nodes) > MANY, self._records, nodes)

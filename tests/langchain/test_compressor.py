@@ -145,6 +145,31 @@ def test_nothing_to_rank_makes_no_request(
     assert not dashscope.received
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(iter, id="an iterator"),
+        pytest.param(lambda found: {"both": iter(found)}, id="an iterator by name"),
+    ],
+)
+def test_no_document_of_an_iterator_is_lost(
+    dashscope: LoopbackDashScope,
+    compress: Compress,
+    made: Callable[[list[Document]], Any],
+) -> None:
+    found = [scored(0.2), scored(0.9)]
+    assert scores(compress(QwenRerank(), made(found), QUERY)) == [0.9, 0.2]
+
+
+@pytest.mark.parametrize("documents", [["a text"], "a text", scored(0.1), {"one": ["a text"]}])
+def test_what_is_no_document_is_refused_before_anything_is_sent(
+    dashscope: LoopbackDashScope, compress: Compress, documents: Any
+) -> None:
+    with pytest.raises(InvalidInputError, match="documents must be Documents"):
+        compress(QwenRerank(), documents, QUERY)
+    assert not dashscope.received
+
+
 @pytest.mark.parametrize("query", ["", " \n", None])
 def test_a_blank_query_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, compress: Compress, query: Any

@@ -30,14 +30,30 @@ TEXTS = ["score=0.2 ", "score=0.9 ", "score=0.5 ", "score=0.1 "]
         ),
     ],
 )
+@pytest.mark.parametrize("made", [list, iter])
 def test_places_of_the_input_come_back_best_first(
-    dashscope: LoopbackDashScope, rank: Rank, documents: list[Any]
+    dashscope: LoopbackDashScope,
+    rank: Rank,
+    documents: list[Any],
+    made: Callable[[list[Any]], Any],
 ) -> None:
-    assert rank(QwenRerank(), documents, QUERY) == [
+    assert rank(QwenRerank(), made(documents), QUERY) == [
         {"index": 1, "relevance_score": 0.9},
         {"index": 2, "relevance_score": 0.5},
         {"index": 0, "relevance_score": 0.2},
     ]
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [TEXTS[0], TEXTS[0].encode(), {"dense": TEXTS}, Document(page_content=TEXTS[0]), [None], [7]],
+)
+def test_one_document_is_not_taken_for_several_nor_anything_for_a_document(
+    dashscope: LoopbackDashScope, rank: Rank, documents: Any
+) -> None:
+    with pytest.raises(InvalidInputError, match="documents must be"):
+        rank(QwenRerank(), documents, QUERY)
+    assert not dashscope.received
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,13 @@ def test_nothing_to_rank_makes_no_request(
     assert not dashscope.received
 
 
+def test_no_node_of_an_iterator_is_lost(
+    dashscope: LoopbackDashScope, postprocess: Postprocess
+) -> None:
+    found = [scored(0.2), scored(0.9)]
+    assert scores(postprocess(QwenRerank(), iter(found), query_str=QUERY)) == [0.9, 0.2]
+
+
 @pytest.mark.parametrize("query", [{}, {"query_str": ""}, {"query_bundle": QueryBundle(" \n")}])
 def test_a_missing_query_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, postprocess: Postprocess, query: dict[str, Any]
