@@ -10,7 +10,14 @@ from qwen_rerank import ServiceError
 from tests.contract.doors import ITEMS, KEY, Door
 from tests.contract.matrix import Row, each_of, play
 from tests.contract.services import ONE_A_SCORER, Service, behind
-from tests.support.loopback import Loopback, breaks_off, closes_afterwards, drops, redirects
+from tests.support.loopback import (
+    Loopback,
+    babbles,
+    breaks_off,
+    closes_afterwards,
+    drops,
+    redirects,
+)
 
 RIGHT = Row("all is well").answer
 GONE = r"127\.0\.0\.1 could not be reached, or broke off"
@@ -18,6 +25,7 @@ GONE = r"127\.0\.0\.1 could not be reached, or broke off"
 CONNECTIONS = [
     Row("dropped before the answer", faults=[drops], requests=2),
     Row("dropped in the middle of the answer", faults=[breaks_off], requests=2),
+    Row("answered not in HTTP", faults=[babbles], requests=2),
     Row(
         "always dropped before the answer",
         faults=[drops] * 2,
@@ -28,6 +36,13 @@ CONNECTIONS = [
     Row(
         "always dropped in the middle of the answer",
         faults=[breaks_off] * 2,
+        requests=2,
+        raises=ServiceError,
+        naming=GONE,
+    ),
+    Row(
+        "always answered not in HTTP",
+        faults=[babbles] * 2,
         requests=2,
         raises=ServiceError,
         naming=GONE,

@@ -362,6 +362,14 @@ async def drops(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
     return web.Response()
 
 
+async def babbles(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Answers something that is not HTTP, then closes the connection."""
+    assert isinstance(request.transport, asyncio.WriteTransport)
+    request.transport.write(b"HTTP/1.1 nonsense\r\n\r\n")
+    request.transport.close()
+    return web.Response()
+
+
 async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Promises more than it sends, then closes the connection."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})

@@ -148,8 +148,9 @@ class _Mask:
         return text
 
     def clean(self, error: Exception) -> Exception | None:
-        """The error, unless the key is in it."""
-        return error if self(str(error)) == str(error) else None
+        """The error, unless the key is in it: the repr of aiohttp's may have all that was sent."""
+        shown = f"{error} {error!r}"
+        return error if self(shown) == shown else None
 
 
 def _unreachable(url: str, said: str, error: Exception) -> QwenRerankError:
