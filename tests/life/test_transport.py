@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -171,3 +172,19 @@ def test_a_netrc_is_in_nobodys_way_and_behind_a_proxy_a_clear_error(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     _, err = python(code)
     assert err.splitlines()[-1].startswith("qwen_rerank.errors.")
+
+
+def test_a_proxys_password_is_in_no_failure(
+    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:mine@127.0.0.1:{dashscope.port}")
+    monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://api.example/api/v1")
+    out, _ = python(
+        "from qwen_rerank import DashScopeScorer, ServiceError\n"
+        "try:\n"
+        "    DashScopeScorer(max_retries=0).score('q', ['a'])\n"
+        "except ServiceError as error:\n"
+        "    print(repr(error), repr(error.__cause__), repr(error.__context__))"
+    )
+    assert "ClientHttpProxyError" in out
+    assert b64encode(b"me:mine").decode() not in out

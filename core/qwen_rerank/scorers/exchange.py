@@ -148,9 +148,9 @@ class _Mask:
         return text
 
     def clean(self, error: Exception) -> Exception | None:
-        """The error, unless the key is in it: the repr of aiohttp's may have all that was sent."""
-        shown = f"{error} {error!r}"
-        return error if self(shown) == shown else None
+        """The error, unless the key is in it, or headers that were sent: a proxy's password."""
+        has_headers = isinstance(error, aiohttp.ClientResponseError)
+        return None if has_headers or self(str(error)) != str(error) else error
 
 
 def _unreachable(url: str, said: str, error: Exception) -> QwenRerankError:
