@@ -126,6 +126,11 @@ class RerankEngine:
                 f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}."
             )
         check_top_n(max_candidates, "max_candidates")
+        if not isinstance(scorer, Scorer):
+            raise InvalidInputError(
+                f"scorer must be a Scorer, got {type(scorer).__name__}.",
+                remedy="Pass for example DashScopeScorer().",
+            )
         self.scorer = scorer
         self._item = item_reader(rerank_field)
         self._missing = missing

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scoring import Passage
 
 __all__ = [
@@ -83,10 +84,20 @@ def unique_by_id(records: Iterable[Record]) -> list[Record]:
 
 
 def as_lists(records: Iterable[Record] | Mapping[str, Iterable[Record]]) -> Lists:
-    """The lists by their names; a single one has the name ""."""
-    if isinstance(records, Mapping):
-        return {str(name): _marked(str(name), found) for name, found in records.items()}
-    return {"": list(records)}
+    """The lists by their names; a single one has the name "".
+
+    Raises:
+        InvalidInputError: Two names are the same as strings.
+    """
+    if not isinstance(records, Mapping):
+        return {"": list(records)}
+    lists = {str(name): _marked(str(name), found) for name, found in records.items()}
+    if len(lists) < len(records):
+        raise InvalidInputError(
+            f"Two lists have the same name as a string, of {', '.join(map(repr, records))}.",
+            remedy="Give each a name of its own.",
+        )
+    return lists
 
 
 def _marked(name: str, records: Iterable[Record]) -> list[Record]:

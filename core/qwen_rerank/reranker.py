@@ -14,7 +14,7 @@ from qwen_rerank.checks import check_top_n
 from qwen_rerank.content import Item, checked_query
 from qwen_rerank.engine import Ranking
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.records import Lists, Record, place_ids
+from qwen_rerank.records import Record, place_ids
 from qwen_rerank.scoring import Scorer
 from qwen_rerank.settings import DocumentField, RerankSettings
 
@@ -135,7 +135,9 @@ class QwenReRanker:
         )
 
 
-def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]]) -> Lists:
+def _records(
+    query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]],
+) -> Mapping[Any, list[Record]]:
     try:
         named = (
             query_results.items()
@@ -143,7 +145,7 @@ def _records(query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]
             else enumerate(query_results)
         )
         lists = {
-            str(name): [document for document in documents if document is not None]
+            name: [document for document in documents if document is not None]
             for name, documents in named
         }
         documents = list(chain.from_iterable(lists.values()))

@@ -199,6 +199,11 @@ def checked(scores: Scores, expected: int, model: str) -> Scores:
     Raises:
         BadResponseError: There is not; it names the model.
     """
+    if not isinstance(scores, Scores):
+        raise BadResponseError(
+            f"{model} gave {type(scores).__name__}, not Scores.",
+            remedy="The scorer should return Scores(values), with a list of floats.",
+        )
     _check_count(scores.values, expected, model)
     for values in (scores.tiers, scores.passages):
         if values is not None:
@@ -212,9 +217,13 @@ def checked(scores: Scores, expected: int, model: str) -> Scores:
 
 
 def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
-    if not isinstance(values, Sequence) or len(values) != expected:
-        got = len(values) if isinstance(values, Sequence) else type(values).__name__
-        raise BadResponseError(f"{model} gave {got} scores for {expected} texts.")
+    if not isinstance(values, Sequence):
+        raise BadResponseError(
+            f"{model} gave its scores as {type(values).__name__}.",
+            remedy="The scorer should return a list; arrays have tolist().",
+        )
+    if len(values) != expected:
+        raise BadResponseError(f"{model} gave {len(values)} scores for {expected} texts.")
 
 
 def sigmoid(logit: float) -> float:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ class FixedScorer(Scorer):
         return Scores(self.values)
 
 
-def engine(scorer: Scorer | None = None, **options: Any) -> RerankEngine:
+def engine(scorer: Any = None, **options: Any) -> RerankEngine:
     options.setdefault("rerank_field", "text")
     return RerankEngine(scorer or LengthScorer(), **options)
 
@@ -182,6 +183,7 @@ def test_a_top_n_below_one_is_refused_before_anything_is_sent(top_n: Any) -> Non
 @pytest.mark.parametrize(
     ("option", "value"),
     [
+        ("scorer", "embedded"),
         ("missing", "drop"),
         ("min_score", math.nan),
         ("min_score", "0.5"),
@@ -215,6 +217,25 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(option: str, value: 
 def test_scores_that_are_not_one_finite_number_a_text_are_an_error(values: list[Any]) -> None:
     with pytest.raises(BadResponseError, match="fixed gave"):
         engine(FixedScorer(values)).rerank("q", records("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "naming"),
+    [
+        ([0.5], "unwrapped gave list, not Scores"),
+        (None, "unwrapped gave NoneType, not Scores"),
+        (Scores(numpy.array([0.5])), r"unwrapped gave its scores as ndarray.* tolist\(\)"),
+    ],
+)
+def test_what_a_scorer_should_have_returned_is_said(returned: Any, naming: str) -> None:
+    class Unwrapped(Scorer):
+        model = "unwrapped"
+
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            return returned
+
+    with pytest.raises(BadResponseError, match=naming):
+        engine(Unwrapped()).rerank("q", records("a"))
 
 
 def test_a_place_id_is_never_that_of_another_record() -> None:

@@ -58,6 +58,14 @@ def test_records_of_one_list_without_a_name_know_no_lists(rank: Rank) -> None:
     assert record.lists is None
 
 
+def test_two_lists_of_one_name_are_refused_and_none_is_lost(rank: Rank) -> None:
+    lists = {1: named(dense="a")["dense"], "1": named(dense="b")["dense"]}
+    with pytest.raises(InvalidInputError, match="same name as a string, of 1, '1'"):
+        rank(engine(), "q", lists)
+    with pytest.raises(InvalidInputError, match="same name as a string, of 1, '1'"):
+        QwenReRanker("q", scorer=LengthScorer(), rerank_field="text").rerank(lists)
+
+
 def test_records_without_an_id_are_each_of_their_own_list(rank: Rank) -> None:
     lists = {"one": [Record("", {"text": "xx"})], "two": [Record("", {"text": "x"})]}
     assert [record.lists for record in rank(engine(), "q", lists)] == [{"one": 1}, {"two": 1}]
