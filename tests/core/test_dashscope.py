@@ -243,15 +243,16 @@ def test_retry_after_is_honoured_in_full(dashscope: LoopbackDashScope, score: Sc
     assert time.monotonic() - started >= 1.5
 
 
+@pytest.mark.parametrize("deadline", [60, None])
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_retry_after_past_the_deadline_raises_at_once(
-    dashscope: LoopbackDashScope, score: Score, form: str
+def test_a_retry_after_past_the_deadline_or_of_more_than_a_minute_raises_at_once(
+    dashscope: LoopbackDashScope, score: Score, form: str, deadline: float | None
 ) -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     retry_after = later if form == "date" else "3600"
     dashscope.faults.append(refuses(429, "Throttling", retry_after=retry_after))
     with pytest.raises(RateLimitError) as failure:
-        score(DashScopeScorer(deadline=60), "q", ["a"])
+        score(DashScopeScorer(deadline=deadline), "q", ["a"])
     assert failure.value.retry_after == pytest.approx(3600, abs=30)
     assert len(dashscope.received) == 1
 

@@ -74,7 +74,8 @@ class DashScopeScorer(ServiceScorer):
         max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx but 501,
             throttling under 200 or 400, timeouts and dropped connections, with jittered
             exponential backoff.
-            Retry-After is honoured, unless it would pass the deadline; then the error is raised.
+            Retry-After is honoured, unless it would pass the deadline or, where there is none, is
+            more than a minute; then the error is raised at once.
         max_concurrency: Requests of one call that run at the same time.
         requests_per_minute: How many requests may go out in any minute, each attempt counted; None
             for no limit. One that would go out too early waits for its turn, and RateLimitError is

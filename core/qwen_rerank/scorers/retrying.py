@@ -112,7 +112,8 @@ class Call:
 
         Raises:
             QwenRerankError: The last failure; at once where it is not a passing one, or where the
-                wait before the next attempt would end past the deadline. Or what `turn` raises.
+                wait before the next attempt would end past the deadline or, without one, is more
+                than a minute. Or what `turn` raises.
         """
         from tenacity import AsyncRetrying, retry_if_exception  # late: it imports what it can find
 
@@ -145,9 +146,13 @@ class Call:
             ) from None
 
     def _gives_up(self, state: RetryCallState) -> bool:
-        limit = self.patience.deadline
-        too_late = limit is not None and self.elapsed + state.upcoming_sleep >= limit
+        limit, wait = self.patience.deadline, state.upcoming_sleep
+        too_late = wait > _LONGEST_WAIT if limit is None else self.elapsed + wait >= limit
         return too_late or state.attempt_number > self.patience.max_retries
+
+
+_LONGEST_WAIT = 60.0
+"""Seconds that a service may ask for where there is no deadline: the quotas are by the minute."""
 
 
 def _is_transient(error: BaseException) -> bool:
