@@ -30,6 +30,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers import service
+from qwen_rerank.scorers.packing import Plan
 from tests.support.interpreter import python
 from tests.support.loopback import (
     KEY,
@@ -208,6 +209,24 @@ async def test_tokens_are_not_counted_on_the_event_loop(
         DashScopeScorer().score("q", texts)
     assert threads
     assert not [thread for thread in threads if thread.name == "qwen-rerank-io"]
+
+
+async def test_long_texts_are_not_planned_on_the_event_loop(
+    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def spy(*arguments: Any, **options: Any) -> Plan:
+        threads.append(threading.current_thread())
+        return plan(*arguments, **options)
+
+    plan = service.plan
+    monkeypatch.setattr(service, "plan", spy)
+    texts = ["长" * 300_000 + str(place) for place in range(4)]
+    with pytest.raises(RequestTimeoutError):  # so that they are not counted
+        await DashScopeScorer(deadline=1e-6).ascore("q", texts)
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
 
 
 def test_no_texts_are_no_request(dashscope: LoopbackDashScope, score: Score) -> None:

@@ -168,8 +168,8 @@ class ServiceScorer(Scorer):
         return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
 
     async def _planned(self, call: Call, query: Item, texts: Sequence[Item]) -> Plan:
-        """A plan, made in a worker thread where texts are many or tokens must be counted."""
-        if len(texts) <= self._limits.documents:
+        """A plan, made in a worker thread where texts are many or long, or must be counted."""
+        if len(texts) <= self._limits.documents and _length(texts) <= _LONG:
             with suppress(_UncountedError):
                 return self._plan(query, texts, _refuse_to_count)
         return await asyncio.to_thread(self._plan, query, texts, self._counter(call))
@@ -275,6 +275,14 @@ class ServiceScorer(Scorer):
                 return answer
 
         return attempt
+
+
+_LONG = 1_000_000
+"""Characters of all texts that take some milliseconds, for which an event loop need not wait."""
+
+
+def _length(texts: Sequence[Item]) -> int:
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 class _UncountedError(Exception):
