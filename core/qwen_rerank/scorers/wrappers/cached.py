@@ -189,12 +189,19 @@ def _keys(fingerprint: tuple[Any, ...], query: Item, texts: Sequence[Item]) -> I
     head = sha256(json.dumps([fingerprint, _plain(query)]).encode())
     for text in texts:
         key = head.copy()
-        key.update(json.dumps(_plain(text)).encode())
+        key.update(_bytes(text))
         yield key.hexdigest()
 
 
 def _plain(item: Item) -> str | tuple[str | None, ...]:
     return (item.text, item.image, item.video) if isinstance(item, Content) else item
+
+
+def _bytes(item: Item) -> bytes:
+    """What no other item has: a text in UTF-8, all else behind a byte that is not in any."""
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogatepass")
+    return b"\xff" + json.dumps(_plain(item)).encode()
 
 
 def _missed(things: Sequence[T], known: Mapping[int, _Entry]) -> Sequence[T]:
