@@ -93,6 +93,7 @@ class RerankEngine:
             function from record to text. A `Content` or content blocks can stand in place of text.
         missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
             and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
+            That none has a text, as where `rerank_field` has a typo, is logged as a warning.
         min_score: Records that score less are left out; None for no threshold.
         max_candidates: How many records to score at most, at least 1: the first ones, of several
             lists an equal share of each; None for all.
@@ -226,6 +227,8 @@ class RerankEngine:
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
+        if textless and not with_item:
+            _log.warning("None of %d records has a text to rank: check rerank_field.", len(records))
         return with_item, items, textless
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:

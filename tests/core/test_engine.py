@@ -130,6 +130,21 @@ def test_nothing_to_score_is_an_empty_answer_without_a_request(given_records: li
     assert ranking.usage == Usage()
 
 
+@pytest.mark.parametrize(
+    ("given_records", "warned"),
+    [
+        (records("", None), ["None of 2 records has a text to rank: check rerank_field."]),
+        (records("", "a"), []),
+        ([], []),
+    ],
+)
+def test_that_no_record_has_a_text_is_a_warning(
+    caplog: pytest.LogCaptureFixture, given_records: list[Record], warned: list[str]
+) -> None:
+    engine().rerank("q", given_records)
+    assert caplog.messages == warned
+
+
 def test_records_without_text_are_kept_behind_the_others_unscored() -> None:
     given_records = [Record("a", {"text": " "}, 0.9), Record("b", {"text": "x"}), Record("c", {})]
     ranking = engine(missing="keep", min_score=0.5).rerank("q", given_records)
