@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -82,7 +83,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
         Args:
             documents: The retrieved documents, which are not changed; or several lists of them by
-                name, in which those without an id are known by their content.
+                name, in which one without an id is the same as one with its content.
             query: What they should be relevant to: a text that is not blank, or a `Content`.
             callbacks: Get the run as a child of theirs.
 
@@ -158,10 +159,9 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
     def _found(self, documents: Listed) -> list[Record] | Lists:
         if not isinstance(documents, Mapping):
             return self._records(documents)
+        id_of = _ids_of(chain.from_iterable(documents.values()))
         return {
-            name: [
-                self._record(document.id or _content_id(document), document) for document in found
-            ]
+            name: [self._record(id_of(document), document) for document in found]
             for name, found in documents.items()
         }
 
@@ -266,8 +266,23 @@ def _count(documents: Listed) -> int:
     return sum(map(len, documents.values())) if isinstance(documents, dict) else len(documents)
 
 
+def _ids_of(documents: Iterable[Document]) -> Callable[[Document], str]:
+    """What tells each document's id: its own, else that of the first with its content, else made.
+
+    For a vector store has ids, and a list of words made of the same documents often none.
+    """
+    ids: dict[str, str] = {}
+    for document in documents:
+        if document.id:
+            ids.setdefault(document.page_content, document.id)
+
+    def id_of(document: Document) -> str:
+        return document.id or ids.get(document.page_content) or _content_id(document)
+
+    return id_of
+
+
 def _content_id(document: Document) -> str:
-    """An id for a document without one, the same wherever its content is found."""
     return f"#{sha256(document.page_content.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 

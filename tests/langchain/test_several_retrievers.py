@@ -84,6 +84,22 @@ def test_documents_of_one_id_are_one_whatever_their_text(
     assert found.metadata["retrieval_lists"] == {"one": 1, "two": 1}
 
 
+@pytest.mark.parametrize("ids", [("x", None), (None, "x")])
+def test_a_document_without_an_id_is_one_with_that_of_its_content(
+    dashscope: LoopbackDashScope, compress: Compress, ids: tuple[str | None, str | None]
+) -> None:
+    lists = {
+        name: [Document(page_content="score=0.4 ", id=id_), *documents(0.1)]
+        for name, id_ in zip(("one", "two"), ids, strict=True)
+    }
+    found = compress(QwenRerank(keep_lists=True), lists, QUERY)
+    assert [document.id for document in found] == [ids[0], None]
+    assert [document.metadata["retrieval_lists"] for document in found] == [
+        {"one": 1, "two": 1},
+        {"one": 2, "two": 2},
+    ]
+
+
 def test_they_run_at_the_same_time(dashscope: LoopbackDashScope) -> None:
     both = threading.Barrier(2, timeout=20)
 
