@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import iscoroutinefunction
 from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
@@ -103,7 +104,8 @@ class RerankEngine:
         diversity: How much, in [0, 1], what is returned should differ in content rather than be
             relevant: maximal marginal relevance over offline vectors; None or 0 for not at all.
             Records are then in the order in which they were chosen, not in that of their scores.
-        usage_callback: Is called with the usage of each ranking. What it raises is logged.
+        usage_callback: Is called, not awaited, with the usage of each ranking. What it raises is
+            logged.
 
     Raises:
         InvalidInputError: An argument that can't be used.
@@ -132,6 +134,7 @@ class RerankEngine:
                 f"scorer must be a Scorer, got {type(scorer).__name__}.",
                 remedy="Pass for example DashScopeScorer().",
             )
+        _check_callback(usage_callback)
         self.scorer = scorer
         self._item = item_reader(rerank_field)
         self._missing = missing
@@ -257,6 +260,14 @@ class RerankEngine:
             self._usage_callback(usage)
         except Exception:  # the ranking is there, and paid for
             _log.warning("usage_callback failed", exc_info=True)
+
+
+def _check_callback(callback: UsageCallback | None) -> None:
+    if callback is not None and (not callable(callback) or iscoroutinefunction(callback)):
+        raise InvalidInputError(
+            f"usage_callback must be a function that is not async, got {callback!r}.",
+            remedy="It is called, not awaited: let it put the usage where a task finds it.",
+        )
 
 
 MANY = 500

@@ -199,6 +199,8 @@ def test_a_top_n_below_one_is_refused_before_anything_is_sent(top_n: Any) -> Non
     ("option", "value"),
     [
         ("scorer", "embedded"),
+        ("usage_callback", "print"),
+        ("usage_callback", asyncio.sleep),
         ("missing", "drop"),
         ("min_score", math.nan),
         ("min_score", "0.5"),
