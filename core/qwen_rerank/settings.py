@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from pydantic import (
     AliasChoices,
@@ -211,6 +211,14 @@ class RerankSettings(BaseModel):
                 remedy="Use a function or a class at the top level of a module.",
             )
         return state
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # The caller's functions are shared, as scorers are: a bound one may count into its object.
+        memo = {} if memo is None else memo
+        for own in (self.rerank_field, self.usage_callback):
+            if callable(own):
+                memo[id(own)] = own
+        return super().__deepcopy__(memo)
 
     def __eq__(self, other: object) -> bool:
         # By the options, and not, as pydantic does, by the engines made of them too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ from langchain_core.documents import Document
 from pydantic import SecretStr, ValidationError
 
 from langchain_qwen_rerank import QwenRerank
-from qwen_rerank import AuthenticationError, EmbeddedScorer, InvalidInputError, QwenRerankError
+from qwen_rerank import (
+    AuthenticationError,
+    EmbeddedScorer,
+    InvalidInputError,
+    QwenRerankError,
+    Usage,
+)
 from tests.support.loopback import KEY, Fault, LoopbackDashScope, refuses, says
 
 Compress = Callable[..., list[Document]]
@@ -324,6 +331,28 @@ def test_a_scorer_is_shared_by_copies_and_named_in_dumps() -> None:
     compressor = QwenRerank(scorer=scorer)
     assert copy.deepcopy(compressor).engine.scorer is scorer
     assert "embedded" in json.dumps(compressor.model_dump(mode="json"))
+
+
+class Told:
+    """Counts what rankings cost, for many threads, so that it can't be copied."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.usage = Usage()
+
+    def add(self, usage: Usage) -> None:
+        with self.lock:
+            self.usage += usage
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_tell_the_same_callback(
+    compress: Compress, copied: Callable[[QwenRerank], QwenRerank]
+) -> None:
+    told = Told()
+    compressor = QwenRerank(scorer=EmbeddedScorer(), usage_callback=told.add)
+    compress(copied(compressor), FOUND, QUERY)
+    assert told.usage.texts_sent == len(FOUND)
 
 
 def test_a_function_can_be_dumped(dashscope: LoopbackDashScope) -> None:
