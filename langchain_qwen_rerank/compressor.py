@@ -52,7 +52,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
     `"page_content"` and as `"content"`, whatever the metadata have there; everything else that it
     names is metadata, and a function gets the `Document`. Metadata may hold content blocks, such as
     images, for a model that takes them. Two documents with one id are the same document, and the
-    first one counts. A document's retrieval score is the number in its metadata under
+    first one with a text counts. A document's retrieval score is the number in its metadata under
     `"relevance_score"`, else under `"score"`.
 
     Each call is a run of its own in the traces, named after the class, with what it cost.

@@ -15,7 +15,7 @@ from qwen_rerank.content import TEXT_ONLY, Item, check_taken, checked_query
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.fields import RerankField, item_reader
 from qwen_rerank.ordering import Ordering, Prepared
-from qwen_rerank.records import Lists, Record, as_lists, fair_order, ranks, unique_by_id
+from qwen_rerank.records import Lists, Record, as_lists, fair_order, identity, ranks
 from qwen_rerank.scoring import Scorer, Scores, Usage, checked
 from qwen_rerank.tracing import ranking_span
 
@@ -84,8 +84,8 @@ class Ranking(Sequence[Record]):
 class RerankEngine:
     """Ranks records by a scorer's relevance scores.
 
-    Records are deduplicated by id, the first one wins. Equal texts are scored once. Equal scores
-    keep the order in which the records came. The records passed in are never changed.
+    Records are deduplicated by id, the first one with a text wins. Equal texts are scored once.
+    Equal scores keep the order in which the records came. The records passed in are never changed.
 
     Args:
         scorer: Gives the scores.
@@ -191,8 +191,7 @@ class RerankEngine:
         query = checked_query(query)
         check_top_n(top_n)
         given = list(chain.from_iterable(lists.values()))
-        unique = unique_by_id(given)
-        found, read, textless = self._read(unique)
+        found, read, textless = self._read(given)
         records = found
         if self._max_candidates is not None:
             candidates = sorted(fair_order(found, lists)[: self._max_candidates])
@@ -208,31 +207,40 @@ class RerankEngine:
             records=records,
             textless=textless,
             lists=lists,
-            duplicates=len(given) - len(unique),
+            duplicates=len(given) - len(found) - len(textless),
             over_budget=len(found) - len(records),
             top_n=top_n,
         )
 
-    def _read(self, records: list[Record]) -> tuple[list[Record], list[Item], list[Record]]:
-        """The records that have something to score, what that is, and the records without."""
-        with_item: list[Record] = []
+    def _read(self, given: list[Record]) -> tuple[list[Record], list[Item], list[Record]]:
+        """The records that have something to score, what that is, and the records without.
+
+        Of those with one id the first that has something.
+        """
+        found: dict[object, Record] = {}
         items: list[Item] = []
-        textless: list[Record] = []
-        for record in records:
+        without: dict[object, Record] = {}
+        for record in given:
+            key = identity(record)
+            if key in found:
+                continue
             item = self._item(record)
             if item is None:
-                textless.append(record)
+                without.setdefault(key, record)
             else:
-                with_item.append(record)
+                found[key] = record
                 items.append(item)
+        textless = [record for key, record in without.items() if key not in found]
         if textless and self._missing == "error":
             raise InvalidInputError(
                 f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        if textless and not with_item:
-            _log.warning("None of %d records has a text to rank: check rerank_field.", len(records))
-        return with_item, items, textless
+        if textless and not found:
+            _log.warning(
+                "None of %d records has a text to rank: check rerank_field.", len(textless)
+            )
+        return list(found.values()), items, textless
 
     def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
         """Give every record its score and put them in order."""

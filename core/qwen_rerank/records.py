@@ -14,10 +14,10 @@ __all__ = [
     "Record",
     "as_lists",
     "fair_order",
+    "identity",
     "place_ids",
     "ranks",
     "retrieval_order",
-    "unique_by_id",
 ]
 
 T = TypeVar("T")
@@ -75,29 +75,32 @@ def place_ids(ids: Iterable[Any]) -> list[str]:
     return [f"{mark}{place}" if id_ in (None, "") else str(id_) for place, id_ in enumerate(ids)]
 
 
-def unique_by_id(records: Iterable[Record]) -> list[Record]:
-    """The records in their order, without those whose id was there before; "" is no id."""
-    seen: dict[object, Record] = {}
-    for record in records:
-        seen.setdefault(_identity(record), record)
-    return list(seen.values())
-
-
 def as_lists(records: Iterable[Record] | Mapping[str, Iterable[Record]]) -> Lists:
     """The lists by their names; a single one has the name "".
 
     Raises:
-        InvalidInputError: Two names are the same as strings.
+        InvalidInputError: Something that is no record, or two names that are the same as strings.
     """
     if not isinstance(records, Mapping):
-        return {"": list(records)}
-    lists = {str(name): _marked(str(name), found) for name, found in records.items()}
+        return {"": _checked(records)}
+    lists = {str(name): _marked(str(name), _checked(found)) for name, found in records.items()}
     if len(lists) < len(records):
         raise InvalidInputError(
             f"Two lists have the same name as a string, of {', '.join(map(repr, records))}.",
             remedy="Give each a name of its own.",
         )
     return lists
+
+
+def _checked(records: Iterable[Record]) -> list[Record]:
+    listed = list(records)
+    for kind in {*map(type, listed)}:
+        if not issubclass(kind, Record):
+            raise InvalidInputError(
+                f"records must be Records, got {kind.__name__}.",
+                remedy='Make one of each, such as Record("an id", {"text": "…"}).',
+            )
+    return listed
 
 
 def _marked(name: str, records: Iterable[Record]) -> list[Record]:
@@ -110,15 +113,16 @@ def _marked(name: str, records: Iterable[Record]) -> list[Record]:
 
 def ranks(lists: Lists, wanted: Iterable[Record]) -> list[dict[str, int]]:
     """For each of the wanted records its rank, from 1, in every list that has it."""
-    ranks_of: dict[object, dict[str, int]] = {_identity(record): {} for record in wanted}
+    ranks_of: dict[object, dict[str, int]] = {identity(record): {} for record in wanted}
     for name, records in lists.items():
         for rank, record in enumerate(records, 1):
-            if (found := ranks_of.get(_identity(record))) is not None:
+            if (found := ranks_of.get(identity(record))) is not None:
                 found.setdefault(name, rank)
-    return [ranks_of[_identity(record)] for record in wanted]
+    return [ranks_of[identity(record)] for record in wanted]
 
 
-def _identity(record: Record) -> object:
+def identity(record: Record) -> object:
+    """What tells the record from others: its id, or if that is "", that it is itself."""
     return record.id or id(record)
 
 

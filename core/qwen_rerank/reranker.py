@@ -39,8 +39,8 @@ class QwenReRanker:
     """Ranks the results of a vector store's queries together, for one query text.
 
     Takes the place of zvec's own QwenReRanker, as the `reranker=` of a collection's query too.
-    Documents of all lists are deduplicated by id, the first one wins; those whose text is missing
-    or blank are skipped. The documents passed in are not changed.
+    Documents of all lists are deduplicated by id, the first one with a text wins; those whose text
+    is missing or blank are skipped. The documents passed in are not changed.
 
     Args:
         query: What the documents should be relevant to: a text that is not blank, or a `Content`.

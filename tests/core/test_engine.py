@@ -59,6 +59,14 @@ def records(*texts: Any) -> list[Record]:
     return [Record(str(place), {"text": text}) for place, text in enumerate(texts)]
 
 
+@pytest.mark.parametrize("given", [["a text"], "a text", [records("a")[0], None], {"one": ["a"]}])
+def test_what_is_no_record_is_refused_before_anything_is_sent(given: Any) -> None:
+    scorer = LengthScorer()
+    with pytest.raises(InvalidInputError, match="records must be Records, got "):
+        engine(scorer).rerank("q", given)
+    assert scorer.sent == []
+
+
 def ids(ranking: Ranking) -> list[str]:
     return [record.id for record in ranking]
 
@@ -75,20 +83,23 @@ some_records = st.lists(
 
 
 @given(some_records, st.none() | st.integers(1, 8), st.sampled_from(["skip", "keep"]))
-def test_what_comes_out_is_the_first_of_each_id_in_a_stable_order(
+def test_what_comes_out_is_the_first_with_a_text_of_each_id_in_a_stable_order(
     given_records: list[Record], top_n: int | None, missing: Any
 ) -> None:
     ranking = engine(missing=missing).rerank("q", given_records, top_n)
 
-    unique = list({record.id: record for record in reversed(given_records)}.values())[::-1]
-    unique.sort(key=given_records.index)
-    texted = [record for record in unique if (record.fields["text"] or "").strip()]
-    textless = [record for record in unique if record not in texted]
+    def firsts(records: list[Record]) -> list[Record]:
+        unique = {record.id: record for record in reversed(records)}
+        return sorted(unique.values(), key=records.index)
+
+    texted = firsts([record for record in given_records if (record.fields["text"] or "").strip()])
+    found = {record.id for record in texted}
+    textless = firsts([record for record in given_records if record.id not in found])
     expected = sorted(texted, key=lambda record: -len(record.fields["text"]))
     expected += textless if missing == "keep" else []
     assert ids(ranking) == [record.id for record in expected][:top_n]
     assert ranking.skipped == (len(textless) if missing == "skip" else 0)
-    assert ranking.duplicates == len(given_records) - len(unique)
+    assert ranking.duplicates == len(given_records) - len(texted) - len(textless)
     assert [record.score for record in ranking] == [
         float(len(record.fields["text"])) if record in texted else None for record in expected
     ][:top_n]
@@ -172,7 +183,7 @@ def test_a_function_can_read_the_text() -> None:
 
 
 def test_arguments_that_were_swapped_are_not_quoted_whole() -> None:
-    with pytest.raises(InvalidInputError, match="got list") as failure:
+    with pytest.raises(InvalidInputError, match="got str") as failure:
         engine().rerank(records("secret"), "q")  # type: ignore[arg-type]
     assert "secret" not in str(failure.value)
 

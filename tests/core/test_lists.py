@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, QwenReRanker, Ranking, Record, RerankEngine, Scores
-from qwen_rerank.records import as_lists, fair_order, retrieval_order, unique_by_id
+from qwen_rerank.records import as_lists, fair_order, retrieval_order
 from tests.core.test_engine import LengthScorer, engine, ids
 
 Rank = Callable[..., Ranking]
@@ -37,6 +38,14 @@ def named(**lists: str) -> dict[str, list[Record]]:
     }
 
 
+def first_of_each(lists: Mapping[str, list[Record]]) -> list[Record]:
+    """The records of all lists, each id once."""
+    found: dict[str, Record] = {}
+    for record in chain.from_iterable(lists.values()):
+        found.setdefault(record.id, record)
+    return list(found.values())
+
+
 some_lists = st.dictionaries(
     st.sampled_from(["dense", "sparse", "title"]),
     st.lists(st.sampled_from("abcdefgh"), unique=True).map("".join),
@@ -51,6 +60,15 @@ def test_a_record_knows_the_lists_that_it_was_in_and_its_rank_in_each(rank: Rank
         "b": {"dense": 2, "sparse": 2},
         "c": {"sparse": 1},
     }
+
+
+def test_a_record_without_text_does_not_hide_the_one_with_text_of_another_list(rank: Rank) -> None:
+    dense = [Record("a", {"text": None}), Record("b", {"text": " "})]
+    ranking = rank(engine(missing="keep"), "q", {"dense": dense, **named(sparse="ca")})
+    assert [(record.id, record.score) for record in ranking] == [("c", 3), ("a", 1), ("b", None)]
+    assert ranking[1].lists == {"dense": 1, "sparse": 2}
+    assert (ranking.duplicates, ranking.skipped) == (1, 0)
+    assert rank(engine(missing="error"), "q", {"dense": dense[:1], **named(sparse="a")})
 
 
 def test_records_of_one_list_without_a_name_know_no_lists(rank: Rank) -> None:
@@ -138,7 +156,7 @@ def test_a_budget_that_is_no_count_is_refused(budget: Any) -> None:
 
 @given(some_lists)
 def test_lists_are_fused_by_reciprocal_rank(lists: Mapping[str, list[Record]]) -> None:
-    records = unique_by_id(record for found in lists.values() for record in found)
+    records = first_of_each(lists)
     order = [records[place].id for place in retrieval_order(records, as_lists(lists))]
 
     def worth(id_: str) -> float:
@@ -152,7 +170,7 @@ def test_lists_are_fused_by_reciprocal_rank(lists: Mapping[str, list[Record]]) -
 
 def test_in_fair_order_the_lists_take_turns() -> None:
     lists = named(dense="abc", sparse="dbe")
-    records = unique_by_id(record for found in lists.values() for record in found)
+    records = first_of_each(lists)
     assert [records[place].id for place in fair_order(records, lists)] == ["a", "d", "b", "c", "e"]
 
 
