@@ -22,30 +22,17 @@ from tests.support.loopback import (
 RIGHT = Row("all is well").answer
 GONE = r"127\.0\.0\.1 could not be reached, or broke off"
 
+BREAKS = {
+    "dropped before the answer": drops,
+    "dropped in the middle of the answer": breaks_off,
+    "answered not in HTTP": babbles,
+}
+
 CONNECTIONS = [
-    Row("dropped before the answer", faults=[drops], requests=2),
-    Row("dropped in the middle of the answer", faults=[breaks_off], requests=2),
-    Row("answered not in HTTP", faults=[babbles], requests=2),
-    Row(
-        "always dropped before the answer",
-        faults=[drops] * 2,
-        requests=2,
-        raises=ServiceError,
-        naming=GONE,
-    ),
-    Row(
-        "always dropped in the middle of the answer",
-        faults=[breaks_off] * 2,
-        requests=2,
-        raises=ServiceError,
-        naming=GONE,
-    ),
-    Row(
-        "always answered not in HTTP",
-        faults=[babbles] * 2,
-        requests=2,
-        raises=ServiceError,
-        naming=GONE,
+    *(Row(name, faults=[fault], requests=2) for name, fault in BREAKS.items()),
+    *(
+        Row(f"always {name}", faults=[fault] * 2, requests=2, raises=ServiceError, naming=GONE)
+        for name, fault in BREAKS.items()
     ),
 ]
 
