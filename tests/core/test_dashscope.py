@@ -364,9 +364,9 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(
         ({}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
         ({"region": "cn-beijing"}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
         (
-            {"base_url": "https://dashscope.aliyuncs.com/api/v1", "region": "ap-southeast-1"},
-            "https://dashscope.aliyuncs.com/api/v1",
-            30_000,
+            {"base_url": "https://dashscope-intl.aliyuncs.com/api/v1", "region": "ap-southeast-1"},
+            "https://dashscope-intl.aliyuncs.com/api/v1",
+            120_000,
         ),
         ({"region": "ap-southeast-1"}, "https://dashscope-intl.aliyuncs.com/api/v1", 120_000),
         ({"workspace": "ws"}, "https://dashscope.aliyuncs.com/api/v1", 30_000),
@@ -404,6 +404,18 @@ def test_the_argument_goes_before_the_environment_and_that_before_the_region(
     monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://first/api/v1")
     assert make().base_url == "https://first/api/v1"
     assert make(base_url="https://given/api/v1").base_url == "https://given/api/v1"
+
+
+def test_a_region_that_is_not_that_of_the_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://dashscope.aliyuncs.com/api/v1")
+    with pytest.raises(InvalidInputError, match=r"'ap-southeast-1', but .* is of 'cn-beijing'"):
+        DashScopeScorer(api_key=KEY, region="ap-southeast-1")
+    at_workspace = "https://ws.eu-central-1.maas.aliyuncs.com/api/v1"
+    with pytest.raises(InvalidInputError, match="is of 'eu-central-1'"):
+        DashScopeScorer(api_key=KEY, base_url=at_workspace, region="cn-beijing")
+    assert DashScopeScorer(api_key=KEY, base_url=at_workspace, region="eu-central-1")
 
 
 def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:

@@ -67,7 +67,7 @@ def test_a_price_that_is_not_published_is_not_known(model: str, region: str | No
         ("qwen3-rerank", {"region": "ap-southeast-1"}, 0.1),
         ("qwen3-rerank", {"region": "ap-southeast-1", "workspace": "ws"}, 0.1),
         ("qwen3-rerank", {"region": "cn-hongkong", "workspace": "ws"}, None),
-        ("qwen3-rerank", {"base_url": GATEWAY, "region": "ap-southeast-1"}, 0.069),
+        ("qwen3-rerank", {"base_url": GATEWAY, "region": "cn-beijing"}, 0.069),
         ("qwen3-rerank", {"base_url": "https://ws.cn-beijing.maas.aliyuncs.com/api/v1"}, 0.069),
         ("qwen3-rerank", {"base_url": "https://dashscope-us.aliyuncs.com/api/v1"}, None),
         ("qwen3-rerank", {"base_url": "https://proxy.example/api/v1"}, None),

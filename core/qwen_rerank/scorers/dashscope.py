@@ -65,7 +65,8 @@ class DashScopeScorer(ServiceScorer):
             then DASHSCOPE_HTTP_BASE_URL, then that of the region.
         workspace: The workspace that the requests are for, if it is not the key's default one.
         region: `"cn-beijing"` (the default) or `"ap-southeast-1"` (Singapore); with a workspace,
-            any region, at that workspace's own address. A key works in its own region only.
+            any region, at that workspace's own address. A key works in its own region only. Beside
+            an address that is not the service's own, such as a proxy's, it says what is behind it.
         instruct: What relevant means, for qwen3-rerank and qwen3-vl-rerank; best in English. The
             service's default is "Given a web search query, retrieve relevant passages that answer
             the query."
@@ -298,8 +299,19 @@ _REGIONAL = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
 
 def _region(base_url: str, given: str | None) -> str | None:
     """By the address, where it is the service's own; a proxy's says nothing, so as it is given."""
+    own = _own_region(urlsplit(base_url).hostname or "")
+    if own and given and own != given:
+        raise InvalidInputError(
+            f"region is {given!r}, but the address {base_url!r} is of {own!r}.",
+            remedy="Pass one of them; the address may come from DASHSCOPE_BASE_URL or "
+            "DASHSCOPE_HTTP_BASE_URL.",
+        )
+    return own or given
+
+
+def _own_region(host: str) -> str | None:
     for region, gateway in _GATEWAYS.items():
-        if urlsplit(base_url).hostname == urlsplit(gateway).hostname:
+        if host == urlsplit(gateway).hostname:
             return region
-    regional = _REGIONAL.fullmatch(urlsplit(base_url).hostname or "")
-    return regional[1] if regional else given
+    regional = _REGIONAL.fullmatch(host)
+    return regional[1] if regional else None
