@@ -10,15 +10,18 @@ import gzip
 import json
 import re
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Self
 
 from aiohttp import web
 from dashscope import get_tokenizer
+
+from tests.support.threads import Threaded
 
 PATH = "/api/v1/services/rerank/text-rerank/text-rerank"
 KEY = "sk-loopback"
@@ -48,8 +51,8 @@ class Received:
 
 
 @dataclass
-class Loopback(ABC):
-    """A rerank server on this machine, in a thread of its own; use as a context manager.
+class Loopback(Threaded):
+    """A rerank server on this machine.
 
     `faults` are used up, one a request, before anything is answered normally. `arrived` is set when
     a request has come, `disconnected` when the client has left `disconnects_awaited` requests
@@ -105,17 +108,8 @@ class Loopback(ABC):
         self._awaited = 1
         self.arrived = threading.Event()
         self.disconnected = threading.Event()
-        started: threading.Event = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
-        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
-        self._thread.start()
-        started.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
+        return super().__enter__()
 
     @property
     def root(self) -> str:
@@ -130,12 +124,8 @@ class Loopback(ABC):
         """Hold answers back until so many requests have been here at the same time."""
         self._awaited = in_flight
 
-    def _serve(self, started: threading.Event) -> None:
-        self._loop.run_until_complete(self._run(started))
-        self._loop.close()
-
-    async def _run(self, started: threading.Event) -> None:
-        self._stopping = asyncio.Event()
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
         app = web.Application(client_max_size=1 << 30)
         app[SERVER] = self
         app.router.add_post("/{path:.*}", self._handle)
@@ -144,8 +134,7 @@ class Loopback(ABC):
         site = web.TCPSite(runner, "127.0.0.1", self.port)
         await site.start()
         self.port = runner.addresses[0][1]
-        started.set()
-        await self._stopping.wait()
+        yield
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from tests.support.loopback import Fault, LoopbackDashScope, ranking
+from tests.support.threads import Threaded
 
 __all__ = ["TLSFront", "answers_after", "redirects_by"]
 
@@ -36,8 +37,8 @@ def redirects_by(status: int, location: str) -> Fault:
 
 
 @dataclass
-class TLSFront:
-    """Ends TLS before a loopback service, in a thread of its own; use as a context manager.
+class TLSFront(Threaded):
+    """Ends TLS before a loopback service.
 
     `carried` counts the bytes that clients have sent through it, once they had agreed on a key.
     """
@@ -46,32 +47,15 @@ class TLSFront:
     context: ssl.SSLContext
     carried: int = 0
 
-    def __enter__(self) -> TLSFront:
-        started: threading.Event = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
-        self._thread.start()
-        started.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-
     @property
     def base_url(self) -> str:
         return f"https://127.0.0.1:{self.port}/api/v1"
 
-    def _serve(self, started: threading.Event) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._run(started))
-
-    async def _run(self, started: threading.Event) -> None:
-        self._stopping = asyncio.Event()
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
         front = await asyncio.start_server(self._carry, "127.0.0.1", 0, ssl=self.context)
         self.port = front.sockets[0].getsockname()[1]
-        started.set()
-        await self._stopping.wait()
+        yield
         front.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

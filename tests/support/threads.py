@@ -1,0 +1,41 @@
+"""A server in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
+from typing import Self
+
+__all__ = ["Threaded"]
+
+
+class Threaded(ABC):
+    """A server with an event loop in a thread of its own; use as a context manager."""
+
+    @abstractmethod
+    def serving(self) -> AbstractAsyncContextManager[object]:
+        """Listens as long as it is open."""
+
+    def __enter__(self) -> Self:
+        started = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
+        self._thread.start()
+        started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _serve(self, started: threading.Event) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._run(started))
+
+    async def _run(self, started: threading.Event) -> None:
+        self._stopping = asyncio.Event()
+        async with self.serving():
+            started.set()
+            await self._stopping.wait()
