@@ -1,5 +1,8 @@
 """Reranking by Qwen models: records in, the same records out, best first."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from qwen_rerank.content import Content, Modality
 from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import (
@@ -18,17 +21,19 @@ from qwen_rerank.fields import RerankField
 from qwen_rerank.records import Record
 from qwen_rerank.reranker import QwenReRanker
 from qwen_rerank.scorers.dashscope import DashScopeScorer
-from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.limits import Limits
-from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.prices import Price, published_prices
-from qwen_rerank.scorers.server import ServerName, ServerScorer
-from qwen_rerank.scorers.wrappers.cached import CachedScorer
-from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
-from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
-from qwen_rerank.scorers.wrappers.passages import PassageScorer
 from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.embedded import EmbeddedScorer
+    from qwen_rerank.scorers.local import LocalScorer
+    from qwen_rerank.scorers.server import ServerName, ServerScorer
+    from qwen_rerank.scorers.wrappers.cached import CachedScorer
+    from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
+    from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
+    from qwen_rerank.scorers.wrappers.passages import PassageScorer
 
 __version__ = "0.1.0"
 
@@ -71,3 +76,29 @@ __all__ = [
     "UsageCallback",
     "published_prices",
 ]
+
+_MODULES = {
+    "CachedScorer": "scorers.wrappers.cached",
+    "CascadeScorer": "scorers.wrappers.cascade",
+    "EmbeddedScorer": "scorers.embedded",
+    "FallbackScorer": "scorers.wrappers.fallback",
+    "KeepOrder": "scorers.wrappers.fallback",
+    "LocalScorer": "scorers.local",
+    "PassageScorer": "scorers.wrappers.passages",
+    "ServerName": "scorers.server",
+    "ServerScorer": "scorers.server",
+}
+
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> Any:
+        """A scorer when it is asked for: few programs use more than one."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

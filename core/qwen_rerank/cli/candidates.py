@@ -34,13 +34,13 @@ class Counts:
         queries: Queries.
         documents: Documents that are reranked, query by query.
         beyond: Documents that are left out because they are beyond the depth.
-        bare: Queries of either file that have no documents, so that no result has them.
+        without: Queries of either file that have no documents, so that no result has them.
     """
 
     queries: int
     documents: int
     beyond: int
-    bare: int
+    without: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +112,19 @@ class Candidates:
 
     def _counted(self) -> Counts:
         queries = documents = beyond = 0
-        bare = 0 if self._queries is None else len(self._queries)
+        with_documents = unlisted = 0
         for found in self._read():
             ranked = self._ranked(found)
             self._check(found, ranked)
             queries += 1
             documents += len(ranked)
             beyond += len(found.documents) - len(ranked)
-            bare += (not ranked) - self._is_listed(found)
+            with_documents += bool(ranked)
+            unlisted += not self._is_listed(found)
         if not queries:
             raise InvalidInputError(f"{self._path} has no candidates.")
-        return Counts(queries, documents, beyond, bare)
+        listed = 0 if self._queries is None else len(self._queries)
+        return Counts(queries, documents, beyond, without=listed + unlisted - with_documents)
 
     def _is_listed(self, found: _Found) -> bool:
         return self._queries is not None and not self._queries.missing([found.query_id])

@@ -275,8 +275,8 @@ class _Watch:
         note(f"It took {usage.requests:,} requests, {usage.retries:,} retries; {spent(usage)}.")
         if counts.beyond:
             note(f"{counts.beyond:,} documents beyond --depth were left out.")
-        if counts.bare:
-            note(f"{counts.bare:,} queries have no candidates, and are not in the result.")
+        if counts.without:
+            note(f"{counts.without:,} queries have no candidates, and are not in the result.")
         if self._journal.textless:
             note(f"{self._journal.textless:,} documents have no text, and stand behind the others.")
         if self._journal.refused:
