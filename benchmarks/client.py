@@ -188,7 +188,7 @@ def imports(bench: Bench) -> None:
 
 def machine(bench: Bench) -> None:
     """Where all that was measured."""
-    bench.notes["machine"] = f"{platform.platform()}, {os.cpu_count()} CPUs"
+    bench.notes["machine"] = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"
     for client, worker in bench.once((LANGCHAIN, *tuple(PEERS)[:1])):
         bench.notes[f"packages of {client}"] = worker.ask("packages")["versions"]
 
