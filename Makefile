@@ -61,7 +61,7 @@ bench: .venv/dev .venv/peers/installed
 	$(BIN)/python benchmarks/client.py $(ARGS)
 
 clean:
-	rm -rf .venv .nox build dist
+	rm -rf .venv .nox build dist docs/notebooks
 
 # One stamp for each set of packages; they are installed again when what they are made of changes.
 .venv/examples: pyproject.toml | .venv/bin/python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import llamaindex_qwen_rerank  # noqa: F401  # autodoc annotates pydantic's BaseModel: before that
@@ -12,13 +13,14 @@ author = "The qwen-rerank authors"
 copyright = author
 release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"{project} {release}"
 pygments_style = "default"  # shows what a change adds in green
 html_show_sphinx = False
 html_copy_source = False
 
+nb_execution_mode = "off"  # `make notebooks` stores what they show
 myst_heading_anchors = 4  # as GitHub numbers them, so that links work in both
 
 default_role = "py:obj"  # `RerankEngine` in a docstring is a link, `"skip"` is code
@@ -37,7 +39,18 @@ nitpick_ignore_regex = [
 
 def setup(app: Any) -> None:
     """What Sphinx calls to add to itself."""
+    app.connect("builder-inited", _bring_notebooks)
     app.connect("autodoc-process-docstring", _rejoin, priority=600)  # after Napoleon
+
+
+def _bring_notebooks(app: Any) -> None:
+    """Copy the notebooks among the pages, to which their links then lead."""
+    folder = Path(app.srcdir) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
+        text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        text = text.replace("](../README.md#notebooks)", "](../start.md#notebooks)")
+        (folder / notebook.name).write_text(text, encoding="utf-8")
 
 
 def _rejoin(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
