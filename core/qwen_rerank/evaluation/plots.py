@@ -1,70 +1,26 @@
-"""A report in pictures, each of which can say in words what it shows.
-
-They are drawn on a light ground of their own, so that they can be read on a dark page too. Colours
-are Okabe and Ito's, which the colour-blind can tell apart ("Color Universal Design", 2008); what a
-colour says, a place, a line style or a hatching says too.
-"""
+"""A report in pictures, each of which can say in words what it shows."""
 
 from __future__ import annotations
 
-import base64
-import io
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.checks import check_whole
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.evaluation.drawing import BLUE, GREY, INK, ORANGE, Plot, axes_of, drawable
 from qwen_rerank.evaluation.tables import p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axes._secondary_axes import SecondaryAxis
-    from matplotlib.figure import Figure
 
     from qwen_rerank.evaluation.report import Comparison, Report
 
-__all__ = ["Plot", "gains", "ranks", "scores"]
-
-_BLUE, _ORANGE, _GREY, _INK = "#0072B2", "#D55E00", "#767676", "#1A1A1A"
-_STYLE = {
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "axes.facecolor": "white",
-    "axes.edgecolor": _GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "font.size": 10,
-    "text.parse_math": False,  # a price in a title is no formula
-    "svg.fonttype": "path",
-    "svg.hashsalt": "qwen-rerank",
-}
-
-_CHINESE = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",  # all that matplotlib before 3.11 sees of the same file
-    "Source Han Sans SC",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "SimHei",
-)
-"""Fonts with Chinese characters, of which the first that is installed is used too."""
+__all__ = ["gains", "ranks", "scores"]
 
 _NAMED = 40
 """With more queries than these, a bar has no room for its query's id."""
@@ -80,125 +36,16 @@ _ID, _NAME, _LABEL, _TITLE = 14, 22, 36, 100
 wider is cut; a Chinese character is two."""
 
 
-@dataclass(frozen=True, repr=False)
-class Plot:
-    """A picture, and what it shows in words. A notebook's cell shows it, with the words for alt.
-
-    Attributes:
-        figure: The picture, to change or to draw elsewhere.
-        alt: The alternative text: what the picture shows, with its figures.
-    """
-
-    figure: Figure
-    alt: str
-
-    def save(self, path: str | Path) -> None:
-        """Write it to a file, of PNG, SVG or PDF with the alternative text as its description.
-
-        Args:
-            path: Where to. It ends in `.png`, `.svg` or another ending that matplotlib knows.
-
-        Raises:
-            InvalidInputError: matplotlib writes no such files.
-            OSError: The file can't be written.
-        """
-        kind = Path(path).suffix[1:].lower()
-        known = self.figure.canvas.get_supported_filetypes()
-        if kind not in known:
-            raise InvalidInputError(
-                f"A picture can't be written to {str(path)!r}.",
-                remedy=f"End its name in one of .{', .'.join(sorted(known))}.",
-            )
-        Path(path).write_bytes(self._drawn(kind))
-
-    def _drawn(self, kind: str) -> bytes:
-        described = {
-            "svg": {"Description": self.alt, "Date": None},
-            "png": {"Description": self.alt},
-            "pdf": {"Subject": self.alt, "CreationDate": None},
-        }
-        file = io.BytesIO()
-        with _style():
-            self.figure.savefig(file, format=kind, dpi=144, metadata=described.get(kind))
-        return file.getvalue()
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
-        picture = base64.b64encode(self._drawn("png")).decode()
-        # Twice the dots of a notebook's, so that it is sharp on dense screens.
-        width = round(self.figure.get_figwidth() * 72)
-        return (
-            {"image/png": picture, "text/plain": repr(self)},
-            {"image/png": {"width": width, "alt": self.alt}},
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}: {self.alt}"
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """matplotlib's own defaults and ours, whatever style the user has chosen for other pictures."""
-    style = needed("matplotlib.style", "A plot")
-    with style.context(["default", {**_STYLE, "font.family": _fonts()}]):
-        yield
-
-
-def _fonts() -> list[str]:
-    manager = needed("matplotlib.font_manager", "A plot").fontManager
-    installed = {font.name for font in manager.ttflist}
-    return ["DejaVu Sans", *[name for name in _CHINESE if name in installed][:1]]
-
-
-def _drawable(text: str, width: int, otherwise: str | None = None) -> str:
-    """The text, cut; where no font has all of its characters the other one, or marks for them."""
-    known = frozenset[int]().union(*map(_characters, _fonts()))
-    line = " ".join(text.split())
-    if otherwise is not None and not all(ord(character) in known for character in line):
-        return _drawable(otherwise, width)
-    return _cut("".join(each if ord(each) in known else "?" for each in line), width)
-
-
-@cache
-def _characters(family: str) -> frozenset[int]:
-    fonts = needed("matplotlib.font_manager", "A plot")
-    return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
-
-
-def _cut(text: str, width: int) -> str:
-    """The text, without its middle if it is wider: names tend to differ at their ends."""
-    cells = needed("rich.cells", "A plot")
-    if cells.cell_len(text) <= width:
-        return text
-    end = text[-(width // 3) :]
-    while cells.cell_len(end) > width // 3:
-        end = end[1:]
-    start = cells.set_cell_size(text, width - 1 - cells.cell_len(end))
-    return f"{start.rstrip()}…{end.lstrip()}"
-
-
-@contextmanager
-def _axes(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A picture of this size in inches. It belongs to no window and no notebook's cell."""
-    figures = needed("matplotlib.figure", "A plot")
-    with _style():
-        figure = figures.Figure(figsize=(width, height))
-        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
-        yield figure, figure.add_subplot()
-        # Laid out once: again would move things by a hair, and the same picture is the same file.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-
-
 def gains(report: Report, found: Comparison) -> Plot:
     """See `Report.plot_gains`."""
     by_query = report.gains(found.measure, found.run, found.baseline)
     values = list(by_query.values())
-    with _axes(8, 3.6) as (figure, axes):
+    with axes_of(8, 3.6) as (figure, axes):
         _bars(axes, list(by_query), values)
-        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylabel(f"gain in {found.measure}")
         axes.set_xlabel("queries, by gain")
-        run, baseline = (_drawable(name, _NAME) for name in (found.run, found.baseline))
+        run, baseline = (drawable(name, _NAME) for name in (found.run, found.baseline))
         axes.set_title(
             f"{run} beside {baseline}: {found.better} better, {found.same} the same, "
             f"{found.worse} worse"
@@ -212,15 +59,15 @@ def _bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None
     places = range(len(values))
     edges = [place - 0.5 for place in range(len(values) + 1)]
     for colour, hatch, shown in (
-        (_BLUE, "", [max(value, 0.0) for value in values]),
-        (_ORANGE, "//", [min(value, 0.0) for value in values]),
+        (BLUE, "", [max(value, 0.0) for value in values]),
+        (ORANGE, "//", [min(value, 0.0) for value in values]),
     ):
         look: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "hatch": hatch}
         if are_named:
             axes.bar(places, shown, width=0.85, **look)
         else:
             axes.stairs(shown, edges, fill=True, linewidth=0, **look)
-    names = [_drawable(query_id, _ID) for query_id in query_ids] if are_named else []
+    names = [drawable(query_id, _ID) for query_id in query_ids] if are_named else []
     axes.set_xticks(places[: len(names)], names, rotation=90, fontsize=8)
     axes.set_xlim(-0.7, max(len(values), _FEWEST) - 0.3)
     lowest, highest = axes.get_ylim()
@@ -272,12 +119,12 @@ def ranks(
         raise InvalidInputError(f"Neither {baseline} nor {run} found anything for {query_id!r}.")
     top = min(top, max(len(report.runs[name].get(query_id, ())) for name in (baseline, run)))
     lowest = max(max(_ends(move, top)) for move in moves)
-    with _axes(9, 1.4 + 0.3 * lowest) as (figure, axes):
+    with axes_of(9, 1.4 + 0.3 * lowest) as (figure, axes):
         for move in moves:
             _line(axes, move, top)
         axes.set_ylim(lowest + 0.5, 0.5)
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 1], [_drawable(name, _NAME) for name in (baseline, run)])
+        axes.set_xticks([0, 1], [drawable(name, _NAME) for name in (baseline, run)])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[["left", "bottom"]].set_visible(False)
         # Ticks, not texts, so that the layout makes room for them.
@@ -285,7 +132,7 @@ def ranks(
         right = axes.secondary_yaxis("right")
         _name(right, {m.after: m for m in moves}, top, labels, "{place}  {called}")
         title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
-        figure.suptitle(_drawable(title, _TITLE, query_id), x=0.015, ha="left", fontsize=11)
+        figure.suptitle(drawable(title, _TITLE, query_id), x=0.015, ha="left", fontsize=11)
         _legend(axes, top, lowest)
     return Plot(figure, _words_of_moves(report, query_id, baseline, run, moves, labels, top))
 
@@ -307,7 +154,7 @@ def _ends(move: _Move, top: int) -> list[int]:
 
 def _line(axes: Axes, move: _Move, top: int) -> None:
     is_relevant = move.gain > 0
-    colour, width = (_BLUE, 2.2) if is_relevant else (_GREY, 1.0)
+    colour, width = (BLUE, 2.2) if is_relevant else (GREY, 1.0)
     style = "solid" if is_relevant else "dotted"
     axes.plot(
         [0, 1],
@@ -345,7 +192,7 @@ def _name(
 
 
 def _called(move: _Move, labels: Mapping[str, str]) -> str:
-    label = _drawable(labels.get(move.id, move.id), _LABEL, move.id)
+    label = drawable(labels.get(move.id, move.id), _LABEL, move.id)
     return f"{label} (gain {move.gain})" if move.gain > 0 else label
 
 
@@ -390,10 +237,10 @@ def scores(report: Report, run: str) -> Plot:
             remedy="Choose a run with scores.",
         )
     lowest, highest = min(*relevant, *others), max(*relevant, *others)
-    with _axes(8, 3.6) as (figure, axes):
+    with axes_of(8, 3.6) as (figure, axes):
         for values, up, name, colour, hatch in (
-            (relevant, 1, "judged relevant", _BLUE, ""),
-            (others, -1, "not relevant, or not judged", _ORANGE, "//"),
+            (relevant, 1, "judged relevant", BLUE, ""),
+            (others, -1, "not relevant, or not judged", ORANGE, "//"),
         ):
             axes.hist(
                 values,
@@ -404,9 +251,9 @@ def scores(report: Report, run: str) -> Plot:
                 edgecolor="white",
                 hatch=hatch,
             )
-        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.axhline(0, color=INK, linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share) * 100:g}%")
-        name = _drawable(run, _NAME)
+        name = drawable(run, _NAME)
         axes.set_xlabel(f"score of {name}")
         axes.set_ylabel("share of each kind")
         figure.legend(frameon=False, loc="outside lower center", ncols=2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas
     from ir_measures import Measure
 
-    from qwen_rerank.evaluation.plots import Plot
+    from qwen_rerank.evaluation.drawing import Plot
 
 __all__ = ["DEFAULT_MEASURES", "Comparison", "Report"]
 
