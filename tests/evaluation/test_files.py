@@ -125,7 +125,9 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line(
 
 
 @pytest.mark.parametrize(
-    "data", [gzip.compress(RUN.encode())[:-12], gzip.compress(RUN.encode())[:20], RUN.encode()]
+    "data",
+    [gzip.compress(RUN.encode())[:-12], gzip.compress(RUN.encode())[:20], RUN.encode()],
+    ids=["without its end", "cut in the middle", "not packed"],
 )
 def test_a_packed_file_that_is_damaged_is_named(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "run.txt.gz"
