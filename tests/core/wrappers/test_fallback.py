@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,6 +130,91 @@ def test_each_call_asks_the_first_one_first(score: Score) -> None:
     scorer = FallbackScorer(first, second, third)
     assert [score(scorer, "q", ["a"]).model for _ in range(2)] == ["third", "third"]
     assert len(first.asked) == len(second.asked) == len(third.asked) == 2
+
+
+class Clock:
+    """The time that a FallbackScorer sees."""
+
+    now = 1e6
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("qwen_rerank.scorers.wrappers.fallback.monotonic", clock)
+    return clock
+
+
+def test_a_scorer_that_failed_is_not_asked_before_it_has_cooled_down(
+    dashscope: LoopbackDashScope, score: Score, clock: Clock
+) -> None:
+    scorer = FallbackScorer(once(), Pointwise("second"), cooldown=60)
+    dashscope.faults.extend([drops, drops])
+    requests = []
+    for clock.now, model in [
+        (0.0, "second"),
+        (59.9, "second"),
+        (60.0, "second"),
+        (119.9, "second"),
+        (120.0, None),
+        (120.1, None),
+    ]:
+        assert score(scorer, QUERY, TEXTS).model == model
+        requests.append(len(dashscope.received))
+    assert requests == [1, 1, 2, 2, 3, 4]
+
+
+def test_a_service_that_asks_for_more_time_than_the_cooldown_has_it(
+    dashscope: LoopbackDashScope, score: Score, clock: Clock
+) -> None:
+    scorer = FallbackScorer(once(), Pointwise("second"), cooldown=1)
+    dashscope.faults.append(refuses(429, "Throttling.RateQuota", retry_after="30"))
+    for clock.now, requests in [(0.0, 1), (29.9, 1), (30.0, 2)]:
+        score(scorer, QUERY, TEXTS)
+        assert len(dashscope.received) == requests
+
+
+def test_after_a_cooldown_one_call_tries_while_the_others_go_on_without(clock: Clock) -> None:
+    class Nested(Down):
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            if len(self.asked) == 1:
+                self.asked.append(texts)
+                assert scorer.score("q", ["b"]).model == "second"
+            return super().score(query, texts)
+
+    first = Nested("first")
+    scorer = FallbackScorer(first, Pointwise("second"), cooldown=60)
+    for clock.now in (0.0, 60.0):
+        scorer.score("q", ["a"])
+    assert first.asked.count(["b"]) == 0
+
+
+def test_the_last_scorer_is_asked_however_often_it_fails(score: Score, clock: Clock) -> None:
+    first, last = Down("first"), Down("last")
+    scorer = FallbackScorer(first, last, cooldown=60)
+    with pytest.raises(ServiceError):
+        score(scorer, "q", ["a"])
+    with pytest.raises(ServiceError) as failure:
+        score(scorer, "q", ["a"])
+    assert failure.value.__notes__ == ["Before that, first was not asked, as it had failed before."]
+    assert (len(first.asked), len(last.asked)) == (1, 2)
+
+
+def test_a_pickled_scorer_asks_them_all_again(clock: Clock) -> None:
+    scorer = FallbackScorer(Down("first"), Pointwise("second"), cooldown=60)
+    scorer.score("q", ["a"])
+    copied = pickle.loads(pickle.dumps(scorer))
+    copied.score("q", ["a"])
+    assert len(copied._first.asked) == 2
+
+
+@pytest.mark.parametrize("cooldown", [0, -1, float("inf"), "60", True])
+def test_a_cooldown_that_is_no_time_is_refused(cooldown: Any) -> None:
+    with pytest.raises(InvalidInputError, match="cooldown must be a number of seconds above 0"):
+        FallbackScorer(Pointwise(), Pointwise(), cooldown=cooldown)
 
 
 def test_the_time_that_failures_took_counts(dashscope: LoopbackDashScope, score: Score) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
+from qwen_rerank.checks import check_seconds
 from qwen_rerank.content import MULTIMODAL, Item, Modality
 from qwen_rerank.errors import (
     BadResponseError,
@@ -39,17 +41,24 @@ class FallbackScorer(Wrapper):
     last scorer fails too, or one in another way, that error is raised, with a note of those before.
 
     Args:
-        first: The scorer to ask first, always.
+        first: The scorer to ask first.
         others: The ones to ask after it, in this order; at least one.
         on: The types of the errors that are passed by. By default RateLimitError,
             RequestTimeoutError, ServiceError and BadResponseError.
+        cooldown: Seconds for which a scorer that has failed is not asked, unless it is the last;
+            longer where the service asked for more. None to ask it in every call.
 
     Raises:
-        InvalidInputError: No other scorer, or something in `on` that is no type of exceptions.
+        InvalidInputError: No other scorer, something in `on` that is no type of exceptions, or a
+            cooldown that is no number of seconds above 0.
     """
 
     def __init__(
-        self, first: Scorer, *others: Scorer, on: Iterable[type[Exception]] = _PASSING
+        self,
+        first: Scorer,
+        *others: Scorer,
+        on: Iterable[type[Exception]] = _PASSING,
+        cooldown: float | None = None,
     ) -> None:
         super().__init__(first, *others)
         if not others:
@@ -57,8 +66,12 @@ class FallbackScorer(Wrapper):
                 "FallbackScorer needs a scorer to fall back on.",
                 remedy="Pass one after the first, for example KeepOrder().",
             )
+        if cooldown is not None:
+            check_seconds("cooldown", cooldown)
         self._first = first
         self._on = _checked_types(on)
+        self._cooldown = cooldown
+        self._rests_until: dict[int, float] = {}
 
     @property
     def model(self) -> str:
@@ -79,10 +92,16 @@ class FallbackScorer(Wrapper):
         *before, last = self._scorers
         failures: list[str] = []
         try:
-            for scorer in before:
+            for place, scorer in enumerate(before):
+                if self._rests(place):
+                    failures.append(f"{scorer.model} was not asked, as it had failed before")
+                    continue
                 try:
-                    return self._named(await way.ask(scorer, query, texts), scorer)
+                    scores = await way.ask(scorer, query, texts)
+                    self._rests_until.pop(place, None)
+                    return self._named(scores, scorer)
                 except self._on as error:
+                    self._rest(place, error)
                     failures.append(_told(scorer, error))
                     _log.warning("%s: the next scorer is asked.", failures[-1])
             return self._named(await way.ask(last, query, texts), last)
@@ -91,11 +110,30 @@ class FallbackScorer(Wrapper):
                 error.add_note(f"Before that, {failure}.")
             raise
 
+    def _rests(self, place: int) -> bool:
+        """Whether that scorer is not asked. After its rest one call tries, the others still not."""
+        until = self._rests_until.get(place)
+        if until is None or self._cooldown is None:
+            return False
+        now = monotonic()
+        if now >= until:
+            self._rests_until[place] = now + self._cooldown
+        return now < until
+
+    def _rest(self, place: int, error: Exception) -> None:
+        if self._cooldown is not None:
+            asked = error.retry_after if isinstance(error, QwenRerankError) else None
+            self._rests_until[place] = monotonic() + max(self._cooldown, asked or 0.0)
+
     def _named(self, scores: Scores, scorer: Scorer) -> Scores:
         """The scores, with the name of their model, unless they might as well be the first's."""
         if scorer.fingerprint == self.fingerprint:
             return scores
         return replace(scores, model=scores.model or scorer.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Elsewhere the clock is another one, and the scorer may well be reached.
+        return {**self.__dict__, "_rests_until": {}}
 
 
 class KeepOrder(Scorer):
