@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from langchain_core.documents import BaseDocumentCompressor, Document
 
 from qwen_rerank import Content, InvalidInputError, Ranking, Record, RerankEngine
-from qwen_rerank.checks import is_finite
+from qwen_rerank.checks import is_finite, listed
 from qwen_rerank.content import Item
 from qwen_rerank.engine import MANY, offloaded
 from qwen_rerank.fields import SourceFields
@@ -237,14 +237,8 @@ def _listed(documents: Documents) -> Listed:
 
 
 def _documents(documents: Iterable[Document]) -> list[Document]:
-    found = list(documents)
-    for kind in {*map(type, found)}:
-        if not issubclass(kind, Document):
-            raise InvalidInputError(
-                f"documents must be Documents, got {kind.__name__}.",
-                remedy="Make Documents of them, or call rerank, which takes texts too.",
-            )
-    return found
+    remedy = "Make Documents of them, or call rerank, which takes texts too."
+    return listed("documents", documents, Document, remedy)
 
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:

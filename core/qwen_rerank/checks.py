@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Real
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar, cast
 
 from qwen_rerank.errors import InvalidInputError
 
@@ -16,8 +17,11 @@ __all__ = [
     "check_top_n",
     "check_whole",
     "is_finite",
+    "listed",
     "not_utf8",
 ]
+
+T = TypeVar("T")
 
 
 def is_finite(value: object) -> TypeGuard[float]:
@@ -28,6 +32,17 @@ def is_finite(value: object) -> TypeGuard[float]:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number that no float can hold
         return False
+
+
+def listed(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:
+    """The things in a list; raises InvalidInputError if one is of another kind."""
+    found = list(things)
+    for other in {*map(type, found)}:
+        if not issubclass(other, kind):
+            raise InvalidInputError(
+                f"{name} must be {kind.__name__}s, got {other.__name__}.", remedy=remedy
+            )
+    return cast(list[T], found)
 
 
 def check_query(query: str) -> None:

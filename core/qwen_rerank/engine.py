@@ -16,7 +16,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.fields import RerankField, item_reader
 from qwen_rerank.ordering import Ordering, Prepared
 from qwen_rerank.records import Lists, Record, as_lists, fair_order, identity, ranks
-from qwen_rerank.scoring import Scorer, Scores, Usage, checked
+from qwen_rerank.scoring import Scorer, Scores, Usage, check_scorer, checked
 from qwen_rerank.tracing import ranking_span
 
 __all__ = ["MANY", "Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
@@ -129,11 +129,7 @@ class RerankEngine:
                 f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}."
             )
         check_top_n(max_candidates, "max_candidates")
-        if not isinstance(scorer, Scorer):
-            raise InvalidInputError(
-                f"scorer must be a Scorer, got {type(scorer).__name__}.",
-                remedy="Pass for example DashScopeScorer().",
-            )
+        check_scorer(scorer, "scorer must be a Scorer")
         _check_callback(usage_callback)
         self.scorer = scorer
         self._item = item_reader(rerank_field)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
+from qwen_rerank.checks import listed
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scoring import Passage
 
@@ -93,14 +94,8 @@ def as_lists(records: Iterable[Record] | Mapping[str, Iterable[Record]]) -> List
 
 
 def _checked(records: Iterable[Record]) -> list[Record]:
-    listed = list(records)
-    for kind in {*map(type, listed)}:
-        if not issubclass(kind, Record):
-            raise InvalidInputError(
-                f"records must be Records, got {kind.__name__}.",
-                remedy='Make one of each, such as Record("an id", {"text": "…"}).',
-            )
-    return listed
+    remedy = 'Make one of each, such as Record("an id", {"text": "…"}).'
+    return listed("records", records, Record, remedy)
 
 
 def _marked(name: str, records: Iterable[Record]) -> list[Record]:

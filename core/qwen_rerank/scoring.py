@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Self
 
 from qwen_rerank.checks import is_finite
 from qwen_rerank.content import TEXT_ONLY, Modality
-from qwen_rerank.errors import BadResponseError
+from qwen_rerank.errors import BadResponseError, InvalidInputError
 
-__all__ = ["Passage", "Scorer", "Scores", "Usage", "checked", "sigmoid"]
+__all__ = ["Passage", "Scorer", "Scores", "Usage", "check_scorer", "checked", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,14 @@ class Scorer(ABC):
 
     def __copy__(self) -> Self:
         return self
+
+
+def check_scorer(scorer: object, wanted: str) -> None:
+    """Raise InvalidInputError, which begins with what is wanted, unless it is a scorer."""
+    if not isinstance(scorer, Scorer):
+        raise InvalidInputError(
+            f"{wanted}, got {type(scorer).__name__}.", remedy="Pass for example DashScopeScorer()."
+        )
 
 
 def checked(scores: Scores, expected: int, model: str) -> Scores:

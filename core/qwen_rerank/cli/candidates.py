@@ -127,6 +127,8 @@ class Candidates:
         return Counts(queries, documents, beyond, without=listed + unlisted - with_documents)
 
     def _is_listed(self, found: _Found) -> bool:
+        if found.query is None:  # its text is in the list, or the check had failed
+            return True
         return self._queries is not None and not self._queries.missing([found.query_id])
 
     def _check(self, found: _Found, ranked: Mapping[str, str | None]) -> None:
@@ -176,8 +178,7 @@ class Candidates:
             yield from self._from_json()
             return
         for query_id, scores in run_by_query(self._path):
-            best_first = sorted(scores, key=lambda id_: -scores[id_])
-            yield _Found(query_id, None, dict.fromkeys(best_first))
+            yield _Found(query_id, None, dict.fromkeys(scores))
 
     def _from_json(self) -> Iterator[_Found]:
         seen: set[str] = set()

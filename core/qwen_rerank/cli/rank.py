@@ -27,11 +27,12 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.screen import Screen, one_line, table
+from qwen_rerank.cli.screen import Screen, one_line
 from qwen_rerank.content import Item, text_of
 from qwen_rerank.engine import Ranking, RerankEngine
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import is_json_lines, json_object, lines, read_at
+from qwen_rerank.evaluation.files import is_json_lines, json_object, lines, numbered, read_at
+from qwen_rerank.evaluation.tables import table
 from qwen_rerank.fields import item_reader
 from qwen_rerank.records import Record
 
@@ -139,7 +140,7 @@ def _lines(file: Path, field: Sequence[str] | None) -> Iterable[tuple[int, bytes
             raise InvalidInputError(
                 "There are no documents.", remedy="Name a file with one a line, or pipe them in."
             )
-        return ((n, line) for n, line in enumerate(sys.stdin.buffer, start=1) if line.strip())
+        return numbered(sys.stdin.buffer)
     if field is None and is_json_lines(file):
         raise InvalidInputError(
             f"{file} holds JSON, and nothing says which field to rank by.",

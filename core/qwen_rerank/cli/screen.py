@@ -10,13 +10,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 
 from qwen_rerank.scoring import Usage
 
-__all__ = ["Screen", "complain", "one_line", "spent", "table"]
+__all__ = ["Screen", "complain", "one_line", "spent"]
 
 _WIDE = 100_000
 """The width of what is no terminal: nothing is cut in a file or a pipe."""
@@ -130,16 +129,6 @@ def _console(stream: TextIO) -> Console:
         markup=False,
         emoji=False,
     )
-
-
-def table(*columns: tuple[str, JustifyMethod]) -> Table:
-    """An empty table, whose last column may be cut."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    *others, last = columns
-    for name, justify in others:
-        shown.add_column(name, justify=justify, no_wrap=True)
-    shown.add_column(last[0], justify=last[1], no_wrap=True, overflow="ellipsis")
-    return shown
 
 
 def spent(usage: Usage) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "is_json_lines",
     "json_object",
     "lines",
+    "numbered",
     "read_at",
     "read_judgements",
     "read_run",
@@ -38,7 +39,7 @@ TEXT_FIELDS = ("title", "text")
 """The fields of a JSON entry that make its text, as BEIR names them."""
 
 Found: TypeAlias = tuple[str, dict[str, float]]
-"""A query's id, and documents with their scores, in the order of the file."""
+"""A query's id, and documents with their scores, highest first; equal ones as in the file."""
 
 Entry: TypeAlias = tuple[str, str]
 """An id and its text."""
@@ -94,10 +95,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
         InvalidInputError: A line that is no result, or a query whose lines are not together.
         OSError: The file can't be read.
     """
-    return {
-        query_id: dict(sorted(found.items(), key=lambda item: -item[1]))
-        for query_id, found in run_by_query(path)
-    }
+    return dict(run_by_query(path))
 
 
 def run_by_query(path: str | Path) -> Iterator[Found]:
@@ -124,7 +122,7 @@ def run_by_query(path: str | Path) -> Iterator[Found]:
                 raise _wrong(path, number, f"{document_id!r} is there twice for {query_id!r}")
             found[document_id] = score
         seen.add(query_id)
-        yield query_id, found
+        yield query_id, dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -136,11 +134,14 @@ def lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """
     with _opened(path) as file:
         try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
+            yield from numbered(file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InvalidInputError(f"{path} is damaged, or is not packed: {error}.") from error
+
+
+def numbered(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of an open file that are not blank, with their numbers, from 1."""
+    return ((number, line) for number, line in enumerate(file, start=1) if line.strip())
 
 
 def is_json_lines(path: str | Path) -> bool:

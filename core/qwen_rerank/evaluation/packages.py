@@ -10,13 +10,12 @@ from qwen_rerank.errors import MissingDependencyError
 __all__ = ["needed"]
 
 
-def needed(module: str, why: str, extra: str = "evaluation") -> Any:
+def needed(module: str, why: str) -> Any:
     """The module, imported.
 
     Args:
         module: Its name, such as `"ir_measures"`.
         why: What needs it, as the beginning of a sentence.
-        extra: The extra that installs it.
 
     Raises:
         MissingDependencyError: It is not installed.
@@ -26,5 +25,5 @@ def needed(module: str, why: str, extra: str = "evaluation") -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"{why} needs the package {module.partition('.')[0]} ({error}).",
-            remedy=f'Install it: pip install "qwen-rerank[{extra}]"',
+            remedy='Install it: pip install "qwen-rerank[evaluation]"',
         ) from error

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qwen_rerank.evaluation.packages import needed
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from qwen_rerank.evaluation.report import Comparison, Report
 
-__all__ = ["COLUMNS", "as_html", "as_text", "caption", "p_value", "rows"]
+__all__ = ["COLUMNS", "as_html", "as_text", "caption", "p_value", "rows", "table"]
 
 COLUMNS = ("measure", "run", "mean", "gain", "p", "better", "same", "worse")
 
@@ -35,6 +37,10 @@ def _row(found: Comparison) -> Row:
     return ("", found.run, f"{found.after:.3f}", gain, p_value(found.p_value), *counts)
 
 
+def _side(place: int) -> Literal["left", "right"]:
+    return "left" if place < _WORDS else "right"
+
+
 def p_value(p: float) -> str:
     """The p-value as it is printed: what is below 0.001 says little more exactly."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
@@ -55,18 +61,22 @@ def caption(report: Report) -> Iterator[str]:
     yield from report.notes
 
 
+def table(*columns: tuple[str, Literal["left", "right"]]) -> Table:
+    """An empty table with these heads, whose columns are to the left or to the right."""
+    rich_table, box = (needed(module, "A table") for module in ("rich.table", "rich.box"))
+    shown: Table = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head, side in columns:
+        shown.add_column(head, justify=side, no_wrap=True)
+    return shown
+
+
 def as_text(report: Report) -> str:
     """The table in plain text, without colours."""
     console_module = needed("rich.console", "A table")
-    table_module = needed("rich.table", "A table")
-    box = needed("rich.box", "A table")
-    table = table_module.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for place, column in enumerate(COLUMNS):
-        justify = "left" if place < _WORDS else "right"
-        table.add_column(column, justify=justify, no_wrap=True)
+    shown = table(*((column, _side(place)) for place, column in enumerate(COLUMNS)))
     for of_measure in rows(report):
         for row in of_measure:
-            table.add_row(*row, end_section=row is of_measure[-1])
+            shown.add_row(*row, end_section=row is of_measure[-1])
     console = console_module.Console(
         width=200,
         color_system=None,
@@ -76,7 +86,7 @@ def as_text(report: Report) -> str:
         force_jupyter=False,
     )
     with console.capture() as captured:
-        console.print(table)
+        console.print(shown)
     lines = [line.rstrip() for line in captured.get().splitlines()]
     return "\n".join([*lines, *caption(report)])
 
@@ -91,7 +101,7 @@ def as_html(report: Report) -> str:
 
 def _cells(tag: str, row: Row) -> str:
     cells = (
-        f'<{tag} style="text-align: {"left" if place < _WORDS else "right"}">{escape(cell)}</{tag}>'
+        f'<{tag} style="text-align: {_side(place)}">{escape(cell)}</{tag}>'
         for place, cell in enumerate(row)
     )
     return f"<tr>{''.join(cells)}</tr>"

@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from qwen_rerank.content import Item, Modality
-from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.scoring import Scorer, Scores, checked
+from qwen_rerank.scoring import Scorer, Scores, check_scorer, checked
 
 __all__ = ["Way", "Wrapper"]
 
@@ -75,11 +74,7 @@ class Wrapper(Scorer):
 
     def __init__(self, *scorers: Scorer) -> None:
         for scorer in scorers:
-            if not isinstance(scorer, Scorer):
-                raise InvalidInputError(
-                    f"{type(self).__name__} wraps scorers, got {type(scorer).__name__}.",
-                    remedy="Pass for example DashScopeScorer().",
-                )
+            check_scorer(scorer, f"{type(self).__name__} wraps scorers")
         self._scorers = scorers
 
     @property
