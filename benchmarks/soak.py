@@ -82,7 +82,7 @@ class Trouble:
         fault: What the service does instead of answering, if anything.
         attempts: How many of the call's requests it does that to.
         seconds: How long the service takes to answer.
-        patience: Seconds after which a caller who awaits the answer leaves.
+        retry_policy: Seconds after which a caller who awaits the answer leaves.
         ends: The error that the caller gets; None for the right ranking.
     """
 
@@ -90,7 +90,7 @@ class Trouble:
     fault: Fault | None = None
     attempts: int = 1
     seconds: float = 0.0
-    patience: float | None = None
+    retry_policy: float | None = None
     ends: type[Exception] | None = None
 
 
@@ -123,7 +123,7 @@ TROUBLES = [
     garbage("no scores", '{"output": {"results": []}}'),
     garbage("NaN", '{"output": {"results": [{"index": 0, "relevance_score": NaN}]}}'),
     Trouble("slow", seconds=0.5),
-    *[Trouble("cancelled", seconds=1.0, patience=0.05)] * 3,
+    *[Trouble("cancelled", seconds=1.0, retry_policy=0.05)] * 3,
 ]
 BY_NAME = {trouble.name: trouble for trouble in TROUBLES}
 
@@ -146,7 +146,7 @@ class Call:
         return cls(trouble, texts, best_first)
 
     def ends_well(self, outcome: Ranked | Exception, awaited: bool) -> bool:
-        leaves = awaited and self.trouble.patience is not None
+        leaves = awaited and self.trouble.retry_policy is not None
         ends = TimeoutError if leaves else self.trouble.ends
         return outcome == self.right if ends is None else type(outcome) is ends
 
@@ -267,11 +267,11 @@ async def call_in_task(numbers: Iterator[int], seed: int, makers: Makers, tally:
         started = time.perf_counter()
         try:
             asked = arank(client, call.texts)
-            outcome: Ranked | Exception = await asyncio.wait_for(asked, call.trouble.patience)
+            outcome: Ranked | Exception = await asyncio.wait_for(asked, call.trouble.retry_policy)
         except Exception as error:
             outcome = error.with_traceback(None)
-        if call.trouble.patience is not None:
-            tally.leaving.append(time.perf_counter() - started - call.trouble.patience)
+        if call.trouble.retry_policy is not None:
+            tally.leaving.append(time.perf_counter() - started - call.trouble.retry_policy)
         tally.record(call, outcome, awaited=True)
 
 
@@ -304,7 +304,7 @@ def warm_up(makers: Makers) -> None:
 
 
 def listen(complaints: list[str]) -> None:
-    """Collect what Python and the libraries complain of: warnings, and what nobody caught."""
+    """Collect what Python and the libraries print_error of: warnings, and what nobody caught."""
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from langchain_core.documents import BaseDocumentCompressor, Document
 
 from qwen_rerank import Content, InvalidInputError, Ranking, Record, RerankEngine
-from qwen_rerank.checks import is_finite, listed
-from qwen_rerank.content import Item
-from qwen_rerank.engine import MANY, offloaded
-from qwen_rerank.fields import SourceFields
-from qwen_rerank.records import Lists, place_ids
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.inputs.fields import SourceFields
+from qwen_rerank.ranking.engine import MANY, offloaded
+from qwen_rerank.ranking.records import Lists, place_ids
 from qwen_rerank.settings import PluginSettings
+from qwen_rerank.validation import is_finite, listed
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks

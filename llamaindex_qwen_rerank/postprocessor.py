@@ -15,10 +15,10 @@ from pydantic import model_validator
 
 from llamaindex_qwen_rerank.items import has_image, item_of_node, item_of_query
 from qwen_rerank import Ranking, Record
-from qwen_rerank.content import Item, text_of
-from qwen_rerank.engine import MANY, offloaded
-from qwen_rerank.fields import SourceFields
-from qwen_rerank.records import place_ids
+from qwen_rerank.inputs.content import Item, text_of
+from qwen_rerank.inputs.fields import SourceFields
+from qwen_rerank.ranking.engine import MANY, offloaded
+from qwen_rerank.ranking.records import place_ids
 from qwen_rerank.settings import PluginSettings
 
 __all__ = ["QwenRerank"]

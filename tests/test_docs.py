@@ -23,7 +23,7 @@ from langchain_core.documents import Document
 
 from qwen_rerank.settings import PluginSettings
 from scripts import benchmark_table, picture
-from tests.core.local import WHY_SKIPPED
+from tests.scorers.local import WHY_SKIPPED
 from tests.support.interpreter import python
 from tests.support.loopback import LoopbackDashScope
 from tests.support.pages import PAGES, READMES, ROOT, examples, fences

@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qwen_rerank.content import Content, Modality
-from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import (
     AuthenticationError,
     BadResponseError,
@@ -17,13 +15,15 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.fields import RerankField
-from qwen_rerank.records import Record
+from qwen_rerank.inputs.content import Content, Modality
+from qwen_rerank.inputs.fields import RerankField
+from qwen_rerank.ranking.engine import Missing, Ranking, RerankEngine, UsageCallback
+from qwen_rerank.ranking.records import Record
 from qwen_rerank.reranker import QwenReRanker
+from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
+from qwen_rerank.scorers.catalog import Price, published_prices
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.limits import Limits
-from qwen_rerank.scorers.prices import Price, published_prices
-from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 from qwen_rerank.settings import RerankSettings
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 
-from qwen_rerank.checks import check_top_n
-from qwen_rerank.content import Item, checked_query
-from qwen_rerank.engine import Ranking
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.records import Record, place_ids
-from qwen_rerank.scoring import Scorer
+from qwen_rerank.inputs.content import Item, checked_query
+from qwen_rerank.ranking.engine import Ranking
+from qwen_rerank.ranking.records import Record, place_ids
+from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.settings import DocumentField, RerankSettings
+from qwen_rerank.validation import check_top_n
 
 __all__ = ["QwenReRanker", "ScoredDocument"]
 

@@ -19,13 +19,13 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from qwen_rerank.checks import check_top_n
-from qwen_rerank.content import Item
-from qwen_rerank.engine import Missing, Ranking, RerankEngine, UsageCallback
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.records import Record
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.ranking.engine import Missing, Ranking, RerankEngine, UsageCallback
+from qwen_rerank.ranking.records import Record
+from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
-from qwen_rerank.scoring import Scorer
+from qwen_rerank.validation import check_top_n
 
 __all__ = ["DocumentField", "PluginSettings", "RerankSettings"]
 

@@ -176,7 +176,7 @@ class TestPipes:
         with start("rank", "penguins", "--debug") as process:
             _, err = process.communicate(b"penguin " * 5_000, timeout=60)
         plan, warning = err.splitlines()[:2]
-        assert plan.startswith(b"qwen_rerank.scorers.service: plan for gte-rerank-v2")
+        assert plan.startswith(b"qwen_rerank.scorers.http.scorer: plan for gte-rerank-v2")
         assert warning.startswith(b"Warning: 1 of 2 items")
 
 

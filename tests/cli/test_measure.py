@@ -11,8 +11,8 @@ import pytest
 from qwen_rerank import Usage
 from qwen_rerank.cli.screen import spent
 from qwen_rerank.evaluation import compare, read_judgements, read_run
+from qwen_rerank.scorers.catalog import published_price
 from qwen_rerank.scorers.limits import published_limits
-from qwen_rerank.scorers.prices import published_price
 from tests.cli.conftest import Cli
 from tests.support.loopback import LoopbackDashScope, edits, refuses
 from tests.support.servers import SERVERS

@@ -21,7 +21,7 @@ from qwen_rerank import (
 )
 from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
 from tests.contract.services import SERVICES, Service
-from tests.core.local import WHY_SKIPPED
+from tests.scorers.local import WHY_SKIPPED
 from tests.support.loopback import Loopback
 from tests.support.pages import ROOT, module_of
 from tests.support.servers import VLLM
@@ -54,7 +54,7 @@ _WRAPPED = [
     for names in NESTED
     if len(names) <= 2 or names is NESTED[-1]
 ]
-"""Each wrapper alone, every pair, and all together; in every other order they are in tests/core."""
+"""Each wrapper alone, every pair, and all together; other orders: tests/scorers/wrappers."""
 
 _LOCAL = pytest.param(
     LocalScorer, marks=pytest.mark.skipif(find_spec("torch") is None, reason=WHY_SKIPPED)
@@ -152,10 +152,10 @@ def door(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Door]:
     """Each door to the service. Whatever happens, no key shows and no text is logged."""
-    monkeypatch.setattr("qwen_rerank.scorers.retrying._backoff", wait_none())
+    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
     face, awaited = request.param
-    patience = {"timeout": 20, "max_retries": 1}
-    door = Door(service.made_of(face), awaited, {**service.options(server), **patience})
+    retry_policy = {"timeout": 20, "max_retries": 1}
+    door = Door(service.made_of(face), awaited, {**service.options(server), **retry_policy})
     yield door
     assert not [text for text in (*door.shown, *log.texts) if SECRET in text], "a key shows"
     assert not [text for text in log.texts if TEXT in text], "a text is logged"

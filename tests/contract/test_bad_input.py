@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from qwen_rerank import InvalidInputError, MissingKeyError
-from qwen_rerank.scoring import sigmoid
+from qwen_rerank.scorers.base import sigmoid
 from tests.contract.doors import ITEMS, KEY, QUERY, TEXT, Door
 from tests.contract.faces import Item
 from tests.contract.matrix import Row, each_of, play

@@ -118,7 +118,7 @@ async def test_it_can_be_called_inside_a_running_event_loop(scorer: Scorer) -> N
 
 def test_usage_counts_texts_and_seconds(scorer: Scorer, score: Score) -> None:
     usage = score(scorer, QUERY, TEXTS).usage
-    assert (usage.texts_sent, usage.texts_saved, usage.retries) == (4, 0, 0)
+    assert (usage.texts_sent, usage.duplicate_texts, usage.retries) == (4, 0, 0)
     assert usage.seconds > 0
 
 

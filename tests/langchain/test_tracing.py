@@ -142,7 +142,7 @@ async def test_the_run_shows_what_it_cost(
     assert usage["tokens"] > 0
     assert usage["cost"] == pytest.approx(0.115e-6 * usage["tokens"])
     assert usage["seconds"] > 0
-    assert (usage["requests"], usage["texts_sent"], usage["texts_saved"]) == (1, 2, 1)
+    assert (usage["requests"], usage["texts_sent"], usage["duplicate_texts"]) == (1, 2, 1)
 
 
 @retrievers

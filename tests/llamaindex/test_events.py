@@ -78,7 +78,7 @@ def test_the_end_says_what_it_cost(
     postprocess(rerank, [*NODES, NodeWithScore(node=TextNode(text=""))], query_str=QUERY)
     _, end = events.pair()
     usage = end.tags["usage"]
-    assert (usage["requests"], usage["texts_sent"], usage["texts_saved"]) == (1, 2, 1)
+    assert (usage["requests"], usage["texts_sent"], usage["duplicate_texts"]) == (1, 2, 1)
     assert usage["tokens"] > 0
     assert usage["cost"] == pytest.approx(0.115e-6 * usage["tokens"])
     assert end.tags["skipped"] == 1

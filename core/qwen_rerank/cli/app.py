@@ -16,7 +16,7 @@ from qwen_rerank.cli.exits import Exit, exit_code, sentences
 from qwen_rerank.cli.models import models
 from qwen_rerank.cli.rank import rank
 from qwen_rerank.cli.rerun import rerun
-from qwen_rerank.cli.screen import Screen, complain
+from qwen_rerank.cli.screen import Screen, print_error
 
 __all__ = ["app", "run"]
 
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
     except Exception as error:
         if "--debug" in ours:
             raise
-        complain(sentences(error))
+        print_error(sentences(error))
         sys.exit(exit_code(error))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from qwen_rerank.cli.candidates import Candidates, Job
 from qwen_rerank.cli.journal import Finished, Journal, Scored, sync_folder
-from qwen_rerank.engine import RerankEngine
 from qwen_rerank.errors import ContentBlockedError
-from qwen_rerank.records import Record
-from qwen_rerank.scoring import Usage
+from qwen_rerank.ranking.engine import RerankEngine
+from qwen_rerank.ranking.records import Record
+from qwen_rerank.scorers.base import Usage
 
 __all__ = ["PART", "rerank_all", "write_run"]
 

@@ -19,7 +19,7 @@ from qwen_rerank.cli.options import (
     make_scorer,
 )
 from qwen_rerank.cli.screen import Screen, spent
-from qwen_rerank.scorers.probe import QUERY, TEXTS, told_apart
+from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
 
 __all__ = ["check"]
 
@@ -53,7 +53,7 @@ def check(
         usage = scores.usage
         screen.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
         with _step(screen, "ranking"):
-            told_apart(chosen, scores)
+            check_probe(chosen, scores)
     relevant, *others = scores.values
     screen.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
 

@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
+from qwen_rerank.datasets import json_object
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import json_object
-from qwen_rerank.scoring import Usage
+from qwen_rerank.scorers.base import Usage
 
 __all__ = ["Finished", "Journal", "Scored", "sync_folder"]
 

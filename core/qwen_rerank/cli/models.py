@@ -10,9 +10,9 @@ import typer
 from qwen_rerank.cli.options import AsJson
 from qwen_rerank.cli.screen import Screen
 from qwen_rerank.evaluation.tables import table
+from qwen_rerank.scorers.catalog import published_prices
 from qwen_rerank.scorers.dashscope import SINGAPORE
 from qwen_rerank.scorers.limits import published_limits, takes_instruct
-from qwen_rerank.scorers.prices import published_prices
 
 __all__ = ["models"]
 

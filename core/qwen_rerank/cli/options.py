@@ -10,12 +10,12 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
 from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.server import ServerScorer
 from qwen_rerank.scorers.wrappers.passages import PassageScorer
-from qwen_rerank.scoring import Scorer
 
 __all__ = [
     "SERVER_KEY",

@@ -28,13 +28,13 @@ from qwen_rerank.cli.options import (
     make_scorer,
 )
 from qwen_rerank.cli.screen import Screen, one_line
-from qwen_rerank.content import Item, text_of
-from qwen_rerank.engine import Ranking, RerankEngine
+from qwen_rerank.datasets import is_json_lines, json_object, lines, numbered, read_at
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import is_json_lines, json_object, lines, numbered, read_at
 from qwen_rerank.evaluation.tables import table
-from qwen_rerank.fields import item_reader
-from qwen_rerank.records import Record
+from qwen_rerank.inputs.content import Item, text_of
+from qwen_rerank.inputs.fields import item_reader
+from qwen_rerank.ranking.engine import Ranking, RerankEngine
+from qwen_rerank.ranking.records import Record
 
 __all__ = ["rank"]
 

@@ -43,9 +43,9 @@ from qwen_rerank.cli.options import (
 )
 from qwen_rerank.cli.screen import Screen, spent
 from qwen_rerank.cli.texts import TextIndex
-from qwen_rerank.engine import RerankEngine
+from qwen_rerank.datasets import TEXT_FIELDS
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import TEXT_FIELDS
+from qwen_rerank.ranking.engine import RerankEngine
 
 __all__ = ["rerun"]
 

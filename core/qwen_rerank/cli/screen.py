@@ -13,9 +13,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from qwen_rerank.scoring import Usage
+from qwen_rerank.scorers.base import Usage
 
-__all__ = ["Screen", "complain", "one_line", "spent"]
+__all__ = ["Screen", "one_line", "print_error", "spent"]
 
 _WIDE = 100_000
 """The width of what is no terminal: nothing is cut in a file or a pipe."""
@@ -114,7 +114,7 @@ class _Listener(logging.Handler):
         self._hear(record)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Say what went wrong, on standard error; of standard output nothing is asked."""
     _console(sys.stderr).print(f"qwen-rerank: {_harmless(text)}")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from qwen_rerank.datasets import entry_reader, read_at
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.files import entry_reader, read_at
 
 __all__ = ["TextIndex"]
 

@@ -4,11 +4,11 @@ Needs the extra `evaluation`: ir-measures does the measuring, rich writes the ta
 matplotlib are used where they are asked for.
 """
 
+from qwen_rerank.datasets import read_judgements, read_run, read_texts
 from qwen_rerank.evaluation.comparing import compare, perfect
 from qwen_rerank.evaluation.drawing import Plot
 from qwen_rerank.evaluation.evaluating import Reranker, aevaluate, evaluate
-from qwen_rerank.evaluation.files import read_judgements, read_run, read_texts
-from qwen_rerank.evaluation.found import FirstStage
+from qwen_rerank.evaluation.first_stage import FirstStage
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Comparison, Report
 from qwen_rerank.evaluation.runs import Judgements, Run
 from qwen_rerank.evaluation.significance import randomisation_test

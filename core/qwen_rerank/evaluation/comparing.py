@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.found import Rankings, Reader, ranking_of
+from qwen_rerank.evaluation.first_stage import Rankings, Reader, ranking_of
 from qwen_rerank.evaluation.measuring import measured, parsed
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
 from qwen_rerank.evaluation.runs import (

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qwen_rerank.checks import check_query, check_whole
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.comparing import check_judged, reported
-from qwen_rerank.evaluation.found import FirstStage, Reader, Search, ranking_of
+from qwen_rerank.evaluation.first_stage import FirstStage, Reader, Search, ranking_of
 from qwen_rerank.evaluation.measuring import parsed
-from qwen_rerank.evaluation.ranked import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
 from qwen_rerank.evaluation.runs import BestFirst, Judgements, Run, by_id, judgements_by_query
-from qwen_rerank.fields import RerankField
-from qwen_rerank.records import Record
-from qwen_rerank.scoring import Usage
+from qwen_rerank.evaluation.second_stage import Reranked, Reranker, SecondStage, second_stage
+from qwen_rerank.inputs.fields import RerankField
+from qwen_rerank.ranking.records import Record
+from qwen_rerank.scorers.base import Usage
+from qwen_rerank.validation import check_query, check_whole
 
 if TYPE_CHECKING:
     from ir_measures import Measure

@@ -9,10 +9,10 @@ from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qwen_rerank.checks import check_whole
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.drawing import BLUE, GREY, INK, ORANGE, Plot, axes_of, drawable
 from qwen_rerank.evaluation.tables import p_value
+from qwen_rerank.validation import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

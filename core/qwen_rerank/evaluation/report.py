@@ -13,7 +13,7 @@ from qwen_rerank.evaluation.measuring import parsed
 from qwen_rerank.evaluation.packages import needed
 from qwen_rerank.evaluation.runs import Run
 from qwen_rerank.evaluation.significance import randomisation_test
-from qwen_rerank.scoring import Usage
+from qwen_rerank.scorers.base import Usage
 
 if TYPE_CHECKING:
     import pandas

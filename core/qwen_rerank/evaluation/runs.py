@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, TypeAlias, TypeVar
 
-from qwen_rerank.checks import is_finite
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.validation import is_finite
 
 __all__ = [
     "BestFirst",

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
-from qwen_rerank.checks import check_whole, is_finite
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.validation import check_whole, is_finite
 
 __all__ = ["randomisation_test"]
 

@@ -16,8 +16,6 @@ from urllib.parse import urlsplit
 from pydantic import AllowInfNan, SecretStr, Strict, TypeAdapter
 from typing_extensions import TypedDict
 
-from qwen_rerank.checks import check_text
-from qwen_rerank.content import MULTIMODAL, TEXT_ONLY, Item, Modality
 from qwen_rerank.errors import (
     AuthenticationError,
     ContentBlockedError,
@@ -26,14 +24,21 @@ from qwen_rerank.errors import (
     RateLimitError,
     RequestTimeoutError,
 )
-from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
-from qwen_rerank.scorers.dialect import Dialect, Kind, Ranked, Refusal
-from qwen_rerank.scorers.keys import checked_key
+from qwen_rerank.inputs.content import MULTIMODAL, TEXT_ONLY, Item, Modality
+from qwen_rerank.scorers.catalog import published_price
+from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
+from qwen_rerank.scorers.http.auth import checked_key
+from qwen_rerank.scorers.http.dialects.base import (
+    Dialect,
+    ErrorMapping,
+    ErrorResponse,
+    RankingResponse,
+)
+from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.scorers.http.retry import RetryPolicy
+from qwen_rerank.scorers.http.scorer import ServiceScorer
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
-from qwen_rerank.scorers.prices import published_price
-from qwen_rerank.scorers.rates import Rates
-from qwen_rerank.scorers.retrying import Patience
-from qwen_rerank.scorers.service import ServiceScorer
+from qwen_rerank.validation import check_text
 
 __all__ = ["CODES", "DashScopeScorer"]
 
@@ -119,7 +124,7 @@ class DashScopeScorer(ServiceScorer):
             url=f"{self._base_url}/services/rerank/text-rerank/text-rerank",
             dialect=_NATIVE,
             instruct=instruct,
-            patience=Patience(timeout, deadline, max_retries),
+            retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=limits or published_limits(model, singapore=served_in == SINGAPORE),
             rates=Rates(requests_per_minute, tokens_per_minute),
@@ -153,7 +158,7 @@ class DashScopeScorer(ServiceScorer):
 
 _MODEL = "Check the model's name, and that base_url is of a region that has it."
 
-CODES: Mapping[str, Kind] = {
+CODES: Mapping[str, ErrorMapping] = {
     "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
     "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
     "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
@@ -196,7 +201,7 @@ class _Native(Dialect):
     service = "DashScope"
     codes = CODES
 
-    def payload(
+    def request_body(
         self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
     ) -> dict[str, Any]:
         items: list[Any] = [query, *documents]
@@ -208,9 +213,9 @@ class _Native(Dialect):
         inputs = {"query": items[0], "documents": items[1:]}
         return {"model": model, "input": inputs, "parameters": parameters}
 
-    def ranked(self, body: bytes) -> Ranked:
+    def parse_ranking(self, body: bytes) -> RankingResponse:
         answer = _body.validate_json(body)
-        return Ranked(
+        return RankingResponse(
             [
                 (result["index"], result["relevance_score"])
                 for result in answer["output"]["results"]
@@ -219,8 +224,10 @@ class _Native(Dialect):
             request_id=answer.get("request_id"),
         )
 
-    def refusal(self, body: dict[str, Any]) -> Refusal:
-        return Refusal(*(str(body.get(name) or "") for name in ("code", "message", "request_id")))
+    def parse_error(self, body: dict[str, Any]) -> ErrorResponse:
+        return ErrorResponse(
+            *(str(body.get(name) or "") for name in ("code", "message", "request_id"))
+        )
 
 
 def _object(item: Item) -> dict[str, str]:

@@ -15,8 +15,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import MissingDependencyError
-from qwen_rerank.scorers.normalizing import normalize
-from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.scorers.base import Scorer, Scores, Usage
+from qwen_rerank.text.normalization import normalize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from qwen_rerank.checks import check_whole
+from qwen_rerank.validation import check_whole
 
 __all__ = ["Limits", "published_limits", "takes_instruct", "takes_objects"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qwen_rerank.errors import BadResponseError
-from qwen_rerank.scoring import Scorer, Scores
+from qwen_rerank.scorers.base import Scorer, Scores
 
-__all__ = ["QUERY", "TEXTS", "told_apart"]
+__all__ = ["QUERY", "TEXTS", "check_probe"]
 
 QUERY = "What is the capital of France?"
 TEXTS = (
@@ -21,7 +21,7 @@ TEXTS = (
 """One text that answers the query, and seven that do not: chance passes once in eight times."""
 
 
-def told_apart(scorer: Scorer, scores: Scores) -> Scores:
+def check_probe(scorer: Scorer, scores: Scores) -> Scores:
     """The scores that the scorer gave `TEXTS`, if the first is above each of the others.
 
     Raises:

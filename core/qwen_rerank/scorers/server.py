@@ -9,17 +9,17 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from qwen_rerank.checks import check_whole
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
-from qwen_rerank.scorers.addresses import checked_url, warn_if_unencrypted
-from qwen_rerank.scorers.keys import checked_key
+from qwen_rerank.scorers.base import Scores
+from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
+from qwen_rerank.scorers.http.auth import checked_key
+from qwen_rerank.scorers.http.dialects.servers import COMMON, SERVERS, ServerDialect
+from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.scorers.http.retry import RetryPolicy
+from qwen_rerank.scorers.http.scorer import ServiceScorer
 from qwen_rerank.scorers.limits import Limits
-from qwen_rerank.scorers.probe import QUERY, TEXTS, told_apart
-from qwen_rerank.scorers.rates import Rates
-from qwen_rerank.scorers.retrying import Patience
-from qwen_rerank.scorers.server_dialects import COMMON, SERVERS, ServerDialect
-from qwen_rerank.scorers.service import ServiceScorer
-from qwen_rerank.scoring import Scores
+from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
+from qwen_rerank.validation import check_whole
 
 __all__ = ["ServerName", "ServerScorer"]
 
@@ -104,7 +104,7 @@ class ServerScorer(ServiceScorer):
             url=url,
             dialect=replace(spoken, path=path, names_model=model is not None, logits=logits),
             instruct=instruct,
-            patience=Patience(timeout, deadline, max_retries),
+            retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=_limits(spoken, batch_size),
             rates=Rates(requests_per_minute, tokens_per_minute),
@@ -133,11 +133,11 @@ class ServerScorer(ServiceScorer):
             BadResponseError: The relevant text does not score above each of the others.
             QwenRerankError: What `score` raises.
         """
-        return told_apart(self, self.score(QUERY, TEXTS))
+        return check_probe(self, self.score(QUERY, TEXTS))
 
     async def acheck(self) -> Scores:
         """The same as `check`."""
-        return told_apart(self, await self.ascore(QUERY, TEXTS))
+        return check_probe(self, await self.ascore(QUERY, TEXTS))
 
     def _headers(self) -> dict[str, str]:
         if not self._is_keyed:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from qwen_rerank.checks import check_query, check_text, check_whole, not_utf8
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.validation import check_query, check_text, check_whole, not_utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -10,11 +10,11 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qwen_rerank.checks import check_text, check_whole
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.scorers.base import Scorer, Scores, Usage, sigmoid
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
-from qwen_rerank.scoring import Scorer, Scores, Usage, sigmoid
+from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.loading import DType, Hub

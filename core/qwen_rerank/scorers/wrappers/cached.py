@@ -15,10 +15,10 @@ from weakref import WeakValueDictionary
 
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from qwen_rerank.content import Content, Item
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.content import Content, Item
+from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
-from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
 
 __all__ = ["CachedScorer", "Store"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from qwen_rerank.checks import check_whole
-from qwen_rerank.content import Item
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
-from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
+from qwen_rerank.validation import check_whole
 
 __all__ = ["CascadeScorer"]
 
@@ -22,7 +22,7 @@ class CascadeScorer(Wrapper):
     the second's, leaves them out. Of texts that the first scores the same, the earlier is chosen.
 
     Where there are no more than `keep` texts, the second sees all, and the first is not asked.
-    What the second did not have to score is counted in the usage as `texts_spared`.
+    What the second did not have to score is counted in the usage as `skipped_by_cascade`.
 
     Where a KeepOrder answers for the first, the earliest texts are chosen. Where one answers for
     the second, the order of the first stands, for all texts and without scores; a `min_score` then
@@ -69,7 +69,7 @@ class CascadeScorer(Wrapper):
         first = await way.ask(self._first, query, texts)
         chosen = _order(first)[: self._keep]
         second = await way.ask(self._second, query, [texts[place] for place in chosen])
-        spared = Usage(texts_spared=len(texts) - len(chosen))
+        spared = Usage(skipped_by_cascade=len(texts) - len(chosen))
         if second.unranked:
             return self._alone(first, second.usage + spared)
         return _joined(first, second, chosen, first.usage + second.usage + spared)

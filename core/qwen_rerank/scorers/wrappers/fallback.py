@@ -8,8 +8,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-from qwen_rerank.checks import check_seconds
-from qwen_rerank.content import MULTIMODAL, Item, Modality
 from qwen_rerank.errors import (
     BadResponseError,
     InvalidInputError,
@@ -18,8 +16,10 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
+from qwen_rerank.inputs.content import MULTIMODAL, Item, Modality
+from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
-from qwen_rerank.scoring import Scorer, Scores, Usage
+from qwen_rerank.validation import check_seconds
 
 __all__ = ["FallbackScorer", "KeepOrder"]
 

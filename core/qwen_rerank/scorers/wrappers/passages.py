@@ -9,14 +9,14 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from qwen_rerank.checks import check_whole, not_utf8
-from qwen_rerank.content import Item, text_of
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.scorers.packing import byte_bound
-from qwen_rerank.scorers.splitting import FEWEST_TOKENS, check_splitter, split
-from qwen_rerank.scorers.tokens import count_tokens
+from qwen_rerank.inputs.content import Item, text_of
+from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
+from qwen_rerank.scorers.http.batching import byte_bound
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
-from qwen_rerank.scoring import Passage, Scorer, Scores, Usage
+from qwen_rerank.text.chunking import FEWEST_TOKENS, check_splitter, split
+from qwen_rerank.text.tokenizer import count_tokens
+from qwen_rerank.validation import check_whole, not_utf8
 
 __all__ = ["Aggregate", "PassageScorer"]
 
@@ -138,7 +138,7 @@ class PassageScorer(Wrapper):
             values=[_mean(parts[:count], scores) for parts in best],
             passages=[_passage(parts[0], scores) for parts in best],
             tiers=scores.tiers and [scores.tiers[parts[0].place] for parts in best],
-            usage=scores.usage + Usage(texts_saved=saved),
+            usage=scores.usage + Usage(duplicate_texts=saved),
         )
 
 

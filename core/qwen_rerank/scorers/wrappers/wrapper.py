@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from qwen_rerank.content import Item, Modality
-from qwen_rerank.scoring import Scorer, Scores, check_scorer, checked
+from qwen_rerank.inputs.content import Item, Modality
+from qwen_rerank.scorers.base import Scorer, Scores, check_scorer, checked
 
 __all__ = ["Way", "Wrapper"]
 

@@ -1,0 +1,1 @@
+"""What is scored: texts, images and videos, read from the fields of documents."""

@@ -1,0 +1,1 @@
+"""From documents and scores to an order of documents."""

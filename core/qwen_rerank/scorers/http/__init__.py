@@ -1,0 +1,1 @@
+"""What the scorers of all remote services share."""

@@ -1,0 +1,1 @@
+"""How each service writes requests and responses."""

@@ -1,0 +1,181 @@
+"""OpenTelemetry spans: one a ranking, and one a request under it.
+
+There are none unless the program has set OpenTelemetry up, so it is never imported for them.
+Attributes have the names of its semantic conventions (for generative AI and HTTP, release 0.66b2)
+where these have one, and ours begin with "qwen_rerank.". No query, document or key is in a span,
+and no error's message, which may quote one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import opentelemetry.trace
+
+    from qwen_rerank.ranking.engine import Ranking
+    from qwen_rerank.ranking.records import Lists
+
+__all__ = ["Span", "ranking_span", "request_span"]
+
+OPERATION = "rerank"
+"""Not one of the conventions' operations yet; they allow others."""
+
+
+class Span:
+    """What is told of a piece of work while it lasts, to nobody."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def ranked(self, ranking: Ranking) -> Ranking:
+        """Tell what came out of a ranking, and return it."""
+        return ranking
+
+    def answered(self, tokens: int) -> None:
+        """Tell that a request was answered with scores, and for how many tokens."""
+
+
+class _Recorded(Span):
+    """The same, told to OpenTelemetry."""
+
+    __slots__ = ("_manager", "_span")
+
+    def __init__(
+        self, trace: ModuleType, name: str, kind: str, attributes: Mapping[str, Any]
+    ) -> None:
+        from qwen_rerank import __version__
+
+        tracer: opentelemetry.trace.Tracer = trace.get_tracer("qwen_rerank", __version__)
+        self._manager: AbstractContextManager[opentelemetry.trace.Span]
+        self._manager = tracer.start_as_current_span(
+            name,
+            kind=trace.SpanKind[kind],
+            attributes=_known(attributes),
+            record_exception=False,  # they would write down its message
+            set_status_on_exception=False,
+        )
+
+    def __enter__(self) -> Span:
+        self._span = self._manager.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._fail(error)
+        self._manager.__exit__(kind, error, traceback)
+
+    def _fail(self, error: BaseException) -> None:
+        from opentelemetry.trace import StatusCode
+
+        kind = type(error)
+        self._span.set_status(StatusCode.ERROR)
+        self._set(
+            {
+                "error.type": f"{kind.__module__}.{kind.__qualname__}",
+                "http.response.status_code": getattr(error, "status", None),
+            }
+        )
+
+    def ranked(self, ranking: Ranking) -> Ranking:
+        usage = asdict(ranking.usage)
+        own = {
+            "returned": len(ranking),
+            "skipped": ranking.skipped,
+            "duplicates": ranking.duplicates,
+            "over_budget": ranking.over_budget,
+            "unranked": ranking.unranked,
+        }
+        tokens = usage.pop("tokens")
+        self._set(
+            {
+                "gen_ai.response.model": ranking.model,
+                "gen_ai.usage.input_tokens": tokens or None,
+                **{f"qwen_rerank.{name}": value for name, value in (own | usage).items()},
+            }
+        )
+        return ranking
+
+    def answered(self, tokens: int) -> None:
+        self._set({"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None})
+
+    def _set(self, attributes: Mapping[str, Any]) -> None:
+        self._span.set_attributes(_known(attributes))
+
+
+_NOBODY = Span()
+
+
+def _configured() -> ModuleType | None:
+    """OpenTelemetry's API, where the program has set it up: it has been imported then."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    return trace
+
+
+def ranking_span(model: str, lists: Lists, top_n: int | None) -> Span:
+    """A span for the ranking of some lists of records by a model."""
+    trace = _configured()
+    if trace is None:
+        return _NOBODY
+    attributes = {
+        "gen_ai.operation.name": OPERATION,
+        "gen_ai.request.model": model,
+        "qwen_rerank.documents": sum(map(len, lists.values())),
+        "qwen_rerank.top_n": top_n,
+    }
+    return _Recorded(trace, f"{OPERATION} {model}", "INTERNAL", attributes)
+
+
+def request_span(provider: str | None, model: str, url: str, documents: int, resends: int) -> Span:
+    """A span for one attempt of a request.
+
+    Args:
+        provider: What the service is called; None where that is not known.
+        model: The service's name of the model.
+        url: Where the request goes.
+        documents: How many documents are in it.
+        resends: How many attempts failed before this one.
+    """
+    trace = _configured()
+    if trace is None:
+        return _NOBODY
+    place = urlsplit(url)
+    attributes = {
+        "gen_ai.operation.name": OPERATION,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+        "http.request.method": "POST",
+        "http.request.resend_count": resends or None,
+        "server.address": place.hostname,
+        "server.port": place.port or {"http": 80, "https": 443}[place.scheme],
+        "url.full": url,
+        "qwen_rerank.documents": documents,
+    }
+    return _Recorded(trace, "POST", "CLIENT", attributes)
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Tokenizing, normalizing, chunking and embedding text."""

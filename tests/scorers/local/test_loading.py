@@ -1,0 +1,245 @@
+"""Which models LocalScorer loads, where from, and how it refuses the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank import InvalidInputError, LocalScorer, MissingDependencyError
+from tests.scorers.local import WHY_SKIPPED
+
+torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
+
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    Qwen3Model,
+)
+
+from qwen_rerank.scorers.local.loading import choose_device, choose_dtype
+from tests.support import tiny_qwen
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+def test_an_untied_head_is_used(tmp_path: Path) -> None:
+    model = tiny_qwen.random_model(tie_word_embeddings=False)
+    tied = tiny_qwen.save(tmp_path / "tied")
+    untied = tiny_qwen.save(tmp_path / "untied", model)
+    values = [LocalScorer(str(path)).score("q", ["a"]).values for path in (tied, untied)]
+    assert values[0] != values[1]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"nowhere.*Pass the folder that holds it"):
+        LocalScorer(str(tmp_path / "nowhere"))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="can't be loaded"):
+        LocalScorer(str(tmp_path))
+
+
+def test_an_id_that_can_not_be_had_says_what_to_do() -> None:
+    with pytest.raises(InvalidInputError, match=r"(?s)not/there.*hub=.modelscope."):
+        LocalScorer("not/there")
+
+
+def other_architecture() -> Any:
+    small = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    return Qwen2ForCausalLM(Qwen2Config(**small, num_attention_heads=2, num_key_value_heads=1))
+
+
+def sliding() -> Any:
+    return tiny_qwen.random_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (other_architecture, "has the architecture Qwen2ForCausalLM"),
+        (lambda: tiny_qwen.random_model(Qwen3Model), "has the architecture Qwen3Model"),
+        (
+            lambda: tiny_qwen.random_model(Qwen3ForSequenceClassification, num_labels=2),
+            "is a classifier with 2 labels",
+        ),
+        (sliding, "has layers with a sliding window"),
+    ],
+)
+def test_a_model_that_is_no_such_reranker_is_refused(tmp_path: Path, make: Any, why: str) -> None:
+    folder = tiny_qwen.save(tmp_path, make())
+    with pytest.raises(InvalidInputError, match=f"{why}.*Take a Qwen3-Reranker"):
+        LocalScorer(str(folder))
+
+
+@pytest.fixture
+def embedding(folder: str, tmp_path: Path) -> Path:
+    """As Qwen3-Embedding is published: what sentence-transformers saves, of a causal model."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    pooling = Pooling(64, pooling_mode="lasttoken")
+    SentenceTransformer(modules=[Transformer(folder), pooling, Normalize()]).save(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["Qwen3ForCausalLM"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_an_embedding_model_is_refused(embedding: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"makes embeddings.*Take a Qwen3-Reranker"):
+        LocalScorer(str(embedding))
+
+
+def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_fetched(
+    embedding: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, commit = tmp_path_factory.mktemp("cache"), "0" * 40
+    repository = cache / "models--Qwen--an-embedding"
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(embedding, repository / "snapshots" / commit, ignore=without_weights)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    with pytest.raises(InvalidInputError, match="'Qwen/an-embedding' makes embeddings"):
+        LocalScorer("Qwen/an-embedding")
+
+
+def test_a_reranker_that_sentence_transformers_saved_is_none(folder: str, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(folder).save_pretrained(str(tmp_path))
+    assert "LogitScore" in (tmp_path / "modules.json").read_text()
+    values = [LocalScorer(path).score("q", ["a"]).values for path in (folder, str(tmp_path))]
+    assert values[0] == values[1]
+
+
+def test_a_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_path: Path) -> None:
+    tiny_qwen.save(tmp_path, tiny_qwen.random_model(Qwen3Model))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "relevant"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInputError, match=r"has no weights for score\.weight"):
+        LocalScorer(str(tmp_path))
+
+
+def test_a_tokenizer_in_which_yes_is_several_tokens_is_refused(tmp_path: Path) -> None:
+    tiny_qwen.random_model(Qwen3ForCausalLM).save_pretrained(tmp_path)
+    tiny_qwen.tokenizer(["nothing of the kind"]).save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match='"yes" or "no" is not one token'):
+        LocalScorer(str(tmp_path))
+
+
+def test_float16_on_a_cpu_is_refused_with_the_reason(folder: str) -> None:
+    with pytest.raises(InvalidInputError, match="10 times slower"):
+        LocalScorer(folder, device="cpu", dtype="float16")
+
+
+@pytest.mark.parametrize("option", ["dtype", "device", "hub"])
+def test_an_unknown_choice_is_refused_by_name(folder: str, option: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{option}.*nonsense"):
+        LocalScorer(folder, **{option: "nonsense"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("batch_tokens", 0), ("batch_tokens", 1.5), ("max_length", 20), ("max_length", 20_000)],
+)
+def test_a_number_out_of_range_is_refused(folder: str, option: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"{option} must be"):
+        LocalScorer(folder, **{option: value})
+
+
+@pytest.mark.parametrize("model", ["", None, 3])
+def test_a_model_that_is_no_name_is_refused(model: Any) -> None:
+    with pytest.raises(InvalidInputError, match="model"):
+        LocalScorer(model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="device='cuda' can't be used"):
+        choose_device("cuda")
+
+
+def test_without_a_choice_the_best_device_there_is_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert choose_device(None).type == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_computes_in_bfloat16_only_where_it_does_so_itself(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    assert choose_dtype("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_cuda_computes_in_bfloat16_or_else_in_float16(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert choose_dtype("auto", CUDA) == (torch.bfloat16 if native else torch.float16)
+    assert choose_dtype("float16", CUDA) == torch.float16
+
+
+def test_modelscope_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(MissingDependencyError, match="pip install modelscope"):
+        LocalScorer(hub="modelscope")
+
+
+def test_modelscope_downloads_the_revision(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package itself asks the hub at once; this one has its function's name and arguments."""
+    (tmp_path / "modelscope.py").write_text(
+        "asked = []\n"
+        "def snapshot_download(model_id, revision=None):\n"
+        "    asked.append((model_id, revision))\n"
+        f"    return {folder!r}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with LocalScorer("Qwen/a-model", hub="modelscope", revision="v1") as scorer:
+        assert scorer.model == "Qwen/a-model"
+        assert scorer.score("q", ["a"]).values
+    import modelscope
+
+    assert modelscope.asked == [("Qwen/a-model", "v1")]
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_a_missing_package_names_the_extra_to_install(package: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from qwen_rerank import LocalScorer\n"
+        "try: LocalScorer()\n"
+        "except ImportError as error: print(type(error).__name__, error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("MissingDependencyError")
+    assert 'pip install "qwen-rerank[local]"' in run.stdout
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    program = "import sys, qwen_rerank; print({'torch', 'transformers'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "set()\n"

@@ -1,0 +1,292 @@
+"""LocalScorer as a scorer: usage, threads, event loops, interruption, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from qwen_rerank import InvalidInputError, LocalScorer
+from tests.contract.faces import FACES, Face, Item
+from tests.scorers.local import WHY_SKIPPED
+from tests.scorers.local.conftest import During
+
+torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
+
+from qwen_rerank.scorers.local import ranker
+from qwen_rerank.scorers.local.ranker import batch_size
+
+QUERY = "how much krill"
+TEXTS = ["penguins eat krill", "markets fell", "企鹅吃磷虾", "penguins lay eggs on bare rock"]
+WAIT = 30  # seconds after which something hangs
+
+
+def test_usage_counts_the_tokens_computed(shared: LocalScorer) -> None:
+    one = shared.score(QUERY, TEXTS[:1]).usage
+    two = shared.score(QUERY, TEXTS[:2]).usage
+    assert (one.requests, one.texts_sent, two.texts_sent) == (0, 1, 2)
+    row = two.tokens - one.tokens
+    assert 9 < row < one.tokens / 2  # the suffix and the text, without the lead
+
+
+def test_equal_texts_are_computed_once(shared: LocalScorer) -> None:
+    twice = shared.score(QUERY, [*TEXTS, *TEXTS])
+    once = shared.score(QUERY, TEXTS)
+    assert twice.values == once.values * 2
+    assert twice.usage.tokens == once.usage.tokens
+    assert twice.usage.texts_sent == 8
+
+
+def test_no_texts_have_no_scores(shared: LocalScorer) -> None:
+    assert shared.score(QUERY, []).values == []
+
+
+@pytest.mark.parametrize("query", ["", " \n", None])
+def test_a_blank_query_is_refused(shared: LocalScorer, query: Any) -> None:
+    with pytest.raises(InvalidInputError, match="query"):
+        shared.score(query, TEXTS)
+
+
+def test_half_of_a_surrogate_pair_is_refused(shared: LocalScorer) -> None:
+    with pytest.raises(InvalidInputError, match="Text 1 holds half of a surrogate pair"):
+        shared.score(QUERY, ["fine", "not \ud83d"])
+    with pytest.raises(InvalidInputError, match="The query holds half of a surrogate pair"):
+        shared.score("not \ud83d", TEXTS)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"bytes"])
+def test_a_text_that_is_no_string_is_refused(shared: LocalScorer, text: Any) -> None:
+    with pytest.raises(InvalidInputError, match="Text 0 must be a string"):
+        shared.score(QUERY, [text])
+
+
+def test_a_closed_scorer_says_so_and_its_model_is_gone(folder: str) -> None:
+    scorer = LocalScorer(folder)
+    assert scorer._loaded is not None
+    model = weakref.ref(scorer._loaded.ranker._decoder._model)
+    scorer.score(QUERY, TEXTS)
+    scorer.close()
+    gc.collect()
+    assert model() is None
+    with pytest.raises(InvalidInputError, match="closed"):
+        scorer.score(QUERY, TEXTS)
+
+
+def test_a_pickle_has_the_options_but_not_the_weights(folder: str) -> None:
+    scorer = LocalScorer(folder, instruct="Find what is alike", dtype="float32", max_length=200)
+    pickled = pickle.dumps(scorer)
+    assert len(pickled) < 1_000
+    assert pickle.loads(pickled).score(QUERY, TEXTS).values == scorer.score(QUERY, TEXTS).values
+
+
+def test_calls_of_many_threads_are_computed_one_after_another(
+    scorer: LocalScorer, during: During
+) -> None:
+    threads: set[int] = set()
+    noted = during(scorer, lambda tokens: threads.add(threading.get_ident()))
+    with noted, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: scorer.score(QUERY, TEXTS).values, range(16)))
+    assert results == [results[0]] * 16
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+async def test_the_event_loop_runs_on_while_it_computes(
+    scorer: LocalScorer, during: During
+) -> None:
+    running, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(tokens: int) -> None:
+        loop.call_soon_threadsafe(running.set)
+        assert go_on.wait(WAIT)
+
+    with during(scorer, wait):
+        scoring = asyncio.create_task(scorer.ascore(QUERY, TEXTS))
+        await running.wait()
+        go_on.set()
+        assert len((await scoring).values) == 4
+
+
+async def test_a_cancelled_call_ends_before_the_next_batch(
+    scorer: LocalScorer, during: During
+) -> None:
+    running, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    batches = []
+
+    def wait(tokens: int) -> None:
+        batches.append(tokens)
+        loop.call_soon_threadsafe(running.set)
+        assert go_on.wait(WAIT)
+
+    with during(scorer, wait):
+        scoring = asyncio.create_task(scorer.ascore(QUERY, TEXTS))
+        await running.wait()
+        scoring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scoring
+        go_on.set()
+        await scorer.aclose()  # waits for what is running
+    assert len(batches) == 1
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_is_never_computed(
+    scorer: LocalScorer, during: During
+) -> None:
+    running, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    passes = []
+
+    def wait(tokens: int) -> None:
+        passes.append(tokens)
+        loop.call_soon_threadsafe(running.set)
+        assert go_on.wait(WAIT)
+
+    with during(scorer, wait):
+        first = asyncio.create_task(scorer.ascore(QUERY, TEXTS[:1]))
+        await running.wait()
+        second = asyncio.create_task(scorer.ascore(QUERY, TEXTS[1:]))
+        await asyncio.sleep(0)
+        second.cancel()
+        go_on.set()
+        assert len((await first).values) == 1
+        await scorer.aclose()
+    assert len(passes) == 2  # the lead and the text of the first
+
+
+def test_an_interrupted_call_leaves_the_scorer_usable(scorer: LocalScorer, during: During) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    passes = []
+
+    def interrupt(tokens: int) -> None:
+        passes.append(tokens)
+        if len(passes) == 1:
+            signal.pthread_kill(main, signal.SIGINT)
+            assert interrupted.wait(WAIT)
+
+    interrupted = threading.Event()
+    with during(scorer, interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            scorer.score(QUERY, TEXTS)
+        interrupted.set()
+        assert len(scorer.score(QUERY, TEXTS).values) == 4
+    assert len(passes) == 1 + 5
+
+
+def _score_in_child(scorer: LocalScorer, pipe: Connection) -> None:
+    pipe.send(scorer.score(QUERY, TEXTS).values)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_can_score(scorer: LocalScorer) -> None:
+    expected = scorer.score(QUERY, TEXTS).values
+    ours, theirs = get_context("fork").Pipe()
+    child = get_context("fork").Process(target=_score_in_child, args=(scorer, theirs))
+    child.start()
+    try:
+        assert ours.poll(WAIT)
+        assert ours.recv() == expected
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+def test_every_face_ranks_by_its_scores(shared: LocalScorer, face: type[Face], way: str) -> None:
+    made = face(QUERY, scorer=shared)
+    items = [made.make(Item(text, {"text": text})) for text in TEXTS]
+    ranked = made.rank(items) if way == "sync" else asyncio.run(made.arank(items))
+    scores = dict(zip(TEXTS, shared.score(QUERY, TEXTS).values, strict=True))
+    found = [(item.id, item.score) for item in map(made.read, ranked)]
+    assert found == sorted(scores.items(), key=lambda pair: -pair[1])
+
+
+def out_of_memory_above(most: int, error: Exception) -> Any:
+    def act(tokens: int) -> None:
+        if tokens > most:
+            raise error
+
+    return act
+
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+MPS = RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, max allowed: 6.80 GB).")
+MPS_BUFFER = RuntimeError("Invalid buffer size: 19.45 GB")
+
+
+@pytest.mark.parametrize("error", [CUDA, MPS, MPS_BUFFER], ids=["cuda", "mps", "mps buffer"])
+def test_batches_are_halved_until_they_fit_and_stay_so(
+    folder: str, during: During, error: Exception
+) -> None:
+    texts = [f"{text} {number}" for text in TEXTS for number in range(10)]
+    with LocalScorer(folder, device="cpu", dtype="float32") as scorer:
+        expected = scorer.score(QUERY, texts).values
+        tried: list[int] = []
+        with during(scorer, out_of_memory_above(100, error)), during(scorer, tried.append):
+            assert scorer.score(QUERY, texts).values == pytest.approx(expected, abs=1e-6)
+            assert tried[1] <= 100
+            retried = len(tried)
+            scorer.score(QUERY, texts)
+        assert max(tried) <= 100
+        assert len(tried) == 2 * retried  # no failed attempts, which never got that far
+
+
+def test_any_other_error_of_the_device_comes_through(scorer: LocalScorer, during: During) -> None:
+    failing = out_of_memory_above(0, RuntimeError("device-side assert triggered"))
+    with during(scorer, failing), pytest.raises(RuntimeError, match="device-side assert"):
+        scorer.score(QUERY, TEXTS)
+    assert len(scorer.score(QUERY, TEXTS).values) == 4
+
+
+def test_one_text_that_does_not_fit_is_an_error_that_leaves_the_scorer_usable(
+    scorer: LocalScorer, during: During
+) -> None:
+    with during(scorer, out_of_memory_above(100, MPS)):
+        with pytest.raises(InvalidInputError, match=r"not the memory.*max_length"):
+            scorer.score(QUERY, ["krill " * 200, *TEXTS])
+        with pytest.raises(InvalidInputError, match="not the memory"):
+            scorer.score(QUERY * 100, TEXTS)
+        assert len(scorer.score(QUERY, TEXTS).values) == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "size"), [(1, 1), (4, 1), (5, 1), (8, 2), (9, 3), (10, 3), (100, 3)]
+)
+def test_a_batch_has_what_the_budget_allows_and_one_row_at_least(budget: int, size: int) -> None:
+    assert batch_size([(0,) * 5, (0,) * 3, (0,)], budget) == size
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_long_work_shows_its_progress_when_asked(
+    folder: str, progress: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ranker, "_LONG", 0.0)
+    with LocalScorer(folder, progress=progress, batch_tokens=1) as scorer:
+        capfd.readouterr()
+        scorer.score(QUERY, TEXTS)
+    assert ("100%" in capfd.readouterr().err) is progress
+
+
+def test_short_work_shows_no_progress(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with LocalScorer(folder, progress=True) as scorer:
+        capfd.readouterr()
+        scorer.score(QUERY, TEXTS)
+    assert capfd.readouterr().err == ""
+
+
+def test_its_repr_and_its_name_tell_the_model(shared: LocalScorer, folder: str) -> None:
+    assert shared.model == folder
+    assert repr(shared) == f"LocalScorer(model={folder!r})"

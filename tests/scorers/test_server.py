@@ -1,0 +1,529 @@
+"""ServerScorer against loopback servers, each written from that project's own source."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import pytest
+from tenacity import wait_none
+
+from qwen_rerank import (
+    AuthenticationError,
+    BadResponseError,
+    ContentBlockedError,
+    InvalidInputError,
+    MissingKeyError,
+    RateLimitError,
+    Scorer,
+    Scores,
+    ServerName,
+    ServerScorer,
+    ServiceError,
+)
+from qwen_rerank.scorers.http.dialects.servers import SERVERS as DIALECTS
+from tests.support.loopback import Fault, breaks_off, drops, hangs, refuses, says
+from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinference
+
+INSTRUCTED = {"vllm": "instruction", "sglang": "instruct", "dashscope": "instruct"}
+NEEDS_MODEL = ("xinference", "dashscope")
+KEY = "sk-server"
+
+
+def scored(values: list[float]) -> list[str]:
+    return [f"text {place} score={value}" for place, value in enumerate(values)]
+
+
+Score = Callable[[Scorer, str, list[str]], Scores]
+
+
+@pytest.fixture(params=["score", "ascore"])
+def score(request: pytest.FixtureRequest) -> Score:
+    """Either way of scoring."""
+    if request.param == "score":
+        return lambda scorer, query, texts: scorer.score(query, texts)
+    return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
+
+
+@pytest.fixture(params=["check", "acheck"])
+def check(request: pytest.FixtureRequest) -> Callable[[ServerScorer], Scores]:
+    """Either way of checking."""
+    if request.param == "check":
+        return ServerScorer.check
+    return lambda scorer: asyncio.run(scorer.acheck())
+
+
+@pytest.fixture(params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(name: str) -> Iterator[Server]:
+    """Each of the servers."""
+    with SERVERS[name]() as running:
+        yield running
+
+
+@pytest.fixture
+def vllm() -> Iterator[Server]:
+    with VLLM() as running:
+        yield running
+
+
+def scorer_of(server: Server, name: Any, **options: Any) -> ServerScorer:
+    return ServerScorer(server.root, dialect=name, **{"model": MODEL, **options})
+
+
+def test_there_is_a_loopback_server_for_each_that_can_be_named() -> None:
+    assert list(SERVERS) == list(DIALECTS) == list(get_args(ServerName))
+
+
+# --- What is sent, and what comes back
+
+
+def test_each_text_gets_its_score_in_the_texts_order(
+    server: Server, name: str, score: Score
+) -> None:
+    values = [0.2, 0.9, 0.5]
+    assert score(scorer_of(server, name), "q", scored(values)).values == values
+
+
+def test_what_is_not_said_is_left_to_the_server(server: Server, name: str) -> None:
+    scorer_of(server, name, model=MODEL if name in NEEDS_MODEL else None).score("q", ["one", "two"])
+    (request,) = server.received
+    extra = {"tei": {"truncate": True}, "sglang": {"return_documents": False}}.get(name, {})
+    if name in NEEDS_MODEL:
+        extra = {"model": MODEL}
+    assert request.body == {"query": "q", server.texts: ["one", "two"], **extra}
+    assert "Authorization" not in request.headers
+
+
+def test_the_model_and_the_key_are_sent(server: Server, name: str, score: Score) -> None:
+    server.key = KEY
+    score(scorer_of(server, name, api_key=KEY), "q", ["one"])
+    assert server.received[0].model == MODEL
+
+
+@pytest.mark.parametrize("name", INSTRUCTED)
+def test_the_instruction_goes_under_the_servers_own_name(server: Server, name: str) -> None:
+    scorer_of(server, name, instruct="Find the answer.").score("q", ["one"])
+    assert server.received[0].body[INSTRUCTED[name]] == "Find the answer."
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVERS) - set(INSTRUCTED)))
+def test_an_instruction_that_the_server_has_no_place_for_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"takes no instruct, got 'Find\.'"):
+        ServerScorer("http://localhost:9", dialect=name, model=MODEL, instruct="Find.")  # type: ignore[arg-type]
+
+
+def test_an_instruction_for_a_server_unknown_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="dialect="):
+        ServerScorer("http://localhost:9/v1/rerank", instruct="Find.")
+
+
+@pytest.mark.parametrize("name", NEEDS_MODEL)
+def test_a_server_that_needs_a_model_gets_one(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="model="):
+        ServerScorer("http://localhost:9", dialect=name)  # type: ignore[arg-type]
+
+
+def test_the_tokens_are_those_that_the_server_counted(server: Server, name: str) -> None:
+    tokens = scorer_of(server, name).score("q", ["one", "two"]).usage.tokens
+    counts_none = name in ("sglang", "tei", "xinference")
+    assert tokens == (0 if counts_none else 4)
+
+
+def test_texts_go_out_a_batch_a_request(server: Server, name: str, score: Score) -> None:
+    values = [place / 100 for place in range(100)]
+    scores = score(scorer_of(server, name, batch_size=20, max_concurrency=5), "q", scored(values))
+    assert scores.values == values
+    assert [len(request.body[server.texts]) for request in server.received] == [20] * 5
+
+
+@pytest.mark.parametrize(("name", "requests"), [("tei", 10), ("vllm", 3), ("dashscope", 1)])
+def test_a_batch_is_what_the_server_takes_by_default(
+    server: Server, name: str, requests: int
+) -> None:
+    scorer_of(server, name, max_concurrency=1).score("q", [str(place) for place in range(300)])
+    assert len(server.received) == requests
+
+
+def test_texts_of_any_length_go_out_uncounted(vllm: Server) -> None:
+    code = (
+        "import sys, qwen_rerank\n"
+        f"scorer = qwen_rerank.ServerScorer({vllm.root!r}, dialect='vllm')\n"
+        "texts = ['文字' * 5_000 + str(place) for place in range(200)]\n"
+        "assert len(scorer.score('q', texts).values) == 200\n"
+        "assert not {'dashscope', 'tiktoken'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [len(request.body["documents"]) for request in vllm.received] == [25] * 8
+
+
+def test_half_a_surrogate_pair_is_refused_before_anything_is_sent(vllm: Server) -> None:
+    with pytest.raises(InvalidInputError, match="Text 1 "):
+        scorer_of(vllm, "vllm").score("q", ["a", "b\ud800"])
+    assert vllm.received == []
+
+
+def test_requests_run_at_the_same_time_up_to_max_concurrency(vllm: Server, score: Score) -> None:
+    vllm.answer_only_when(in_flight=3)  # fewer would hang, and fail by the deadline
+    scorer = scorer_of(vllm, "vllm", batch_size=1, max_concurrency=3, deadline=20)
+    score(scorer, "q", ["a"] * 10)
+    assert vllm.most_in_flight == 3
+
+
+def test_logits_are_scores_as_they_are(vllm: Server) -> None:
+    values = [-8.25, 3.5, 0.0]
+    assert scorer_of(vllm, "vllm").score("q", scored(values)).values == values
+
+
+def test_logits_become_probabilities_when_asked(server: Server, name: str) -> None:
+    values = [-900.0, -2.0, 0.0, 2.0, 900.0]
+    scores = scorer_of(server, name, logits=True).score("q", scored(values)).values
+    assert scores == pytest.approx([0, 1 / (1 + math.e**2), 0.5, 1 / (1 + math.e**-2), 1])
+
+
+# --- Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "path"),
+    [
+        ("", "vllm", "/v1/rerank"),
+        ("/", "vllm", "/v1/rerank"),
+        ("/v1", "vllm", "/v1/rerank"),
+        ("/v2/rerank", "vllm", "/v2/rerank"),
+        ("/rerank/", "vllm", "/rerank"),
+        ("/v1/rerank", None, "/v1/rerank"),
+        ("/v1/reranking", None, "/v1/reranking"),
+        ("/rerank", None, "/rerank"),
+        ("/rerank", "tei", "/rerank"),
+        ("", "tei", "/rerank"),
+        ("/gateway/tei", "tei", "/gateway/tei/rerank"),
+        ("/gateway/v1", "sglang", "/gateway/v1/rerank"),
+        ("", "dashscope", "/compatible-api/v1/reranks"),
+        ("/compatible-api/v1", "dashscope", "/compatible-api/v1/reranks"),
+        ("/compatible-api/v1/reranks", None, "/compatible-api/v1/reranks"),
+    ],
+)
+def test_the_address_is_completed(url: str, name: Any, path: str) -> None:
+    scorer = ServerScorer(f"http://localhost:8000{url}", dialect=name, model="m")
+    assert scorer.url == f"http://localhost:8000{path}"
+
+
+@pytest.mark.parametrize("host", ["http://rerank", "http://v1"])
+def test_a_host_is_no_part_of_the_path(host: str) -> None:
+    assert ServerScorer(host, dialect="vllm").url == f"{host}/v1/rerank"
+    with pytest.raises(InvalidInputError, match="does not tell which server"):
+        ServerScorer(host)
+
+
+@pytest.mark.parametrize("path", ["", "/v1", "/score", "/v1/chat/completions"])
+def test_an_address_that_tells_nothing_is_refused_with_the_choices(path: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"'vllm', .* or 'dashscope'"):
+        ServerScorer(f"http://localhost:8000{path}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [(kind, path) for name, kind in SERVERS.items() for path in kind.paths if name != "tei"],
+)
+def test_whoever_answers_at_a_usual_path_needs_no_name(kind: type[Server], path: str) -> None:
+    with kind() as server:
+        values = ServerScorer(server.root + path, model=MODEL).score("q", scored([0.1, 0.7])).values
+    assert values == [0.1, 0.7]
+
+
+def test_a_server_of_another_kind_is_an_error_that_names_the_remedy() -> None:
+    with SERVERS["tei"]() as server, pytest.raises(InvalidInputError, match="dialect="):
+        ServerScorer(f"{server.root}/rerank").score("q", ["a"])
+
+
+def test_a_wrong_path_is_an_error_that_names_it(server: Server, name: str, score: Score) -> None:
+    scorer = ServerScorer(f"{server.root}/v3/rerank", dialect=name, model=MODEL)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="/v3/rerank") as failure:
+        score(scorer, "q", ["a"])
+    assert failure.value.status == 404
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("name", ["vllm", "xinference", "dashscope"])
+def test_a_model_that_is_not_served_is_an_error_that_names_it(server: Server, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"model|Model"):
+        scorer_of(server, name, model="another").score("q", ["a"])
+
+
+# --- Failures
+
+
+def test_a_refusal_is_raised_with_what_the_server_said(
+    server: Server, name: str, score: Score
+) -> None:
+    server.faults.append(refuses(400, "Overlong", "Text 0 is too long."))
+    with pytest.raises(InvalidInputError, match=r"Text 0 is too long\.") as failure:
+        score(scorer_of(server, name), "q", ["a"])
+    assert failure.value.code == (None if name == "xinference" else "Overlong")
+
+
+@pytest.mark.parametrize("name", ["dashscope"])
+@pytest.mark.parametrize(
+    ("code", "kind", "requests"),
+    [
+        ("DataInspectionFailed", ContentBlockedError, 1),
+        ("Arrearage", AuthenticationError, 1),
+        ("Throttling.RateQuota", RateLimitError, 2),
+    ],
+)
+def test_dashscopes_codes_mean_what_they_mean_at_its_own_endpoint(
+    server: Server,
+    name: str,
+    code: str,
+    kind: type[Exception],
+    requests: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
+    server.faults.extend([refuses(400, code, "Refused.")] * 2)
+    with pytest.raises(kind):
+        scorer_of(server, name, max_retries=1).score("q", ["a"])
+    assert len(server.received) == requests
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "kind", "code"),
+    [
+        ({"error": {"message": "M.", "type": "BadRequestError", "code": 400}}, 400, 0, None),
+        ({"object": "error", "message": "M.", "type": "T", "code": 400}, 400, 0, "T"),
+        ({"error": {"message": "M.", "type": None, "code": 400}}, 400, 0, ""),
+        ({"error": {"message": "M.", "code": "model_not_found", "type": "T"}}, 404, 0, None),
+        ({"error": "M.", "error_type": "Tokenizer"}, 422, 0, "Tokenizer"),
+        ({"error": "M.", "error_type": "Validation"}, 413, 0, "Validation"),
+        ({"error": "M.", "error_type": "Backend"}, 424, ServiceError, "Backend"),
+        ({"error": "M."}, 401, AuthenticationError, ""),
+        ({"detail": "M."}, 403, AuthenticationError, ""),
+        ({"detail": [{"loc": ["body", "query"], "msg": "M."}]}, 422, 0, ""),
+        ("M.", 422, 0, ""),
+        ({"code": "InvalidParameter", "message": "M.", "request_id": "r"}, 400, 0, None),
+    ],
+)
+def test_a_final_refusal_is_not_retried_and_says_what_the_server_said(
+    vllm: Server, score: Score, said: Any, status: int, kind: Any, code: str | None
+) -> None:
+    text = said if isinstance(said, str) else json.dumps(said)
+    vllm.faults.append(says(text, status))
+    with pytest.raises(kind or InvalidInputError, match=r"M\.") as failure:
+        score(scorer_of(vllm, "vllm"), "q", ["a"])
+    assert failure.value.status == status
+    assert code is None or failure.value.code == (code or None)
+    assert len(vllm.received) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        drops,
+        breaks_off,
+        says("<html>Bad gateway", 502, "text/html"),
+        says('{"error": "Model is overloaded", "error_type": "Overloaded"}', 429),
+        says('{"error": {"message": "Internal", "type": "InternalServerError", "code": 500}}', 500),
+        says(
+            '{"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}', 503
+        ),
+        says('{"object": "error", "message": "Busy.", "type": "Busy", "code": 503}'),
+        says('{"error": "Busy."}'),
+    ],
+)
+def test_a_passing_failure_is_retried(
+    vllm: Server, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
+    vllm.faults.append(fault)
+    scores = scorer_of(vllm, "vllm").score("q", scored([0.3]))
+    assert (scores.values, scores.usage.retries) == ([0.3], 1)
+
+
+def test_a_server_that_does_not_rerank_is_an_error_that_says_how_it_would() -> None:
+    with LlamaCpp() as server:
+        message = "This server does not support reranking."
+        server.faults.append(refuses(501, "not_supported_error", message))
+        with pytest.raises(ServiceError, match="--reranking"):
+            scorer_of(server, "llama.cpp", max_retries=0).score("q", ["a"])
+
+
+def test_a_batch_larger_than_the_server_takes_is_an_error_that_says_so() -> None:
+    with SERVERS["tei"]() as server, pytest.raises(InvalidInputError, match="Lower batch_size"):
+        scorer_of(server, "tei", batch_size=64).score("q", ["a"] * 64)
+
+
+@pytest.mark.parametrize("value", ["", "-1e6", "null", '"0.5"', "NaN", "Infinity", "true", "1e999"])
+@pytest.mark.parametrize("form", ['{{"results": [{}]}}', "[{}]"])
+def test_a_score_that_is_none_is_refused(vllm: Server, form: str, value: str) -> None:
+    result = f'{{"index": 0, "score": {value}}}' if value else '{"index": 0}'
+    vllm.faults.append(says(form.format(result)))
+    with pytest.raises(BadResponseError):
+        scorer_of(vllm, "vllm").score("q", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [
+        ([0, 1], "1 missing"),
+        ([0, 1, 1], "1 repeated"),
+        ([0, 1, 2, 3], "not sent"),
+        ([], "3 missing"),
+    ],
+)
+def test_an_answer_without_exactly_one_score_a_text_is_refused(
+    vllm: Server, places: list[int], named: str
+) -> None:
+    vllm.faults.append(says(json.dumps([{"index": place, "score": 0.5} for place in places])))
+    with pytest.raises(BadResponseError, match=named):
+        scorer_of(vllm, "vllm").score("q", ["a", "b", "c"])
+
+
+def test_a_server_that_is_not_there_is_a_service_error(score: Score) -> None:
+    scorer = ServerScorer("http://127.0.0.1:9/rerank", max_retries=0)
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1 could not be reached"):
+        score(scorer, "q", ["a"])
+
+
+async def test_a_cancelled_call_closes_its_requests(vllm: Server) -> None:
+    vllm.faults.append(hangs)
+    task = asyncio.create_task(scorer_of(vllm, "vllm").ascore("q", ["a"]))
+    assert await asyncio.to_thread(vllm.arrived.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(vllm.disconnected.wait, 10)
+
+
+# --- Checking the server
+
+
+def test_a_server_that_tells_texts_apart_passes(
+    server: Server, name: str, check: Callable[[ServerScorer], Scores]
+) -> None:
+    values = check(scorer_of(server, name)).values
+    assert values[0] == max(values)
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("worst", [0.5, 0.2])
+def test_a_server_that_does_not_is_an_error_that_names_the_usual_cause(
+    vllm: Server, check: Callable[[ServerScorer], Scores], worst: float
+) -> None:
+    scores = [worst, *[0.5] * 7]
+    answer = [{"index": place, "score": score} for place, score in enumerate(scores)]
+    vllm.faults.append(says(json.dumps(answer)))
+    with pytest.raises(BadResponseError, match="template"):
+        check(scorer_of(vllm, "vllm"))
+
+
+# --- Keys
+
+
+def test_a_key_that_is_refused_is_an_error_and_shows_nowhere(
+    server: Server, name: str, score: Score
+) -> None:
+    server.key = "another"
+    scorer = scorer_of(server, name, api_key=KEY)
+    with pytest.raises(AuthenticationError) as failure:
+        score(scorer, "q", ["a"])
+    assert KEY not in repr(scorer) + str(failure.value) + repr(failure.value)
+    assert KEY.encode() not in pickle.dumps(scorer) + pickle.dumps(failure.value)
+
+
+def test_a_key_that_the_server_echoes_is_masked(vllm: Server) -> None:
+    vllm.faults.append(says(json.dumps({"error": f"Wrong key {KEY}!"}), 401))
+    with pytest.raises(AuthenticationError, match=r"Wrong key \*\*\*!"):
+        scorer_of(vllm, "vllm", api_key=KEY).score("q", ["a"])
+
+
+@pytest.mark.parametrize("key", ["", "sk secret", "sk-secret\n", "sk-секрет"])
+def test_a_string_that_cannot_be_a_key_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(MissingKeyError) as failure:
+        ServerScorer("http://localhost:9/rerank", api_key=key)
+    assert "secret" not in str(failure.value)
+
+
+def test_no_key_is_taken_from_the_environment(
+    vllm: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_RERANK_SERVER_KEY", KEY)
+    scorer = pickle.loads(pickle.dumps(scorer_of(vllm, "vllm")))
+    scorer.score("q", ["a"])
+    assert "Authorization" not in vllm.received[0].headers
+
+
+def test_a_pickled_scorer_that_had_a_key_never_sends_none(
+    vllm: Server, score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = pickle.loads(pickle.dumps(scorer_of(vllm, "vllm", api_key=KEY)))
+    with pytest.raises(MissingKeyError, match="QWEN_RERANK_SERVER_KEY"):
+        score(loaded, "q", ["a"])
+    assert vllm.received == []
+    monkeypatch.setenv("QWEN_RERANK_SERVER_KEY", KEY)
+    vllm.key = KEY
+    assert score(loaded, "q", scored([0.3])).values == [0.3]
+
+
+def test_plain_http_to_another_machine_is_warned_of_where_a_key_goes() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ServerScorer("http://reranker.example:8000/rerank")
+    with pytest.warns(UserWarning, match="reranker.example") as warned:
+        ServerScorer("http://reranker.example:8000/rerank", api_key=KEY)
+    assert warned[0].filename == __file__
+
+
+# --- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"url": "localhost:8000/rerank"}, "url"),
+        ({"url": "http://user:word@localhost/rerank"}, "url"),
+        ({"url": "http://localhost/rerank?key=word"}, "url"),
+        ({"url": None}, "url"),
+        ({"dialect": "vLLM"}, "'vLLM' is not known"),
+        ({"dialect": ["vllm"]}, "not known"),
+        ({"model": ""}, "model"),
+        ({"dialect": "vllm", "instruct": " "}, "instruct"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"timeout": 0}, "timeout"),
+        ({"deadline": -1}, "deadline"),
+        ({"max_retries": -1}, "max_retries"),
+        ({"max_concurrency": 0}, "max_concurrency"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused_and_named(
+    options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=named) as failure:
+        ServerScorer(**{"url": "http://localhost:8000/rerank", **options})
+    assert "word" not in str(failure.value)
+
+
+def test_a_scorer_says_where_it_asks() -> None:
+    scorer = ServerScorer("http://localhost:8000", dialect="vllm")
+    assert scorer.model == "localhost:8000"
+    assert repr(scorer) == "ServerScorer('http://localhost:8000/v1/rerank', model='localhost:8000')"
+
+
+def test_a_model_is_named_in_full_where_it_is_given() -> None:
+    with Xinference() as server:
+        scorer = scorer_of(server, "xinference")
+        assert scorer.model == MODEL
+        assert scorer.score("q", ["a"]).values == [0.0]
