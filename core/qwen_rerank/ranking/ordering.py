@@ -13,7 +13,7 @@ from qwen_rerank.scorers.base import Scores
 from qwen_rerank.validation import check_share, is_finite
 
 if TYPE_CHECKING:
-    from qwen_rerank.scorers.embedded import Vectors
+    from qwen_rerank.text.word_vectors import Vectors
 
 __all__ = ["Ordering", "Prepared"]
 
@@ -157,6 +157,6 @@ def _diverse(
 
 
 def _offline_vectors() -> Vectors:
-    from qwen_rerank.scorers.embedded import offline_vectors  # late: it reads 16 MB
+    from qwen_rerank.text.word_vectors import offline_vectors  # late: it reads 16 MB
 
     return offline_vectors()

@@ -7,22 +7,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import MissingDependencyError
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.text.normalization import normalize
+from qwen_rerank.text.word_vectors import offline_vectors
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from tokenizers import Tokenizer
-
-__all__ = ["EmbeddedScorer", "Vectors", "offline_vectors"]
+__all__ = ["EmbeddedScorer"]
 
 # The vectors know little beyond English, so most of the weight is on the words themselves.
 _COSINE_WEIGHT = 0.3
@@ -37,18 +29,12 @@ _B = 0.4
 # idf alone would give the very words of that topic next to no weight.
 _BASE_WEIGHT = 1.0
 
-# A text's average vector hardly moves after this many characters; its cost goes on growing.
-_EMBEDDED_CHARACTERS = 20_000
-
 # Scripts that put no spaces between words: ideographs, hiragana, katakana (without the middle dot).
 _UNSPACED = (
     "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _RUN = re.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
-
-_WEIGHTS_FILE = "weights/l2_supercat_256.safetensors"
-_TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
 
 
 class EmbeddedScorer(Scorer):
@@ -154,79 +140,14 @@ def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
             yield from map("".join, pairwise(run))
 
 
-class Vectors:
-    """Word vectors, one row a token of the tokenizer. Only reads, so any thread may use it."""
-
-    def __init__(self, tokenizer: Tokenizer, table: NDArray[Any]) -> None:
-        self._tokenizer = tokenizer
-        self._table = table
-
-    def cosines(self, query: str, texts: Sequence[str]) -> list[float]:
-        """The cosine of each text with the query, in [0, 1]; negative ones are 0."""
-        direction = self._direction(query)
-        # Not a matrix product: its last digits may differ between equal rows.
-        products = (float((self._direction(text) * direction).sum()) for text in texts)
-        return [min(max(product, 0.0), 1.0) for product in products]
-
-    def directions(self, texts: Sequence[str]) -> NDArray[Any]:
-        """The unit vectors of the texts, one a row: float32, as many rows as texts."""
-        import numpy
-
-        return numpy.stack([self._direction(text) for text in texts])
-
-    def _direction(self, text: str) -> NDArray[Any]:
-        """The unit vector of a text; zeros if it has no tokens."""
-        # The tokenizer refuses lone surrogates, which str allows.
-        valid = text[:_EMBEDDED_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
-        tokens = self._tokenizer.encode(valid, add_special_tokens=False).ids
-        total: NDArray[Any] = self._table[tokens].sum(axis=0)
-        length = math.sqrt((total * total).sum())
-        return total / length if length else total
-
-
-_loading = Lock()
-
-
-def offline_vectors() -> Vectors:
-    """The vectors, loaded once a process, whichever threads ask first."""
-    with _loading:
-        return _load()
-
-
-@cache
-def _load() -> Vectors:
-    try:
-        from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
-
-        folder = _wordllama_folder()
-        table = load_file(folder / _WEIGHTS_FILE)["embedding.weight"].astype("float32")
-        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
-    except (ImportError, OSError) as error:
-        raise _missing("the vectors that the wordllama package bundles", error) from error
-    return Vectors(tokenizer, table)
-
-
 def _stemmer() -> Callable[[str], str]:
     """A stemmer of its own for each call: one can't be shared between threads, and costs 1 µs."""
     try:
         from Stemmer import Stemmer
     except ImportError as error:
-        raise _missing("the PyStemmer package", error) from error
+        raise MissingDependencyError(
+            f"EmbeddedScorer needs the PyStemmer package ({error}).",
+            remedy='Install it: pip install "qwen-rerank[embedded]"',
+        ) from error
     stem: Callable[[str], str] = Stemmer("english").stemWord
     return stem
-
-
-def _missing(what: str, error: Exception) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"Ranking by offline vectors needs {what} ({error}).",
-        remedy='Install it: pip install "qwen-rerank[embedded]"',
-    )
-
-
-def _wordllama_folder() -> Path:
-    """Where wordllama is installed, without importing it: that would set up the root logger."""
-    spec = find_spec("wordllama")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'wordllama'")
-    return Path(spec.origin).parent
