@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from qwen_rerank.errors import MissingDependencyError
 from qwen_rerank.scorers import embedded
 from qwen_rerank.scorers.embedded import EmbeddedScorer
+from qwen_rerank.text import word_vectors
 
 QUERY = "Where do penguins live?"
 TEXTS = [
@@ -30,9 +31,9 @@ ANY_TEXT = st.text(st.characters()) | st.text("a1 é防鹅ガ・ｶﾞ한😀\ud
 
 @pytest.fixture
 def not_loaded() -> Iterator[None]:
-    embedded._load.cache_clear()
+    word_vectors._load.cache_clear()
     yield
-    embedded._load.cache_clear()
+    word_vectors._load.cache_clear()
 
 
 def values(query: str, texts: list[str]) -> list[float]:
