@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.runs import BestFirst, by_query, by_score
-from qwen_rerank.inputs.fields import SourceFields
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.validation import is_finite
 
@@ -81,11 +80,11 @@ class Reader:
         if _is_scored(thing):
             return self._record(thing[0]).scored(thing[1])
         if hasattr(thing, "page_content"):
-            fields = SourceFields(thing.metadata, (CONTENT,), _page_content, thing)
+            fields = {**thing.metadata, CONTENT: thing.page_content}
             score = thing.metadata.get("relevance_score")
             return Record(self._id(thing, thing.id), fields, score, thing)
         if hasattr(thing, "node"):
-            fields = SourceFields(thing.node.metadata, (CONTENT,), _content, thing.node)
+            fields = {**thing.node.metadata, CONTENT: _node_content(thing.node)}
             return Record(self._id(thing.node, thing.node.node_id), fields, thing.score, thing)
         raise InvalidInputError(
             "A document must be an id, a Record with an id, a Document of LangChain's, a "
@@ -116,13 +115,8 @@ class Reader:
         return str(own)
 
 
-def _page_content(document: Any) -> str:
-    text: str = document.page_content
-    return text
-
-
-def _content(node: Any) -> str:
-    from llama_index.core.schema import MetadataMode  # is there, or there would be no node
+def _node_content(node: Any) -> str:
+    from llama_index.core.schema import MetadataMode  # installed, or there would be no node
 
     text: str = node.get_content(MetadataMode.EMBED)
     return text
