@@ -1,8 +1,9 @@
-"""Write the figures of the last `make bench` that was kept into the table of each README.
+"""Write the benchmark table of each README.
 
     python scripts/benchmark_table.py
 
-They are in benchmarks/client.json: `make bench ARGS="--json benchmarks/client.json"` renews it.
+The figures come from benchmarks/client.json. To update them, run
+`make bench ARGS="--json benchmarks/client.json"`.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ CLIENTS = {
     "QwenReRanker": "**QwenReRanker**, zvec",
     "zvec": "zvec{of}QwenReRanker",
 }
-"""As the benchmark calls them, and as readers do."""
+"""The name of each client in the benchmark, and in the table."""
 
 HEADS = {
     "README.md": (
         "",
-        "calls/s, 64 at a time",
-        "requests at once",
+        "calls/s, 64 concurrent",
+        "requests in flight",
         "CPU ms, 100 documents",
         "CPU ms, 500 documents",
         "5,000 documents",
@@ -53,20 +54,20 @@ HEADS = {
         "失败",
     ),
 }
-"""In the language of each page the columns, whose a class is, and what a client can't do."""
+"""For each page: column heads, what joins a package and its class, the word for a failure."""
 
 
 def main() -> None:
     for name in HEADS:
         page = ROOT / name
-        page.write_text(renewed(page), encoding="utf-8")
+        page.write_text(with_table(page), encoding="utf-8")
 
 
-def renewed(page: Path) -> str:
-    """The text of the page with the table as the figures are now."""
-    told = json.loads(FIGURES.read_text(encoding="utf-8"))
+def with_table(page: Path) -> str:
+    """The text of the page with the table made from the current figures."""
+    stored = json.loads(FIGURES.read_text(encoding="utf-8"))
     *heads, of, failure = HEADS[page.name]
-    rows = _rows(Figures(told["figures"]), told["notes"], of, failure)
+    rows = _rows(Figures(stored["figures"]), stored["notes"], of, failure)
     text, found = re.subn(
         f"(?<={BEGIN}\n).*?(?={END})",
         f"\n{table(heads, rows)}\n\n",
@@ -74,21 +75,21 @@ def renewed(page: Path) -> str:
         flags=re.DOTALL,
     )
     if not found:
-        sys.exit(f"{page.name} has no place for the table: {BEGIN} … {END}")
+        sys.exit(f"{page.name} has no markers for the table: {BEGIN} … {END}")
     return text
 
 
 def _rows(
     figures: Figures, notes: dict[str, str], of: str, failure: str
 ) -> Iterator[Sequence[object]]:
-    whats = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
+    columns = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
     for client, name in CLIENTS.items():
-        large = f"{figures.median('large: ms', client) / 1000:.2f} s"
-        fails_there = f"{client}, 5,000 documents" in notes
+        time = f"{figures.median('large: ms', client) / 1000:.2f} s"
+        has_failed = f"{client}, 5,000 documents" in notes
         yield (
             name.format(of=of),
-            *(figures.median(what, client) for what in whats),
-            failure if fails_there else large,
+            *(figures.median(column, client) for column in columns),
+            failure if has_failed else time,
         )
 
 

@@ -1,10 +1,10 @@
-"""Draw what the reranker changes, as the README shows it.
+"""Draw the READMEs' before-and-after pictures.
 
     python scripts/picture.py
 
-A query of the sample help centre in English and one in Chinese: the first passages that the word
-vectors find, and those passages in the order of the offline scorer. The pictures have their own
-background, and colours for light and for dark surroundings.
+Each picture takes one query of the sample help centre, in English or in Chinese. It shows the top
+passages by word vectors, and the top passages after the offline scorer has reranked them. The
+pictures have their own background and adapt to light and dark themes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 SHOWN = 5
 WIDTH, MARGIN, COLUMN = 1000, 24, 440
 TOP, ROW = 116, 44
-CENTRE = 17  # of a row, where lines begin and end
+ROW_CENTRE = 17  # lines start and end here
 
 STYLE = """
     text { font: 13px system-ui, 'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', sans-serif;
            fill: #1f2328 }
     .query { font-size: 16px; font-weight: 600 }
     .head, .was { fill: #59636e }
-    .place { fill: #59636e; text-anchor: middle }
+    .rank { fill: #59636e; text-anchor: middle }
     .was, .gain { text-anchor: end; font-size: 12px }
     .gain { font-weight: 600; fill: #1a7f37 }
     .card { fill: #ffffff }
@@ -45,7 +45,7 @@ STYLE = """
     path.good { stroke: #1a7f37; stroke-width: 3 }
     @media (prefers-color-scheme: dark) {
       text { fill: #f0f6fc }
-      .head, .was, .place { fill: #9198a1 }
+      .head, .was, .rank { fill: #9198a1 }
       .gain { fill: #3fb950 }
       .card { fill: #0d1117 }
       .row { fill: #151b23; stroke: #3d444d }
@@ -58,7 +58,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Words:
-    """What a picture says, in one language."""
+    """The text of a picture, in one language."""
 
     query: str
     first_stage: Callable[[Iterable[Passage], Scorer], tuple[Search, Search]]
@@ -73,17 +73,17 @@ PICTURES = {
     "before-after.svg": Words(
         query="q09",
         first_stage=with_llamaindex,
-        before="Retrieved: nearest by vectors",
+        before="Retrieved by vector similarity",
         after="Reranked",
         was="was {}",
-        title="A query, the passages retrieved for it, and the same reranked: the answer goes from "
-        "place {} to place {}",
-        gains={3: "answer", 2: "part of it", 1: "related"},
+        title="Passages retrieved for a query, before and after reranking: the answer moves from "
+        "rank {} to rank {}",
+        gains={3: "answer", 2: "partial answer", 1: "related"},
     ),
     "before-after.zh-CN.svg": Words(
         query="q15",
         first_stage=with_langchain,
-        before="召回：向量最近的",
+        before="向量召回",
         after="重排之后",
         was="原第 {} 位",
         title="一个查询、召回的段落，以及重排后的顺序：能回答问题的段落从第 {} 位升到第 {} 位",
@@ -94,7 +94,7 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class Orders:
-    """A query's passages before and after, best first, with their titles and gains."""
+    """A query's passages before and after reranking, best first, with their titles and gains."""
 
     query: str
     before: Sequence[str]
@@ -105,12 +105,12 @@ class Orders:
 
 def main() -> None:
     for name, words in PICTURES.items():
-        (IMAGES / name).write_text(drawn(orders(words), words), encoding="utf-8")
+        (IMAGES / name).write_text(svg(orders(words), words), encoding="utf-8")
         print(IMAGES / name)
 
 
 def orders(words: Words) -> Orders:
-    """Retrieve and rerank as `make quickstart` does it."""
+    """Retrieve and rerank in the same way as `make quickstart`."""
     centre = helpcentre.load()
     retrieve, rerank = words.first_stage(centre.passages.values(), EmbeddedScorer())
     query = centre.queries[words.query]
@@ -123,19 +123,19 @@ def orders(words: Words) -> Orders:
     )
 
 
-def drawn(found: Orders, words: Words) -> str:
-    """The picture, as SVG."""
-    best = max(found.before, key=lambda id_: found.gains.get(id_, 0))
-    title = words.title.format(found.before.index(best) + 1, found.after.index(best) + 1)
+def svg(shown: Orders, words: Words) -> str:
+    """The picture as SVG."""
+    best = max(shown.before, key=lambda id_: shown.gains.get(id_, 0))
+    title = words.title.format(shown.before.index(best) + 1, shown.after.index(best) + 1)
     height, right = TOP + SHOWN * ROW + 14, WIDTH - MARGIN - COLUMN
     parts = [
         f'<rect class="card" width="{WIDTH}" height="{height}" rx="12"/>',
-        *_query(found.query),
+        *_query(shown.query),
         f'<text class="head" x="{MARGIN}" y="{TOP - 18}">{escape(words.before)}</text>',
         f'<text class="head" x="{right}" y="{TOP - 18}">{escape(words.after)}</text>',
-        *_lines(found),
-        *_column(MARGIN, found.before, found, words),
-        *_column(right, found.after, found, words),
+        *_lines(shown),
+        *_column(MARGIN, shown.before, shown, words),
+        *_column(right, shown.after, shown, words),
     ]
     return "\n".join(
         [
@@ -149,35 +149,35 @@ def drawn(found: Orders, words: Words) -> str:
 
 
 def _query(query: str) -> Iterator[str]:
-    for place, line in enumerate(wrap(query, 84)):
-        yield f'<text class="query" x="{MARGIN}" y="{40 + 24 * place}">{escape(line)}</text>'
+    for index, line in enumerate(wrap(query, 84)):
+        yield f'<text class="query" x="{MARGIN}" y="{40 + 24 * index}">{escape(line)}</text>'
 
 
-def _lines(found: Orders) -> Iterator[str]:
-    """From each passage's place before to its place after, where both are shown."""
+def _lines(shown: Orders) -> Iterator[str]:
+    """A line from each passage's old row to its new one, if both are shown."""
     left, right = MARGIN + COLUMN, WIDTH - MARGIN - COLUMN
     middle = (left + right) / 2
-    for place, id_ in enumerate(found.before[:SHOWN]):
-        if id_ in found.after[:SHOWN]:
-            start, end = (TOP + ROW * at + CENTRE for at in (place, found.after.index(id_)))
+    for index, id_ in enumerate(shown.before[:SHOWN]):
+        if id_ in shown.after[:SHOWN]:
+            start, end = (TOP + ROW * row + ROW_CENTRE for row in (index, shown.after.index(id_)))
             curve = f"M{left} {start}C{middle} {start} {middle} {end} {right} {end}"
-            yield f'<path class="{_kind(found, id_)}" d="{curve}"/>'
+            yield f'<path class="{_row_class(shown, id_)}" d="{curve}"/>'
 
 
-def _kind(found: Orders, id_: str) -> str:
-    return "good" if found.gains.get(id_) == max(found.gains.values()) else ""
+def _row_class(shown: Orders, id_: str) -> str:
+    return "good" if shown.gains.get(id_) == max(shown.gains.values()) else ""
 
 
-def _column(x: int, ids: Sequence[str], found: Orders, words: Words) -> Iterator[str]:
-    for place, id_ in enumerate(ids[:SHOWN]):
-        remark, was = words.gains.get(found.gains.get(id_, 0), ""), found.before.index(id_)
+def _column(x: int, ids: Sequence[str], shown: Orders, words: Words) -> Iterator[str]:
+    for index, id_ in enumerate(ids[:SHOWN]):
+        remark, was = words.gains.get(shown.gains.get(id_, 0), ""), shown.before.index(id_)
         kind = "gain" if remark else "was"
         if not remark and was >= SHOWN:
             remark = words.was.format(was + 1)
-        title = shorten(found.titles[id_], 50 - len(remark), placeholder=" …")
-        yield f'<g transform="translate({x} {TOP + ROW * place})">'
-        yield f'  <rect class="row {_kind(found, id_)}" width="{COLUMN}" height="34" rx="6"/>'
-        yield f'  <text class="place" x="20" y="22">{place + 1}</text>'
+        title = shorten(shown.titles[id_], 50 - len(remark), placeholder=" …")
+        yield f'<g transform="translate({x} {TOP + ROW * index})">'
+        yield f'  <rect class="row {_row_class(shown, id_)}" width="{COLUMN}" height="34" rx="6"/>'
+        yield f'  <text class="rank" x="20" y="22">{index + 1}</text>'
         yield f'  <text x="40" y="22">{escape(title)}</text>'
         yield f'  <text class="{kind}" x="{COLUMN - 12}" y="22">{escape(remark)}</text>'
         yield "</g>"

@@ -160,13 +160,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("readme", READMES, ids=named)
 def test_the_table_of_the_benchmark_has_the_figures_that_are_kept(readme: Path) -> None:
-    assert benchmark_table.renewed(readme) == readme.read_text(encoding="utf-8")
+    assert benchmark_table.with_table(readme) == readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", picture.PICTURES)
 def test_the_pictures_are_of_what_the_reranker_does(name: str) -> None:
     words = picture.PICTURES[name]
-    drawn = picture.drawn(picture.orders(words), words)
+    drawn = picture.svg(picture.orders(words), words)
     assert drawn == (picture.IMAGES / name).read_text(encoding="utf-8")
 
 
