@@ -15,7 +15,8 @@ from llama_index.core.schema import (
 )
 
 from qwen_rerank import Content, InvalidInputError
-from qwen_rerank.inputs.content import Item, Media, from_base64
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.inputs.media import Media, from_base64
 from qwen_rerank.validation import check_query
 
 __all__ = ["has_image", "item_of_node", "item_of_query"]

@@ -142,18 +142,37 @@ ENDLESS: list[Any] = []
 ENDLESS.append(ENDLESS)
 
 
+def doubled(value: Any, times: int) -> Any:
+    """A list that holds the value twice, and so on: small, but its text is not."""
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def frozen(depth: int) -> Any:
+    """Sets in sets."""
+    value: Any = "a"
+    for _ in range(depth):
+        value = frozenset([value])
+    return value
+
+
+def test_sets_in_sets_are_read_once_each() -> None:
+    assert as_text(frozen(100)) == "a"
+
+
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (b"x", "bytes"),
-        (["a", b"x"], "list that holds bytes"),
-        ({"a": [Own()]}, "dict that holds Own"),
-        (Own(), "Own"),
-        (timedelta(1), "timedelta"),
-        (1j, "complex"),
-        ([10**5_000], "list that holds int"),
-        (range(3), "range"),
-        (ENDLESS, "list that holds itself"),
+        (b"x", "of type bytes"),
+        (timedelta(1), "of type timedelta"),
+        (Own(), "of type Own"),
+        ({"a": [Own()]}, "of type dict and holds a value of type Own"),
+        ([10**5_000], "of type list and holds a value of type int"),
+        (ENDLESS, "of type list and nested more than 100 levels deep"),
+        (doubled("a", 30), "of type list and holds more than 100,000 values"),
+        (doubled("a" * 10**6, 30), "of type list and holds more than 100,000,000 characters"),
+        (frozen(101), "of type frozenset and nested more than 100 levels deep"),
     ],
 )
 def test_anything_else_has_no_text(value: Any, named: str) -> None:

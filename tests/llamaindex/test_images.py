@@ -171,9 +171,9 @@ IMAGE = ImageNode(image_url=URL, id_="n1")
 @pytest.mark.parametrize(
     ("node", "named"),
     [
-        (IMAGE, "'n1' holds an image, which gte-rerank-v2 does not take"),
-        (ImageNode(image_path="gone.png", id_="n2"), r"Node 'n2': The image 'gone\.png' can't be"),
-        (ImageNode(image="?", id_="n3"), "Node 'n3': What should be base64"),
+        (IMAGE, "'n1' holds an image, which gte-rerank-v2 does not accept"),
+        (ImageNode(image_path="gone.png", id_="n2"), r"Node 'n2': Could not read .*'gone\.png'"),
+        (ImageNode(image="?", id_="n3"), "Node 'n3': The base64 data"),
         (Node(image_resource=resource(data=b"%PDF-1.7 "), id_="n4"), "Node 'n4': image is .* kind"),
         (
             Node(image_resource=resource(url=URL), video_resource=resource(url=URL), id_="n5"),

@@ -1,4 +1,4 @@
-"""Content blocks, as LangChain and OpenAI have them in messages, as a Content."""
+"""Content blocks of LangChain and OpenAI messages, read as a Content."""
 
 from __future__ import annotations
 
@@ -6,39 +6,42 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.inputs.content import Content, Item, Media, combined, from_base64
+from qwen_rerank.inputs.content import Content, Item, combined
+from qwen_rerank.inputs.media import Media, from_base64
 
 __all__ = ["content_of"]
 
-_TYPES = frozenset(
+_BLOCK_TYPES = frozenset(
     {"text", "image", "video", "image_url", "video_url", "text-plain", "audio", "file"}
     | {"input_text", "input_image", "input_audio", "input_file"}
 )
-"""What blocks call themselves that hold something to read; not all of them are understood."""
+"""The types of blocks that hold content, including those that can't be ranked."""
 
-_HOLDERS = frozenset(
+_CONTENT_KEYS = frozenset(
     {"text", "url", "base64", "data", "source", "file_id", "file"}
     | {"image_url", "video_url", "input_audio"}
 )
-"""The keys in which blocks hold it."""
 
 
 def content_of(value: Any) -> Content | None:
-    """The content of a block, or of a list of blocks, texts and Contents; None for all else.
+    """Read a content block, or a list of blocks, strings and Contents, as one Content.
 
-    Understood are LangChain's standard blocks of type `text`, `image` and `video` with `url` or
-    `base64`, and OpenAI's `image_url` (and `video_url`, which others have made like it). A mapping
-    that only happens to have a `type` is no block.
+    Supported are LangChain's standard blocks of type `text`, `image` and `video` with `url` or
+    `base64`, and OpenAI's `image_url` (and `video_url`, modelled on it). A mapping that only
+    happens to have a `type` is not a block.
+
+    Returns:
+        The Content, or None if the value is none of these.
 
     Raises:
-        InvalidInputError: A block that can't be ranked, or more than one image or video.
+        InvalidInputError: A block can't be ranked, or there is more than one image or video.
     """
     if isinstance(value, Content):
         return value
     if _is_block(value):
-        return _read(value)
+        return _content_of_block(value)
     if isinstance(value, list | tuple) and any(map(_is_content, value)):
-        return combined([_part(each) for each in value])
+        return combined([_item_of_part(part) for part in value])
     return None
 
 
@@ -46,8 +49,8 @@ def _is_block(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and isinstance(kind := value.get("type"), str)
-        and kind in _TYPES
-        and not _HOLDERS.isdisjoint(value)
+        and kind in _BLOCK_TYPES
+        and not _CONTENT_KEYS.isdisjoint(value)
     )
 
 
@@ -55,43 +58,48 @@ def _is_content(value: Any) -> bool:
     return isinstance(value, Content) or _is_block(value)
 
 
-def _part(value: Any) -> Item:
+def _item_of_part(value: Any) -> Item:
     if isinstance(value, str | Content):
         return value
     if _is_block(value):
-        return _read(value)
-    raise InvalidInputError(f"There is a {type(value).__name__} among the content blocks.")
+        return _content_of_block(value)
+    raise InvalidInputError(f"A list of content blocks can't hold a value of type {_kind(value)}.")
 
 
-def _read(block: Mapping[str, Any]) -> Content:
+def _content_of_block(block: Mapping[str, Any]) -> Content:
     kind = block["type"]
     if kind == "text":
         return Content(block.get("text"))
-    media = _standard(block) if kind in ("image", "video") else _openai(block.get(kind))
+    media = _langchain_media(block) if kind in ("image", "video") else _openai_url(block.get(kind))
     if media is not None and kind in ("image", "image_url"):
         return Content(image=media)
     if media is not None and kind in ("video", "video_url"):
         return Content(video=media)
     raise InvalidInputError(
-        f"A content block of type {kind!r}, with {', '.join(map(str, block))}, can't be ranked.",
-        remedy="Keep those that hold a text, or the url or base64 of an image or a video.",
+        f"A content block of type {kind!r} with the keys {', '.join(map(str, block))} can't be "
+        "ranked.",
+        remedy="Pass only blocks with a text, or with the url or base64 of an image or a video.",
     )
 
 
-def _standard(block: Mapping[str, Any]) -> Media | None:
+def _langchain_media(block: Mapping[str, Any]) -> Media | None:
     if url := block.get("url"):
-        return _string(url)
+        return _checked_string("url", url)
     if base64 := block.get("base64"):
-        return from_base64(_string(base64), block.get("mime_type"))
+        return from_base64(_checked_string("base64", base64), block.get("mime_type"))
     return None
 
 
-def _openai(held: Any) -> str | None:
+def _openai_url(held: Any) -> str | None:
     url = held.get("url") if isinstance(held, Mapping) else held
-    return _string(url) if url else None
+    return _checked_string("url", url) if url else None
 
 
-def _string(value: Any) -> str:
+def _checked_string(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    raise InvalidInputError(f"A content block holds {type(value).__name__} instead of a string.")
+    raise InvalidInputError(f"The {key} of a content block must be a string, got {_kind(value)}.")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

@@ -11,12 +11,12 @@ __all__ = ["Part", "is_template", "parsed"]
 
 
 class Part(NamedTuple):
-    """A field in a format string, with what stands before it.
+    """A field in a format string, with the text before it.
 
     Attributes:
-        before: The text before the field, as it is to be written.
-        name: The field; "" for none, at the end.
-        spec: How to format the field; "" for as ever.
+        before: The literal text before the field.
+        name: The field's name; "" for literal text at the end.
+        spec: The format specification; "" if there is none.
     """
 
     before: str
@@ -25,38 +25,38 @@ class Part(NamedTuple):
 
 
 def is_template(text: str) -> bool:
-    """Whether it is a format string: it has braces."""
+    """Whether the text is a format string: it has braces."""
     return "{" in text or "}" in text
 
 
 def parsed(template: str) -> list[Part]:
-    """The parts of a format string.
+    """Parse a format string into its parts.
 
     Raises:
-        InvalidInputError: It is none, names no field, or has more in its braces than a field's
-            name and a format specification.
+        InvalidInputError: It is not a valid format string, names no field, or has something other
+            than a field's name and a format specification in its braces.
     """
     try:
-        found = list(Formatter().parse(template))
+        parts = list(Formatter().parse(template))
     except ValueError as error:
         raise _unusable(template, str(error)) from None
-    for _, name, spec, conversion in found:
-        if name is not None and (conversion or is_template(spec or "") or not _is_plain(name)):
+    for _, name, spec, conversion in parts:
+        if name is not None and (conversion or is_template(spec or "") or not _is_field(name)):
             shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            raise _unusable(template, f"{{{shown}}} is not a field's name")
-    if not any(name for _, name, _, _ in found):
+            raise _unusable(template, f"{{{shown}}} is not a field name")
+    if not any(name for _, name, _, _ in parts):
         raise _unusable(template, "it names no field")
-    return [Part(before, name or "", spec or "") for before, name, spec, _ in found]
+    return [Part(before, name or "", spec or "") for before, name, spec, _ in parts]
 
 
-def _is_plain(name: str) -> bool:
-    """Whether it names a field, not a place, an attribute or an item of one."""
+def _is_field(name: str) -> bool:
+    """Whether the name is that of a field, not an index, an attribute or an item."""
     return bool(name) and name == name.strip() and not name.isdigit() and not set(".[]") & set(name)
 
 
 def _unusable(template: str, reason: str) -> InvalidInputError:
     return InvalidInputError(
-        f"rerank_field {template!r} can't be filled in: {reason}.",
-        remedy='Write for example "{title}\\n{content}", braces of your own twice, or pass a '
+        f"rerank_field {template!r} can't be used as a format string: {reason}.",
+        remedy='Write it like "{title}\\n{content}", with literal braces doubled, or pass a '
         "function.",
     )

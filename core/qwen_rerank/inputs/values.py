@@ -1,9 +1,9 @@
-"""Values of fields as the text that a model reads."""
+"""Values of fields, written as text for a model to read."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -13,101 +13,156 @@ from uuid import UUID
 
 __all__ = ["NoTextError", "as_text"]
 
+# A small value can hold itself, or the same list many times over: its text has no end, or is huge.
+_MAX_DEPTH = 100
+_MAX_VALUES = 100_000
+_MAX_CHARACTERS = 100_000_000
+
 
 class NoTextError(TypeError):
-    """A value that has no text."""
+    """A value can't be written as text. The message says of what type it is."""
 
 
 def as_text(value: Any) -> str:
-    """The value as a text; "" where it is None, NaN, NaT or pandas.NA.
+    """Write a value as text; "" if it is None, NaN, NaT or pandas.NA.
 
-    Strings are as they are, bools `true` or `false`, dates and times in ISO 8601, members of enums
-    their values. What lists, tuples and sets hold is joined by ", ", or by "; " where it is lists
-    itself; sets are sorted. Mappings are `name: value` pairs, joined likewise. What is missing or
-    blank in them is left out. Scalars and arrays of numpy count as what they stand for.
+    Strings are kept as they are. Bools become `true` or `false`, dates and times ISO 8601, enum
+    members their values. The items of lists, tuples and sets are joined by ", ", or by "; " if they
+    are collections themselves; sets are sorted. Mappings become `name: value` pairs, joined in the
+    same way. Missing and blank values in collections are left out. NumPy scalars and arrays are
+    written like the Python values they stand for.
 
     Raises:
-        NoTextError: It is, or holds, anything else. The message says of what type that is.
+        NoTextError: The value is, or holds, a value of another type, is nested more than 100
+            levels deep, or holds more than 100,000 values or 100,000,000 characters, where what
+            it holds twice counts twice.
     """
     kind = type(value).__name__
     try:
-        return _as_text(value)
-    except NoTextError as error:
+        return _Writer().text_of(value)
+    except _UnwritableError as error:
         held = error.args[0]
-        what = kind if held is value else f"{kind} that holds {type(held).__name__}"
+        also = "" if held is value else f" and holds a value of type {type(held).__name__}"
+        raise NoTextError(f"of type {kind}{also}") from None
+    except _TooLargeError as error:
+        raise NoTextError(f"of type {kind} and {error}") from None
     except RecursionError:
-        what = f"{kind} that holds itself"
-    raise NoTextError(what)
+        raise NoTextError(f"of type {kind} and {_TOO_DEEP}") from None
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, Enum):
-        return _as_text(value.value)
-    if value is None or isinstance(value, str):
-        return str(value or "")
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Real | Decimal):
-        return _known(_digits(value))
-    if isinstance(value, date | time):
-        return _known(value.isoformat())
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, Mapping):
-        pairs = ((_as_text(name), each) for name, each in value.items())
-        return _joined(value.values(), (f"{name}: {text}" for name, text in _texts(pairs)))
-    if isinstance(value, Set):
-        value = _sorted(value)
-    if isinstance(value, list | tuple):
-        return _joined(value, (text for _, text in _texts(enumerate(value))))
-    return _as_text(_of_data_frames(value))
+class _UnwritableError(Exception):
+    """The value in `args` has no text."""
 
+
+class _TooLargeError(Exception):
+    """The value is too deep, or holds too much."""
+
+
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep"
 
 _MISSING = frozenset({"nan", "snan", "nat"})
 
 
-def _known(text: str) -> str:
-    """The text; "" where it is what a missing number or date calls itself."""
+class _Writer:
+    """Writes one value, and keeps count of what it holds."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._values = 0
+        self._characters = 0
+
+    def text_of(self, value: Any) -> str:
+        if isinstance(value, str) and not isinstance(value, Enum):
+            self._count(characters=len(value))
+            return str(value)
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, Enum):
+            return self.text_of(value.value)
+        if isinstance(value, Real | Decimal):
+            return _unless_missing(_digits(value))
+        if isinstance(value, date | time):
+            return _unless_missing(value.isoformat())
+        if isinstance(value, UUID):
+            return str(value)
+        if isinstance(value, Mapping | Set | list | tuple):
+            return self._text_of_collection(value)
+        return self.text_of(_python_value(value))
+
+    def _text_of_collection(self, values: Mapping[Any, Any] | Iterable[Any]) -> str:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise _TooLargeError(_TOO_DEEP)
+        if isinstance(values, Mapping):
+            pairs = [
+                (value, f"{self.text_of(name)}: {text}")
+                for name, value in values.items()
+                if (text := self._text_unless_blank(value))
+            ]
+        else:
+            pairs = list(self._pairs(values))
+            if isinstance(values, Set):
+                _sort(pairs)
+        self._depth -= 1
+        return ("; " if _hold_collections(values) else ", ").join(text for _, text in pairs)
+
+    def _pairs(self, values: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+        """The values that have a text, each with it."""
+        for value in values:
+            if text := self._text_unless_blank(value):
+                yield value, text
+
+    def _text_unless_blank(self, value: Any) -> str:
+        self._count(values=1)
+        text = self.text_of(value)
+        return "" if text.isspace() else text
+
+    def _count(self, values: int = 0, characters: int = 0) -> None:
+        self._values += values
+        self._characters += characters
+        if self._values > _MAX_VALUES:
+            raise _TooLargeError(f"holds more than {_MAX_VALUES:,} values")
+        if self._characters > _MAX_CHARACTERS:
+            raise _TooLargeError(f"holds more than {_MAX_CHARACTERS:,} characters")
+
+
+def _hold_collections(values: Mapping[Any, Any] | Iterable[Any]) -> bool:
+    held = values.values() if isinstance(values, Mapping) else values
+    return any(isinstance(value, Iterable) and not isinstance(value, str) for value in held)
+
+
+def _sort(pairs: list[tuple[Any, str]]) -> None:
+    """Sort the members of a set as every process does: numbers by size, all else by their texts."""
+    if all(isinstance(value, Real) for value, _ in pairs):
+        pairs.sort(key=lambda pair: pair[0])
+    else:
+        pairs.sort(key=lambda pair: pair[1])
+
+
+def _unless_missing(text: str) -> str:
+    """The text; "" if it is how a missing number or date is written."""
     return "" if text.lstrip("-").lower() in _MISSING else text
 
 
 def _digits(number: Any) -> str:
     try:
         return str(number)
-    except ValueError:  # thousands of digits
-        raise NoTextError(number) from None
+    except ValueError:  # an int of more than 4,300 digits
+        raise _UnwritableError(number) from None
 
 
-def _texts(values: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, str]]:
-    """The values that are there as texts, each with its name."""
-    for name, value in values:
-        if not (text := _as_text(value)) or text.isspace():
-            continue
-        yield name, text
-
-
-def _joined(values: Iterable[Any], texts: Iterable[str]) -> str:
-    nested = any(isinstance(value, Iterable) and not isinstance(value, str) for value in values)
-    return ("; " if nested else ", ").join(texts)
-
-
-def _sorted(values: Set[Any]) -> list[Any]:
-    """In an order that is the same in every process: numbers by size, all else as texts."""
-    there = [value for value in values if _as_text(value)]
-    numbers = all(isinstance(value, Real) for value in there)
-    return sorted(there, key=None if numbers else _as_text)
-
-
-def _of_data_frames(value: Any) -> Any:
-    """What data frames hold beside Python's own values, as Python has it."""
-    numpy, pandas = map(sys.modules.get, ("numpy", "pandas"))  # what nobody imported is not theirs
+def _python_value(value: Any) -> Any:
+    """The Python value that a NumPy or pandas value stands for."""
+    numpy, pandas = map(sys.modules.get, ("numpy", "pandas"))  # not imported: not one of theirs
     if pandas is not None and value is pandas.NA:
         return None
     if numpy is not None:
         if isinstance(value, numpy.bool_):
             return bool(value)
         if isinstance(value, numpy.datetime64):
-            return _known(str(value))
+            return _unless_missing(str(value))
         if isinstance(value, numpy.ndarray):
             return list(value) if value.ndim else value[()]
-    raise NoTextError(value)
+    raise _UnwritableError(value)
