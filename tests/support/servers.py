@@ -32,10 +32,11 @@ class Server(Loopback):
         return web.json_response({"error": "Unauthorized"}, status=401)
 
     def ranked(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each document's place and score, best first."""
+        """The index and score of each document, or of the best `top_n`, best first."""
         scores = [score_of(body["query"], text) for text in body[self.texts]]
-        best_first = sorted(range(len(scores)), key=lambda place: -scores[place])
-        return [{"index": place, self.score: scores[place]} for place in best_first]
+        best_first = sorted(range(len(scores)), key=lambda index: -scores[index])
+        top_n = body.get("top_n") or None  # vLLM's default is 0
+        return [{"index": index, self.score: scores[index]} for index in best_first[:top_n]]
 
     def usage(self, body: dict[str, Any]) -> dict[str, int]:
         """Its count of tokens."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Annotated, Any, Literal, Required
 from urllib.parse import urlsplit
 
@@ -192,6 +193,9 @@ class _Body(TypedDict, total=False):
     code: Literal["", None]
 
 
+_index: Callable[[_Result], int] = itemgetter("index")
+_score: Callable[[_Result], float] = itemgetter("relevance_score")
+
 _body = TypeAdapter(_Body)
 
 
@@ -202,7 +206,12 @@ class _Native(Dialect):
     codes = CODES
 
     def request_body(
-        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
+        self,
+        model: str,
+        query: Item,
+        documents: Sequence[Item],
+        instruct: str | None,
+        top_n: int | None = None,
     ) -> dict[str, Any]:
         items: list[Any] = [query, *documents]
         if takes_objects(model):
@@ -210,16 +219,17 @@ class _Native(Dialect):
         parameters: dict[str, Any] = {"return_documents": False}
         if instruct is not None:
             parameters["instruct"] = instruct
+        if top_n is not None:
+            parameters["top_n"] = top_n
         inputs = {"query": items[0], "documents": items[1:]}
         return {"model": model, "input": inputs, "parameters": parameters}
 
     def parse_ranking(self, body: bytes) -> RankingResponse:
         answer = _body.validate_json(body)
+        results = answer["output"]["results"]
         return RankingResponse(
-            [
-                (result["index"], result["relevance_score"])
-                for result in answer["output"]["results"]
-            ],
+            list(map(_index, results)),
+            list(map(_score, results)),
             tokens=(answer.get("usage") or {}).get("total_tokens") or 0,
             request_id=answer.get("request_id"),
         )

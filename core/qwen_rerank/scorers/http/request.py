@@ -28,7 +28,7 @@ from qwen_rerank.errors import (
 from qwen_rerank.scorers.http.dialects.base import Dialect, ErrorMapping, RankingResponse
 from qwen_rerank.scorers.http.io_loop import Connections
 
-__all__ = ["Answer", "connections", "send"]
+__all__ = ["ScoredResponse", "connections", "send"]
 
 connections = Connections()
 """The connections to services, shared by all scorers of the process."""
@@ -47,11 +47,18 @@ _HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The scores of one request's documents, in their order, and the tokens billed for them."""
+class ScoredResponse:
+    """The checked scores of one request.
+
+    Attributes:
+        values: One score per document, in the documents' order; or the best `top_n`, best first.
+        tokens: Tokens billed, or 0 if the service does not report them.
+        indices: The index of each score's document if only the best were returned, else None.
+    """
 
     values: list[float]
     tokens: int
+    indices: list[int] | None = None
 
 
 async def send(
@@ -61,7 +68,8 @@ async def send(
     payload: bytes,
     dialect: Dialect,
     count: int,
-) -> Answer:
+    top_n: int | None = None,
+) -> ScoredResponse:
     """Send one request.
 
     Args:
@@ -71,6 +79,7 @@ async def send(
         payload: The body, in JSON.
         dialect: Reads the answer.
         count: How many documents are in the request.
+        top_n: How many results the request asks for, or None for all.
 
     Raises:
         QwenRerankError: The service could not be reached, refused the request, failed, or did not
@@ -87,7 +96,7 @@ async def send(
     except ValueError as error:  # aiohttp's, of a request that it will not send
         failure, cause = _unsendable(mask(str(error))), mask.clean(error)
     else:
-        return _answer(response, body, dialect, mask, count)
+        return _scored(response, body, dialect, mask, count, top_n)
     raise failure from cause  # out here, as an error's context may hold the key
 
 
@@ -96,9 +105,14 @@ def _body(payload: bytes) -> bytes | BytesIO:
     return payload if len(payload) <= 2**20 else BytesIO(payload)
 
 
-def _answer(
-    response: aiohttp.ClientResponse, body: bytes, dialect: Dialect, mask: _Mask, count: int
-) -> Answer:
+def _scored(
+    response: aiohttp.ClientResponse,
+    body: bytes,
+    dialect: Dialect,
+    mask: _Mask,
+    count: int,
+    top_n: int | None,
+) -> ScoredResponse:
     if response.status != 200:
         raise _refused(response, body, dialect, mask)
     try:
@@ -106,7 +120,7 @@ def _answer(
     except ValidationError as error:
         failure = _not_a_ranking(response, body, dialect, mask, error)
     else:
-        return Answer(_whole(ranked, mask, count), ranked.tokens)
+        return _checked(ranked, mask, count, top_n)
     raise failure
 
 
@@ -122,16 +136,20 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _whole(ranked: RankingResponse, mask: _Mask, count: int) -> list[float]:
-    """The scores in the order of the documents, if there is exactly one for each."""
-    scores = dict(ranked.scores)
-    if len(scores) == len(ranked.scores) == count and all(map(scores.__contains__, range(count))):
-        return [scores[place] for place in range(count)]
+def _checked(ranked: RankingResponse, mask: _Mask, count: int, top_n: int | None) -> ScoredResponse:
+    """The scores, if they are complete: one per document, or exactly the best `top_n`."""
+    by_index = dict(zip(ranked.indices, ranked.scores, strict=True))
+    is_distinct = len(by_index) == len(ranked.indices)
+    if is_distinct and by_index and 0 <= min(by_index) <= max(by_index) < count:
+        if len(by_index) == count:
+            return ScoredResponse(list(map(by_index.__getitem__, range(count))), ranked.tokens)
+        if len(by_index) == top_n and ranked.scores == sorted(ranked.scores, reverse=True):
+            return ScoredResponse(ranked.scores, ranked.tokens, ranked.indices)
     sent = set(range(count))
     raise BadResponseError(
         f"The service gave {len(ranked.scores)} scores for {count} documents: "
-        f"{len(sent - scores.keys())} missing, {len(scores.keys() - sent)} of documents that were "
-        f"not sent, {len(ranked.scores) - len(scores)} repeated.",
+        f"{len(sent - by_index.keys())} missing, {len(by_index.keys() - sent)} of documents that "
+        f"were not sent, {len(ranked.indices) - len(by_index)} repeated.",
         request_id=mask(ranked.request_id or "") or None,
     )
 

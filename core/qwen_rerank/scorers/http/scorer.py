@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from qwen_rerank.scorers.http.io_loop import Connections
-    from qwen_rerank.scorers.http.request import Answer
+    from qwen_rerank.scorers.http.request import ScoredResponse
 
 __all__ = ["ServiceScorer"]
 
@@ -85,7 +85,7 @@ class ServiceScorer(Scorer):
         self._url = url
         self._dialect = dialect
         self._instruct = instruct
-        self._patience = retry_policy
+        self._retry_policy = retry_policy
         self._max_concurrency = max_concurrency
         self._limits = limits
         if rates.tokens is not None:
@@ -134,17 +134,34 @@ class ServiceScorer(Scorer):
                 than may go out in a minute, an image or a video that the model does not take, or
                 what the service refuses as invalid.
         """
-        call = CallContext(self._patience)
-        planned = self._plan(query, texts, self._counter(call))
-        self._log_plan(planned, len(texts))
-        return self._connections.run(self._send(call, query, texts, planned))
+        return self._run(query, texts)
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """The same as `score`. A cancelled call closes its requests."""
-        call = CallContext(self._patience)
+        return await self._arun(query, texts)
+
+    def score_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
+        """Score the texts, and ask the service for the best `top_n` where one request holds them.
+
+        Raises the same errors as `score`.
+        """
+        return self._run(query, texts, top_n)
+
+    async def ascore_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
+        """The same as `score_top`, without blocking the event loop."""
+        return await self._arun(query, texts, top_n)
+
+    def _run(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        call = CallContext(self._retry_policy)
+        planned = self._plan(query, texts, self._counter(call))
+        self._log_plan(planned, len(texts))
+        return self._connections.run(self._send(call, query, texts, planned, top_n))
+
+    async def _arun(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        call = CallContext(self._retry_policy)
         planned = await self._planned(call, query, texts)
         self._log_plan(planned, len(texts))
-        return await self._connections.arun(self._send(call, query, texts, planned))
+        return await self._connections.arun(self._send(call, query, texts, planned, top_n))
 
     def close(self) -> None:
         """Accept no more calls; the last open scorer of the process closes the connections.
@@ -203,18 +220,27 @@ class ServiceScorer(Scorer):
             )
 
     async def _send(
-        self, call: CallContext, query: Item, texts: Sequence[Item], planned: Plan
+        self,
+        call: CallContext,
+        query: Item,
+        texts: Sequence[Item],
+        planned: Plan,
+        top_n: int | None,
     ) -> Scores:
         if self._closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
+        if len(planned.requests) != 1 or (top_n is not None and top_n >= len(texts)):
+            top_n = None
         slots = asyncio.Semaphore(self._max_concurrency)
 
-        async def answers(places: list[int], *, estimated: bool) -> list[_Answered]:
+        async def answers(
+            places: list[int], top_n: int | None, *, estimated: bool
+        ) -> list[_Answered]:
             documents = [texts[place] for place in places]
             try:
                 async with slots:
                     turn = await self._turn(call, query, documents) if self._rates else None
-                    send = self._request(call, session, query, documents)
+                    send = self._request(call, session, query, documents, top_n)
                     answer, retries = await call.attempt(send, turn)
                 return [_Answered(places, answer, retries)]
             except InvalidInputError:
@@ -226,11 +252,11 @@ class ServiceScorer(Scorer):
                 if len(exact.requests) == 1:  # its size was not why it was refused
                     raise
             parts = ([places[place] for place in part] for part in exact.requests)
-            return await _gather(answers(part, estimated=False) for part in parts)
+            return await _gather(answers(part, None, estimated=False) for part in parts)
 
         async with self._connections.session(self) as session, call.deadline():
             answered = await _gather(
-                answers(places, estimated=planned.estimated) for places in planned.requests
+                answers(places, top_n, estimated=planned.estimated) for places in planned.requests
             )
         is_text = {type(query), *map(type, texts)} <= {str}
         return _scores(answered, call, self._price if is_text else None)
@@ -259,19 +285,24 @@ class ServiceScorer(Scorer):
         return count(text_of(query)) * len(documents) + sum(map(count, map(text_of, documents)))
 
     def _request(
-        self, call: CallContext, session: ClientSession, query: Item, documents: list[Item]
-    ) -> Callable[[], Coroutine[Any, Any, Answer]]:
+        self,
+        call: CallContext,
+        session: ClientSession,
+        query: Item,
+        documents: list[Item],
+        top_n: int | None,
+    ) -> Callable[[], Coroutine[Any, Any, ScoredResponse]]:
         """What makes one attempt of a request, as often as it is called."""
         from qwen_rerank.scorers.http.request import send
 
-        body = self._dialect.request_body(self._model, query, documents, self._instruct)
+        body = self._dialect.request_body(self._model, query, documents, self._instruct, top_n)
         payload = to_json(body)
         headers, count, attempts = self._headers(), len(documents), itertools.count()
 
-        async def attempt() -> Answer:
+        async def attempt() -> ScoredResponse:
             provider, resends = self._dialect.provider, next(attempts)
             with request_span(provider, self._model, self._url, count, resends) as span:
-                sending = send(session, self._url, headers, payload, self._dialect, count)
+                sending = send(session, self._url, headers, payload, self._dialect, count, top_n)
                 answer = await call.in_time(sending)
                 span.answered(answer.tokens)
                 return answer
@@ -300,7 +331,7 @@ class _Answered:
     """A request that was answered: the places of its texts, and how many attempts failed before."""
 
     places: list[int]
-    answer: Answer
+    answer: ScoredResponse
     retries: int
 
 
@@ -325,18 +356,26 @@ async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
 
 def _scores(answered: list[_Answered], call: CallContext, price: Price | None) -> Scores:
     """The scores of all requests' texts, in the order of the texts, and what they cost."""
+    values, indices = _values(answered)
+    tokens = [part.answer.tokens for part in answered]
+    usage = Usage(
+        requests=len(answered),
+        tokens=sum(tokens),
+        texts_sent=sum(len(part.places) for part in answered),
+        retries=sum(part.retries for part in answered),
+        seconds=call.elapsed,
+        cost=price.of(sum(tokens)) if price and all(tokens) else None,  # 0 is not said
+    )
+    return Scores(values, usage, indices=indices)
+
+
+def _values(answered: list[_Answered]) -> tuple[list[float], list[int] | None]:
+    """All scores in the order of the texts; or the best ones, and the indices of their texts."""
+    if len(answered) == 1:
+        return answered[0].answer.values, answered[0].answer.indices
     scores = {
         place: score
         for part in answered
         for place, score in zip(part.places, part.answer.values, strict=True)
     }
-    tokens = [part.answer.tokens for part in answered]
-    usage = Usage(
-        requests=len(answered),
-        tokens=sum(tokens),
-        texts_sent=len(scores),
-        retries=sum(part.retries for part in answered),
-        seconds=call.elapsed,
-        cost=price.of(sum(tokens)) if price and all(tokens) else None,  # 0 is not said
-    )
-    return Scores([scores[place] for place in range(len(scores))], usage)
+    return [scores[place] for place in range(len(scores))], None

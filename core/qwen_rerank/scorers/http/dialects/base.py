@@ -18,15 +18,17 @@ ErrorMapping: TypeAlias = tuple[type[QwenRerankError], str | None]
 
 @dataclass(frozen=True, slots=True)
 class RankingResponse:
-    """What an answer says.
+    """A ranking as the service returned it, in its own order. Not yet checked to be complete.
 
     Attributes:
-        scores: The place of a document in the request, and its score; in any order.
-        tokens: Tokens billed; 0 where the service does not say.
-        request_id: The service's id of the request, if it has one.
+        indices: For each result, the index of its document in the request.
+        scores: For each result, its relevance score. As long as `indices`.
+        tokens: Tokens billed, or 0 if the service does not report them.
+        request_id: The service's request id, if it has one.
     """
 
-    scores: list[tuple[int, float]]
+    indices: list[int]
+    scores: list[float]
     tokens: int = 0
     request_id: str | None = None
 
@@ -58,9 +60,23 @@ class Dialect(ABC):
 
     @abstractmethod
     def request_body(
-        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
+        self,
+        model: str,
+        query: Item,
+        documents: Sequence[Item],
+        instruct: str | None,
+        top_n: int | None = None,
     ) -> dict[str, Any]:
-        """The request's body."""
+        """Build the body of a request.
+
+        Args:
+            model: The service's name of the model.
+            query: The query.
+            documents: The documents to score.
+            instruct: The task instruction, or None for the model's default.
+            top_n: Ask for the best `top_n` results only, or None for all. A service that cannot
+                return fewer ignores it: a response with all results is always accepted.
+        """
 
     @abstractmethod
     def parse_ranking(self, body: bytes) -> RankingResponse:

@@ -7,8 +7,9 @@ down here a server a line, as its own source has it; docs/scorers.md names those
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Annotated, Any, Required
 
 from pydantic import AliasChoices, AllowInfNan, Field, Strict, TypeAdapter
@@ -59,6 +60,9 @@ class _Body(TypedDict, total=False):
     id: str | None
 
 
+_index: Callable[[_Scored], int] = itemgetter("index")
+_score: Callable[[_Scored], float] = itemgetter("score")
+
 _body = TypeAdapter(_Body)
 _list = TypeAdapter(list[_Scored])
 
@@ -78,6 +82,7 @@ class ServerDialect(Dialect):
         limits: How large a request may be.
         logits: Whether scores are logits, to be turned into probabilities.
         codes: The kinds of errors by the beginnings of the server's own codes.
+        takes_top_n: Whether the server's API has `top_n`.
     """
 
     service: str
@@ -90,34 +95,49 @@ class ServerDialect(Dialect):
     limits: Limits = _LIMITS
     logits: bool = False
     codes: Mapping[str, ErrorMapping] = field(default_factory=dict)
+    takes_top_n: bool = True
 
     @property
     def provider(self) -> str | None:
         return None if self.service == COMMON.service else super().provider
 
     def request_body(
-        self, model: str, query: Item, documents: Sequence[Item], instruct: str | None
+        self,
+        model: str,
+        query: Item,
+        documents: Sequence[Item],
+        instruct: str | None,
+        top_n: int | None = None,
     ) -> dict[str, Any]:
         body = {"query": query, self.documents: documents, **self.extra}
         if self.names_model:
             body["model"] = model
         if self.instruct is not None and instruct is not None:
             body[self.instruct] = instruct
+        if self.takes_top_n and top_n is not None:
+            body["top_n"] = top_n
         return body
 
     def parse_ranking(self, body: bytes) -> RankingResponse:
         if body.lstrip().startswith(b"["):
-            return RankingResponse(self._scores(_list.validate_json(body)))
+            return self._ranking(_list.validate_json(body))
         answer = _body.validate_json(body)
-        return RankingResponse(
-            self._scores(answer["results"]),
+        return self._ranking(
+            answer["results"],
             tokens=(answer.get("usage") or {}).get("total_tokens") or 0,
             request_id=answer.get("id"),
         )
 
-    def _scores(self, results: list[_Scored]) -> list[tuple[int, float]]:
-        turned = sigmoid if self.logits else float
-        return [(result["index"], turned(result["score"])) for result in results]
+    def _ranking(
+        self, results: list[_Scored], tokens: int = 0, request_id: str | None = None
+    ) -> RankingResponse:
+        scores = map(_score, results)
+        return RankingResponse(
+            list(map(_index, results)),
+            list(map(sigmoid, scores) if self.logits else scores),
+            tokens,
+            request_id,
+        )
 
     def parse_error(self, body: dict[str, Any]) -> ErrorResponse:
         """Read an error: OpenAI's form, nested or flat, FastAPI's, TEI's, or a text alone."""
@@ -147,7 +167,7 @@ _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
 }
 
 
-COMMON = ServerDialect("The server")
+COMMON = ServerDialect("The server", takes_top_n=False)
 """What is spoken at a path like /v1/rerank, whoever answers there."""
 
 SERVERS: Mapping[str, ServerDialect] = {
@@ -161,6 +181,7 @@ SERVERS: Mapping[str, ServerDialect] = {
         documents="texts",
         extra={"truncate": True},
         limits=replace(_LIMITS, documents=32),
+        takes_top_n=False,
     ),
     "localai": ServerDialect("LocalAI"),
     "xinference": ServerDialect("Xinference", needs_model=True),
