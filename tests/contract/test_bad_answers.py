@@ -43,11 +43,11 @@ ANSWERS = [
     refused("nothing", says(""), "Invalid JSON"),
     refused("truncated", rewrites(lambda answer: answer[: len(answer) // 2]), "Invalid JSON"),
     refused("deep", says("[" * 200_000), "Invalid JSON"),
-    refused("no UTF-8", rewrites(not_utf8), "Invalid JSON.*unicode"),
+    refused("no UTF-8", rewrites(not_utf8), "Invalid JSON.*utf-8"),
     refused("a bomb", packs(b" " * (1 << 26)), "16 MiB"),
-    shaped("a list", [KEY], "should be an object"),
-    shaped("null", None, "should be an object"),
-    shaped("a text", KEY, "should be an object"),
+    shaped("a list", [KEY], "ranking: 0: expected an object"),
+    shaped("null", None, "ranking: body: expected a list"),
+    shaped("a text", KEY, "ranking: body: expected a list"),
     results("empty", list.clear, "0 scores for 3 documents: 3 missing"),
     results("short", list.pop, "2 scores for 3 documents: 1 missing"),
     results("too many", lambda found: found.append({**found[0], "index": 3}), "not sent"),
@@ -65,10 +65,17 @@ ANSWERS = [
 ]
 
 DASHSCOPES_ANSWERS = [
-    shaped("no output", {"request_id": "r"}, "ranking: output: "),
-    shaped("output null", {"output": None}, "ranking: output: "),
-    shaped("output a list", {"output": []}, "ranking: output: "),
+    shaped("no output", {"request_id": "r"}, r"ranking: output\.results: "),
+    shaped("output null", {"output": None}, r"ranking: output\.results: "),
     shaped("no results", {"output": {}}, r"ranking: output\.results: "),
+    *(
+        shaped(
+            f"a score of {score}",
+            DASHSCOPE.answer([{"index": 0, "relevance_score": score}]),
+            "expected a number from 0 to 1",
+        )
+        for score in (-0.01, 1.01)
+    ),
 ]
 
 SERVERS_ANSWERS = [
@@ -95,7 +102,6 @@ def answer_rows(service: Service) -> Iterator[Row]:
         yield shaped("the key for an id", named_by_the_key(service), r"0 scores.*=\*\*\*")
         yield shaped("results null", service.answer(None), where)
         yield shaped("results an object", service.answer({}), where)
-        yield shaped("usage a number", {**service.answer([]), "usage": 7}, "ranking: usage: ")
     if service is DASHSCOPE:
         yield from DASHSCOPES_ANSWERS
     else:
@@ -111,7 +117,7 @@ def first(service: Service, key: str, value: Any) -> Row:
 
 def without(service: Service, key: str, *, named: str) -> Row:
     """The first result lacks a value."""
-    where = f"ranking: {service.place(0, named)}: Field required"
+    where = f"ranking: {service.place(0, named)}: missing"
     return results(f"without {key}", lambda found: found[0].pop(key), where)
 
 

@@ -9,39 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
-from typing import Annotated, Any, Literal, Required
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import AllowInfNan, SecretStr, Strict, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import SecretStr
 
-from qwen_rerank.errors import (
-    AuthenticationError,
-    ContentBlockedError,
-    InvalidInputError,
-    MissingKeyError,
-    RateLimitError,
-    RequestTimeoutError,
-)
-from qwen_rerank.inputs.content import MULTIMODAL, TEXT_ONLY, Item, Modality
+from qwen_rerank.errors import InvalidInputError, MissingKeyError
+from qwen_rerank.inputs.content import MULTIMODAL, TEXT_ONLY, Modality
 from qwen_rerank.scorers.catalog import published_price
 from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
-from qwen_rerank.scorers.http.dialects.base import (
-    Dialect,
-    ErrorMapping,
-    ErrorResponse,
-    RankingResponse,
-)
+from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
 from qwen_rerank.scorers.http.rate_limits import Rates
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
 from qwen_rerank.validation import check_text
 
-__all__ = ["CODES", "DashScopeScorer"]
+__all__ = ["DashScopeScorer"]
 
 SINGAPORE = "ap-southeast-1"
 
@@ -122,8 +107,8 @@ class DashScopeScorer(ServiceScorer):
         served_in = _region(self._base_url, region)
         super().__init__(
             model,
-            url=f"{self._base_url}/services/rerank/text-rerank/text-rerank",
-            dialect=_NATIVE,
+            url=f"{self._base_url}{PATH}",
+            dialect=DashScopeDialect(),
             instruct=instruct,
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
@@ -155,100 +140,6 @@ class DashScopeScorer(ServiceScorer):
     def __getstate__(self) -> dict[str, Any]:
         # Without the key: where it is unpickled, DASHSCOPE_API_KEY gives it, at the first call.
         return {**self.__dict__, "_api_key": None}
-
-
-_MODEL = "Check the model's name, and that base_url is of a region that has it."
-
-CODES: Mapping[str, ErrorMapping] = {
-    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
-    "InvalidApiKey": (AuthenticationError, "Check the key; a key belongs to one region."),
-    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
-    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
-    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
-    "ModelNotExist": (InvalidInputError, _MODEL),
-    "Model.NotExist": (InvalidInputError, _MODEL),
-    "InvalidParameter": (InvalidInputError, None),
-    "RequestTimeOut": (RequestTimeoutError, None),
-}
-"""The kinds of errors, by the beginnings of the service's codes."""
-
-
-class _Result(TypedDict):
-    index: Annotated[int, Strict()]
-    relevance_score: Annotated[float, Strict(), AllowInfNan(False)]
-
-
-class _Output(TypedDict):
-    results: list[_Result]
-
-
-class _Usage(TypedDict, total=False):
-    total_tokens: int | None
-
-
-class _Body(TypedDict, total=False):
-    output: Required[_Output]
-    usage: _Usage | None
-    request_id: str | None
-    code: Literal["", None]
-
-
-_index: Callable[[_Result], int] = itemgetter("index")
-_score: Callable[[_Result], float] = itemgetter("relevance_score")
-
-_body = TypeAdapter(_Body)
-
-
-class _Native(Dialect):
-    """DashScope's own protocol (Model Studio, "Text rerank", June 2026)."""
-
-    service = "DashScope"
-    codes = CODES
-
-    def request_body(
-        self,
-        model: str,
-        query: Item,
-        documents: Sequence[Item],
-        instruct: str | None,
-        top_n: int | None = None,
-    ) -> dict[str, Any]:
-        items: list[Any] = [query, *documents]
-        if takes_objects(model):
-            items = list(map(_object, items))
-        parameters: dict[str, Any] = {"return_documents": False}
-        if instruct is not None:
-            parameters["instruct"] = instruct
-        if top_n is not None:
-            parameters["top_n"] = top_n
-        inputs = {"query": items[0], "documents": items[1:]}
-        return {"model": model, "input": inputs, "parameters": parameters}
-
-    def parse_ranking(self, body: bytes) -> RankingResponse:
-        answer = _body.validate_json(body)
-        results = answer["output"]["results"]
-        return RankingResponse(
-            list(map(_index, results)),
-            list(map(_score, results)),
-            tokens=(answer.get("usage") or {}).get("total_tokens") or 0,
-            request_id=answer.get("request_id"),
-        )
-
-    def parse_error(self, body: dict[str, Any]) -> ErrorResponse:
-        return ErrorResponse(
-            *(str(body.get(name) or "") for name in ("code", "message", "request_id"))
-        )
-
-
-def _object(item: Item) -> dict[str, str]:
-    """A text as {"text": …}, an image as {"image": …}, both as both."""
-    if isinstance(item, str):
-        return {"text": item}
-    held = {"text": item.text, "image": item.image, "video": item.video}
-    return {name: value for name, value in held.items() if value is not None}
-
-
-_NATIVE = _Native()
 
 
 def _check_model(model: str, instruct: str | None) -> None:

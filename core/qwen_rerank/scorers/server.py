@@ -13,7 +13,7 @@ from qwen_rerank.errors import InvalidInputError, MissingKeyError
 from qwen_rerank.scorers.base import Scores
 from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
-from qwen_rerank.scorers.http.dialects.servers import COMMON, SERVERS, ServerDialect
+from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
 from qwen_rerank.scorers.http.rate_limits import Rates
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
@@ -102,7 +102,13 @@ class ServerScorer(ServiceScorer):
         super().__init__(
             place.netloc if model is None else model,
             url=url,
-            dialect=replace(spoken, path=path, names_model=model is not None, logits=logits),
+            dialect=replace(
+                spoken,
+                path=path,
+                names_model=model is not None,
+                logits=logits,
+                score_range=ANY_SCORE if logits else spoken.score_range,
+            ),
             instruct=instruct,
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,

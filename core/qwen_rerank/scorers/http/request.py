@@ -9,23 +9,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-from pydantic import ValidationError
 
 from qwen_rerank import __version__
 from qwen_rerank.errors import (
-    AuthenticationError,
     BadResponseError,
     InvalidInputError,
     QwenRerankError,
-    RateLimitError,
-    RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.scorers.http.dialects.base import Dialect, ErrorMapping, RankingResponse
+from qwen_rerank.scorers.http.dialects.base import Dialect, InvalidRankingError, RankingResponse
 from qwen_rerank.scorers.http.io_loop import Connections
 
 __all__ = ["ScoredResponse", "connections", "send"]
@@ -117,7 +112,7 @@ def _scored(
         raise _refused(response, body, dialect, mask)
     try:
         ranked = dialect.parse_ranking(body)
-    except ValidationError as error:
+    except InvalidRankingError as error:
         failure = _not_a_ranking(response, body, dialect, mask, error)
     else:
         return _checked(ranked, mask, count, top_n)
@@ -191,17 +186,15 @@ def _not_a_ranking(
     body: bytes,
     dialect: Dialect,
     mask: _Mask,
-    error: ValidationError,
+    error: InvalidRankingError,
 ) -> QwenRerankError:
     """What is wrong with an answer under 200: the service refused after all, or talks nonsense."""
-    refusal = dialect.parse_error(_json_object(body))
+    refusal = dialect.parse_error(body)
     if refusal.code or refusal.message:
         return _refused(response, body, dialect, mask)
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
     beginning = mask(body.decode(errors="replace"))[:100]
     return BadResponseError(
-        f"{dialect.service}'s answer is not a ranking: {where}: {mask(first['msg'])}. "
+        f"{dialect.service}'s answer is not a ranking: {mask(str(error))}. "
         f"It begins with {beginning!r}.",
         status=response.status,
         request_id=mask(refusal.request_id) or None,
@@ -211,12 +204,10 @@ def _not_a_ranking(
 def _refused(
     response: aiohttp.ClientResponse, body: bytes, dialect: Dialect, mask: _Mask
 ) -> QwenRerankError:
-    refusal = dialect.parse_error(_json_object(body))
+    refusal = dialect.parse_error(body)
     said = refusal.message or body.decode(errors="replace") or _redirection(response.headers)
     quoted = mask(said).strip()[:_QUOTE] or "(no message)"
-    kind, remedy = dialect.map_error(refusal.code, response.status) or _BY_STATUS.get(
-        response.status, (ServiceError, None)
-    )
+    kind, remedy = dialect.map_error(refusal, response.status)
     return kind(
         f"{dialect.service} answered with an error: {quoted}",
         remedy=remedy,
@@ -230,24 +221,6 @@ def _refused(
 def _redirection(headers: Mapping[str, str]) -> str:
     place = headers.get("Location")
     return f"a redirection to {place}, which is not followed." if place else ""
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-_BY_STATUS: Mapping[int, ErrorMapping] = {
-    400: (InvalidInputError, None),
-    401: (AuthenticationError, "Check the key, and that it belongs to this address."),
-    403: (AuthenticationError, "Check what the key may do."),
-    404: (InvalidInputError, "Check the model's name and the address."),
-    408: (RequestTimeoutError, None),
-    429: (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
-}
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from qwen_rerank.errors import (
+    InvalidInputError,
     QwenRerankError,
     RateLimitError,
     RequestTimeoutError,
@@ -167,6 +168,8 @@ def _is_transient(error: BaseException) -> bool:
         return passing or isinstance(error, ServiceError)
     if error.status == 400:
         return passing
+    if error.status == 500 and isinstance(error, InvalidInputError):
+        return False  # llama.cpp answers so to a text that is too long
     return error.status in (408, 409, 429) or (error.status >= 500 and error.status != 501)
 
 

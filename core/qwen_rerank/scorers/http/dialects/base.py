@@ -1,61 +1,65 @@
-"""How a service writes requests and answers: the one thing in which rerank services differ."""
+"""The interface between ServiceScorer and the protocol of a rerank service."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeAlias
 
-from qwen_rerank.errors import QwenRerankError
+from qwen_rerank.errors import (
+    AuthenticationError,
+    InvalidInputError,
+    QwenRerankError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServiceError,
+)
 from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.http.dialects.responses import (
+    ErrorResponse,
+    InvalidRankingError,
+    RankingResponse,
+    read_error,
+    read_ranking,
+)
 
-__all__ = ["Dialect", "ErrorMapping", "ErrorResponse", "RankingResponse"]
+__all__ = ["Dialect", "ErrorMapping", "ErrorResponse", "InvalidRankingError", "RankingResponse"]
 
 ErrorMapping: TypeAlias = tuple[type[QwenRerankError], str | None]
-"""A kind of error, and its remedy."""
+"""The type of an error, and its remedy or None."""
 
-
-@dataclass(frozen=True, slots=True)
-class RankingResponse:
-    """A ranking as the service returned it, in its own order. Not yet checked to be complete.
-
-    Attributes:
-        indices: For each result, the index of its document in the request.
-        scores: For each result, its relevance score. As long as `indices`.
-        tokens: Tokens billed, or 0 if the service does not report them.
-        request_id: The service's request id, if it has one.
-    """
-
-    indices: list[int]
-    scores: list[float]
-    tokens: int = 0
-    request_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
-    """What an answer says that is not a ranking; "" for what it does not say."""
-
-    code: str = ""
-    message: str = ""
-    request_id: str = ""
+_ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
+    400: (InvalidInputError, None),
+    401: (AuthenticationError, "Check the key, and that it belongs to this address."),
+    403: (AuthenticationError, "Check what the key is allowed to do."),
+    404: (InvalidInputError, "Check the model's name and the address."),
+    408: (RequestTimeoutError, None),
+    429: (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+}
 
 
 class Dialect(ABC):
-    """How a service writes requests and answers.
+    """The protocol of a rerank service: how requests are written and responses read.
+
+    A subclass writes requests. Responses have so much in common that they are read here: results
+    in any of the usual places, errors in any of the usual forms.
 
     Attributes:
-        service: What the service is called in messages.
-        codes: The kinds of errors by the beginnings of the service's own codes.
+        service: The name of the service in messages.
+        results: Where a response has its results, such as `"output.results"`, for messages.
+        codes: Error types and remedies by the beginning of the service's own error code.
+        score_range: The lowest and the highest score that there can be. One outside is refused.
     """
 
     service: str
+    results: str = "results"
     codes: Mapping[str, ErrorMapping] = {}
+    score_range: tuple[float, float] = (-inf, inf)
 
     @property
     def provider(self) -> str | None:
-        """What the service is called in traces; None where that is not known."""
+        """The name of the service in traces; None if it is not known."""
         return self.service.lower()
 
     @abstractmethod
@@ -67,29 +71,41 @@ class Dialect(ABC):
         instruct: str | None,
         top_n: int | None = None,
     ) -> dict[str, Any]:
-        """Build the body of a request.
+        """Return the body of a request.
 
         Args:
-            model: The service's name of the model.
+            model: The model's name.
             query: The query.
-            documents: The documents to score.
-            instruct: The task instruction, or None for the model's default.
-            top_n: Ask for the best `top_n` results only, or None for all. A service that cannot
+            documents: The documents of this request.
+            instruct: The task instruction; None for the model's default.
+            top_n: Ask for the best `top_n` results only; None for all. A service that cannot
                 return fewer ignores it: a response with all results is always accepted.
         """
 
-    @abstractmethod
     def parse_ranking(self, body: bytes) -> RankingResponse:
-        """Read the answer's body.
+        """Read the body of a response as a ranking.
 
         Raises:
-            pydantic.ValidationError: It is not a ranking.
+            InvalidRankingError: It is not a ranking, or holds an error code.
         """
+        return read_ranking(body, self.results, self.score_range)
 
-    @abstractmethod
-    def parse_error(self, body: dict[str, Any]) -> ErrorResponse:
-        """Read what an answer that is no ranking says, whatever the types of its values."""
+    def parse_error(self, body: bytes) -> ErrorResponse:
+        """Read the body of a response that is not a ranking. Never raises."""
+        return read_error(body)
 
-    def map_error(self, code: str, status: int) -> ErrorMapping | None:
-        """The kind of error that code and status stand for here; None for what HTTP means by it."""
-        return next((kind for known, kind in self.codes.items() if code.startswith(known)), None)
+    def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
+        """Return the error type and the remedy for an error response.
+
+        Args:
+            error: What the response's body says.
+            status: The HTTP status. A status in the body counts where this is 200.
+        """
+        if status == 200 and error.status is not None:
+            status = error.status
+        by_code = (self.codes[start] for start in self.codes if error.code.startswith(start))
+        return next(by_code, None) or self._map_status(status)
+
+    def _map_status(self, status: int) -> ErrorMapping:
+        """Return the error type and the remedy for an HTTP status."""
+        return _ERRORS_BY_STATUS.get(status, (ServiceError, None))

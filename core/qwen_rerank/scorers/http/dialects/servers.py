@@ -1,24 +1,22 @@
-"""How self-hosted rerank servers write requests and answers.
+"""The protocols of self-hosted rerank servers.
 
-Most follow one shape, which Jina's and Cohere's services have made common. What differs is written
-down here a server a line, as its own source has it; docs/scorers.md names those sources.
+Most follow the one that Jina's and Cohere's services have made common. How each differs is an entry
+in `SERVERS`, from that server's own source; docs/scorers.md names the sources.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
-from typing import Annotated, Any, Required
-
-from pydantic import AliasChoices, AllowInfNan, Field, Strict, TypeAdapter
-from typing_extensions import TypedDict
+from math import inf
+from typing import Any
 
 from qwen_rerank.errors import InvalidInputError, ServiceError
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.scorers.base import sigmoid
-from qwen_rerank.scorers.dashscope import CODES
+from qwen_rerank.scorers.http.dialects import dashscope
 from qwen_rerank.scorers.http.dialects.base import (
     Dialect,
     ErrorMapping,
@@ -27,61 +25,36 @@ from qwen_rerank.scorers.http.dialects.base import (
 )
 from qwen_rerank.scorers.limits import Limits
 
-__all__ = ["COMMON", "SERVERS", "ServerDialect"]
+__all__ = ["ANY_SCORE", "COMMON", "SERVERS", "ServerDialect"]
 
-_ANY = sys.maxsize
+_LIMITS = Limits(128, item_tokens=sys.maxsize, request_tokens=sys.maxsize)
+"""128 documents per request of any length: the server knows how much its model can read.
 
-_LIMITS = Limits(128, item_tokens=_ANY, request_tokens=_ANY)
-"""So many documents a request, however long they are: the server knows what it can read.
-
-The servers have no limit of their own but for TEI, DashScope, and Infinity with 2,048. 128 is small
-enough to be answered within a timeout and large enough to fill a batch on a GPU.
+Only TEI, DashScope and Infinity (2,048) limit the number. 128 is small enough to be answered within
+a timeout and large enough to fill a batch on a GPU.
 """
 
-
-class _Scored(TypedDict):
-    index: Annotated[int, Strict()]
-    score: Annotated[
-        float,
-        Strict(),
-        AllowInfNan(False),
-        # llama.cpp scores -1e6 what it failed on
-        Field(gt=-1e6, validation_alias=AliasChoices("relevance_score", "score")),
-    ]
-
-
-class _Usage(TypedDict, total=False):
-    total_tokens: int | None
-
-
-class _Body(TypedDict, total=False):
-    results: Required[list[_Scored]]
-    usage: _Usage | None
-    id: str | None
-
-
-_index: Callable[[_Scored], int] = itemgetter("index")
-_score: Callable[[_Scored], float] = itemgetter("score")
-
-_body = TypeAdapter(_Body)
-_list = TypeAdapter(list[_Scored])
+ANY_SCORE = (-999_999.0, inf)
+"""Logits or probabilities. llama.cpp gives -1e6 to a text that it failed to score."""
 
 
 @dataclass(frozen=True)
 class ServerDialect(Dialect):
-    """How one kind of server speaks.
+    """The protocol of a rerank server.
 
     Attributes:
-        service: What the server is called in messages.
-        path: Where it ranks.
-        documents: What a request calls the documents.
-        instruct: What a request calls the instruction; None where there is no place for one.
+        service: The name of the server in messages.
+        path: The path of its rerank endpoint.
+        documents: The name of the documents in a request.
+        instruct: The name of the instruction in a request; None if the server takes none.
         needs_model: Whether a request must name the model.
-        names_model: Whether a request does name it.
-        extra: What else goes into every request.
-        limits: How large a request may be.
-        logits: Whether scores are logits, to be turned into probabilities.
-        codes: The kinds of errors by the beginnings of the server's own codes.
+        names_model: Whether a request does name the model.
+        extra: What else is in every request.
+        limits: How much a request may hold.
+        logits: Whether scores are logits, which are turned into probabilities.
+        score_range: The lowest and the highest score that the server can send.
+        context_option: How the server is started to read longer texts.
+        codes: Error types and remedies by the beginning of the server's own error code.
         takes_top_n: Whether the server's API has `top_n`.
     """
 
@@ -94,11 +67,14 @@ class ServerDialect(Dialect):
     extra: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = _LIMITS
     logits: bool = False
+    score_range: tuple[float, float] = ANY_SCORE
+    context_option: str = "a longer context"
     codes: Mapping[str, ErrorMapping] = field(default_factory=dict)
     takes_top_n: bool = True
 
     @property
     def provider(self) -> str | None:
+        """The name of the server in traces; None if it is not known."""
         return None if self.service == COMMON.service else super().provider
 
     def request_body(
@@ -119,69 +95,68 @@ class ServerDialect(Dialect):
         return body
 
     def parse_ranking(self, body: bytes) -> RankingResponse:
-        if body.lstrip().startswith(b"["):
-            return self._ranking(_list.validate_json(body))
-        answer = _body.validate_json(body)
-        return self._ranking(
-            answer["results"],
-            tokens=(answer.get("usage") or {}).get("total_tokens") or 0,
-            request_id=answer.get("id"),
-        )
+        ranking = super().parse_ranking(body)
+        if self.logits:
+            return replace(ranking, scores=list(map(sigmoid, ranking.scores)))
+        return ranking
 
-    def _ranking(
-        self, results: list[_Scored], tokens: int = 0, request_id: str | None = None
-    ) -> RankingResponse:
-        scores = map(_score, results)
-        return RankingResponse(
-            list(map(_index, results)),
-            list(map(sigmoid, scores) if self.logits else scores),
-            tokens,
-            request_id,
-        )
+    def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
+        if status in _STATUSES_OF_INPUT and _TOO_LONG.search(error.message):
+            return InvalidInputError, (
+                "A text is longer than the server's model can read. Shorten it, score it with "
+                f"PassageScorer, or start the server with {self.context_option}."
+            )
+        return super().map_error(error, status)
 
-    def parse_error(self, body: dict[str, Any]) -> ErrorResponse:
-        """Read an error: OpenAI's form, nested or flat, FastAPI's, TEI's, or a text alone."""
-        said = body.get("error", body)
-        error = said if isinstance(said, dict) else {**body, "message": said}
-        codes = (error.get(name) for name in ("code", "type", "error_type"))
-        messages = (error.get(name) for name in ("message", "detail"))
-        return ErrorResponse(
-            code=next((code for code in codes if code and isinstance(code, str)), ""),
-            message=next((text for text in messages if text and isinstance(text, str)), ""),
-            request_id=str(body.get("request_id") or ""),
-        )
-
-    def map_error(self, code: str, status: int) -> ErrorMapping | None:
+    def _map_status(self, status: int) -> ErrorMapping:
         if status == 404:
             return InvalidInputError, (
-                f"Check the path, {self.path}, the model's name, and that the server was started "
-                "with a reranker: some have the path only then."
+                f"Check the path {self.path}, the model's name, and that the server was started "
+                "with a reranker: some servers have the path only then."
             )
-        return super().map_error(code, status) or _ERRORS_BY_STATUS.get(status)
+        return _ERRORS_BY_STATUS.get(status) or super()._map_status(status)
 
 
 _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
     413: (InvalidInputError, "Lower batch_size, or raise the server's own limit."),
-    422: (InvalidInputError, "Check that dialect= names the server that answers there."),
-    501: (ServiceError, "Start the server for reranking; llama.cpp's with --reranking."),
+    422: (InvalidInputError, "Check that dialect= names the server at this address."),
+    501: (ServiceError, "Start the server for reranking; llama.cpp with --reranking."),
 }
 
+_TOO_LONG = re.compile(
+    r"too (large|big|long) to process|physical batch size|context (length|size|window)"
+    r"|max(imum)? (model|sequence) len|must have less than \d+ tokens",
+    re.IGNORECASE,
+)
+"""What servers say of a text that is longer than their model can read."""
+
+_STATUSES_OF_INPUT = (200, 400, 413, 422, 500)
+"""The statuses with which they say it. llama.cpp takes 500."""
 
 COMMON = ServerDialect("The server", takes_top_n=False)
-"""What is spoken at a path like /v1/rerank, whoever answers there."""
+"""The protocol that any server at a path like /v1/rerank understands."""
 
 SERVERS: Mapping[str, ServerDialect] = {
-    "vllm": ServerDialect("vLLM", instruct="instruction"),
-    "llama.cpp": ServerDialect("llama.cpp"),
-    "sglang": ServerDialect("SGLang", instruct="instruct", extra={"return_documents": False}),
+    "vllm": ServerDialect(
+        "vLLM", instruct="instruction", context_option="a larger --max-model-len"
+    ),
+    "llama.cpp": ServerDialect(
+        "llama.cpp", context_option="a larger --ctx-size, --batch-size and --ubatch-size"
+    ),
+    "sglang": ServerDialect(
+        "SGLang",
+        instruct="instruct",
+        extra={"return_documents": False},
+        context_option="a larger --context-length",
+    ),
     "infinity": ServerDialect("Infinity", "/rerank"),
     "tei": ServerDialect(
         "TEI",
         "/rerank",
         documents="texts",
+        takes_top_n=False,
         extra={"truncate": True},
         limits=replace(_LIMITS, documents=32),
-        takes_top_n=False,
     ),
     "localai": ServerDialect("LocalAI"),
     "xinference": ServerDialect("Xinference", needs_model=True),
@@ -191,7 +166,8 @@ SERVERS: Mapping[str, ServerDialect] = {
         instruct="instruct",
         needs_model=True,
         limits=Limits(),
-        codes=CODES,
+        score_range=(0.0, 1.0),
+        codes=dashscope.CODES,
     ),
 }
-"""The servers by the names that users give them."""
+"""The servers, by the names that users give them."""

@@ -1,0 +1,75 @@
+"""DashScope's native protocol.
+
+Source: Alibaba Cloud Model Studio, "Text rerank", February to June 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwen_rerank.errors import (
+    AuthenticationError,
+    ContentBlockedError,
+    InvalidInputError,
+    RateLimitError,
+    RequestTimeoutError,
+)
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.http.dialects.base import Dialect, ErrorMapping
+from qwen_rerank.scorers.limits import takes_objects
+
+__all__ = ["CODES", "PATH", "DashScopeDialect"]
+
+PATH = "/services/rerank/text-rerank/text-rerank"
+"""The path of the endpoint, after that of the API."""
+
+_MODEL = "Check the model's name, and that the region of base_url serves it."
+
+CODES: Mapping[str, ErrorMapping] = {
+    "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+    "InvalidApiKey": (AuthenticationError, "Check the key. A key belongs to one region."),
+    "AccessDenied": (AuthenticationError, "Check that the key's workspace may use the model."),
+    "Arrearage": (AuthenticationError, "Settle the balance of the account."),
+    "DataInspectionFailed": (ContentBlockedError, "Leave out the text that was refused."),
+    "ModelNotExist": (InvalidInputError, _MODEL),
+    "Model.NotExist": (InvalidInputError, _MODEL),
+    "InvalidParameter": (InvalidInputError, None),
+    "RequestTimeOut": (RequestTimeoutError, None),
+}
+"""Error types and remedies by the beginning of the service's error code."""
+
+
+class DashScopeDialect(Dialect):
+    """DashScope's native protocol."""
+
+    service = "DashScope"
+    results = "output.results"
+    codes = CODES
+    score_range = (0.0, 1.0)
+
+    def request_body(
+        self,
+        model: str,
+        query: Item,
+        documents: Sequence[Item],
+        instruct: str | None,
+        top_n: int | None = None,
+    ) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"query": query, "documents": documents}
+        if takes_objects(model):
+            inputs = {"query": _as_object(query), "documents": list(map(_as_object, documents))}
+        parameters: dict[str, Any] = {"return_documents": False}
+        if top_n is not None:
+            parameters["top_n"] = top_n
+        if instruct is not None:
+            parameters["instruct"] = instruct
+        return {"model": model, "input": inputs, "parameters": parameters}
+
+
+def _as_object(item: Item) -> dict[str, str]:
+    """Return {"text": …}, {"image": …} or {"video": …}, or an object with text and one of them."""
+    if isinstance(item, str):
+        return {"text": item}
+    parts = {"text": item.text, "image": item.image, "video": item.video}
+    return {name: value for name, value in parts.items() if value is not None}

@@ -1,0 +1,244 @@
+"""Reading responses: strict about indices and scores, lenient about everything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from pydantic_core import from_json
+
+from qwen_rerank.validation import is_finite
+
+__all__ = ["ErrorResponse", "InvalidRankingError", "RankingResponse", "read_error", "read_ranking"]
+
+_CONTAINERS = ("results", "output", "data", "result")
+"""The keys under which services and gateways put results, in order of preference."""
+
+_SCORES = ("relevance_score", "score")
+"""The keys under which they have a result's score, in order of preference."""
+
+_CODES = ("code", "type", "error_type")
+_MESSAGES = ("message", "msg", "detail")
+"""The keys under which they have an error's code and message, in order of preference."""
+
+_SUCCESS = frozenset({"", "ok", "success", "successful", "succeeded", "none", "null"})
+
+
+class InvalidRankingError(ValueError):
+    """The body of a response is not a ranking. The message says where it goes wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankingResponse:
+    """A ranking as the service sent it.
+
+    Attributes:
+        indices: The index of each result's document in the request, in the order of the response.
+        scores: The score of each result, in the same order. All are finite.
+        tokens: Tokens billed; 0 if the service does not say.
+        request_id: The service's id of the request, if it has one.
+    """
+
+    indices: list[int]
+    scores: list[float]
+    tokens: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """An error as the service sent it.
+
+    Attributes:
+        code: The service's error code; "" if there is none.
+        message: The service's message; "" if there is none.
+        request_id: The service's id of the request; "" if there is none.
+        status: The HTTP status that the body names, from 400 to 599; None if there is none.
+    """
+
+    code: str = ""
+    message: str = ""
+    request_id: str = ""
+    status: int | None = None
+
+
+def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -> RankingResponse:
+    """Read a ranking.
+
+    Results are found at the top level or under `results`, `output`, `data` or `result`, however
+    nested. Each needs an `index` that is an integer, and a `relevance_score` or `score` that is a
+    finite number. Nothing else matters, except an error code.
+
+    Args:
+        body: The body of the response.
+        expected: Where the service has its results, for the message if there are none.
+        score_range: The lowest and the highest score that there can be.
+
+    Raises:
+        InvalidRankingError: The body is not a ranking, or holds an error code.
+    """
+    response = _parse_json(body)
+    objects: list[dict[str, Any]] = []
+    path: list[str] = []
+    while isinstance(response, dict):
+        objects.append(response)
+        key = _container(response)
+        if key is None:
+            break
+        path.append(key)
+        response = response[key]
+    if any(map(_holds_error, objects)):
+        raise InvalidRankingError("code: reports an error")
+    if not isinstance(response, list):
+        where = expected if objects else "body"
+        raise InvalidRankingError(f"{where}: expected a list of results")
+    indices, scores = _columns(response, path, score_range)
+    return RankingResponse(indices, scores, _tokens(objects), _request_id(objects) or None)
+
+
+def read_error(body: bytes) -> ErrorResponse:
+    """Read an error: DashScope's form, OpenAI's (nested or flat), FastAPI's, TEI's or a gateway's.
+
+    A body in another form, or one that reports success, has no code and no message.
+    """
+    try:
+        response = _parse_json(body)
+    except InvalidRankingError:
+        return ErrorResponse()
+    while isinstance(response, dict) and _reports_success(response):
+        response = response.get(_container(response) or "")
+    if not isinstance(response, dict):
+        return ErrorResponse()
+    inner = response.get("error") or response
+    error = inner if isinstance(inner, dict) else {**response, "message": inner}
+    codes = [error.get(key) for key in _CODES]
+    messages = [error.get(key) for key in _MESSAGES]
+    message = next((text for text in messages if isinstance(text, str) and text), "")
+    return ErrorResponse(
+        code=_text(next((code for code in codes if isinstance(code, str) and code), "")),
+        message="" if message.strip().lower() in _SUCCESS else _text(message),
+        request_id=_request_id([response]),
+        status=next(filter(None, map(_error_status, codes)), None),
+    )
+
+
+def _parse_json(body: bytes) -> Any:
+    with suppress(ValueError):
+        return from_json(body, cache_strings="keys")
+    try:  # slower, but reads what the other refuses: half surrogate pairs, byte order marks, UTF-16
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRankingError(f"Invalid JSON: {error}") from None
+
+
+def _container(response: dict[str, Any]) -> str | None:
+    """Return the key under which the response has its results."""
+    keys = (key for key in _CONTAINERS if isinstance(response.get(key), dict | list))
+    return next(keys, None)
+
+
+def _columns(
+    results: list[Any], path: Sequence[str], score_range: tuple[float, float]
+) -> tuple[list[int], list[float]]:
+    """Return the results' indices and scores."""
+    lowest, highest = score_range
+    with suppress(KeyError, IndexError, TypeError):  # the slow way says what is wrong
+        key = "relevance_score" if "relevance_score" in results[0] else "score"
+        indices = [result["index"] for result in results]
+        scores = [result[key] for result in results]
+        are_numbers = {*map(type, indices)} == {int} and {*map(type, scores)} == {float}
+        if (
+            are_numbers
+            and isfinite(sum(scores))
+            and lowest <= min(scores) <= max(scores) <= highest
+        ):
+            return indices, scores
+    checked = [_checked(result, [*path, str(at)], score_range) for at, result in enumerate(results)]
+    return [index for index, _ in checked], [score for _, score in checked]
+
+
+def _checked(
+    result: object, path: Sequence[str], score_range: tuple[float, float]
+) -> tuple[int, float]:
+    """Return the index and the score of one result."""
+    where, (lowest, highest) = ".".join(path), score_range
+    if not isinstance(result, dict):
+        raise InvalidRankingError(f"{where}: expected an object, got {_shown(result)}")
+    key = next(filter(result.__contains__, _SCORES), _SCORES[0])
+    for required in ("index", key):
+        if required not in result:
+            raise InvalidRankingError(f"{where}.{required}: missing")
+    index, score = result["index"], result[key]
+    if type(index) is not int:
+        raise InvalidRankingError(f"{where}.index: expected an integer, got {_shown(index)}")
+    if not is_finite(score):
+        raise InvalidRankingError(f"{where}.{key}: expected a finite number, got {_shown(score)}")
+    if not lowest <= score <= highest:
+        expected = f"a number from {lowest:g} to {highest:g}"
+        raise InvalidRankingError(f"{where}.{key}: expected {expected}, got {_shown(score)}")
+    return index, float(score)
+
+
+def _shown(value: object) -> str:
+    """Return a short form of a JSON value: not a string itself, which may quote a document."""
+    is_short = value is None or isinstance(value, bool | float)
+    return repr(value) if is_short else type(value).__name__
+
+
+def _holds_error(response: dict[str, Any]) -> bool:
+    """Whether the response has an error code beside its results."""
+    code = response.get("code")
+    if isinstance(code, str) and not code.isdigit():
+        return code.strip().lower() not in _SUCCESS
+    return _error_status(code) is not None
+
+
+def _reports_success(response: dict[str, Any]) -> bool:
+    """Whether the response has a code by which a gateway says that all went well."""
+    return "error" not in response and any(_is_success(response.get(key)) for key in _CODES)
+
+
+def _is_success(code: object) -> bool:
+    """Whether the code is a word or a number for success."""
+    if isinstance(code, str) and not code.isdigit():
+        return bool(code) and code.strip().lower() in _SUCCESS
+    number = _number(code)
+    return number == 0 or number in range(200, 300)
+
+
+def _error_status(code: object) -> int | None:
+    """Return the code if it is the HTTP status of an error."""
+    number = _number(code)
+    return number if number in range(400, 600) else None
+
+
+def _number(code: object) -> int:
+    """Return the number that a code is or consists of; -1 if it is something else."""
+    if isinstance(code, str) and code.isdecimal() and len(code) <= 9:
+        return int(code)
+    return code if type(code) is int else -1
+
+
+def _tokens(responses: Iterable[dict[str, Any]]) -> int:
+    """Return the tokens billed; 0 if no response says a number above 0."""
+    for response in responses:
+        usage = response.get("usage")
+        total = usage.get("total_tokens") if isinstance(usage, dict) else None
+        if is_finite(total) and total > 0:
+            return int(total)
+    return 0
+
+
+def _request_id(responses: Iterable[dict[str, Any]]) -> str:
+    """Return the service's id of the request; "" if there is none."""
+    ids = (response.get(key) for response in responses for key in ("request_id", "id"))
+    return next((_text(id_) for id_ in ids if id_ and type(id_) in (str, int)), "")
+
+
+def _text(value: object) -> str:
+    """Return the value as a string that can be encoded: JSON can hold half surrogate pairs."""
+    return str(value).encode(errors="replace").decode()
