@@ -243,16 +243,16 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(option: str, value: 
     ],
 )
 def test_scores_that_are_not_one_finite_number_a_text_are_an_error(values: list[Any]) -> None:
-    with pytest.raises(BadResponseError, match="fixed gave"):
+    with pytest.raises(BadResponseError, match="fixed returned"):
         engine(FixedScorer(values)).rerank("q", records("a", "b"))
 
 
 @pytest.mark.parametrize(
     ("returned", "naming"),
     [
-        ([0.5], "unwrapped gave list, not Scores"),
-        (None, "unwrapped gave NoneType, not Scores"),
-        (Scores(numpy.array([0.5])), r"unwrapped gave its scores as ndarray.* tolist\(\)"),
+        ([0.5], "unwrapped returned list instead of Scores"),
+        (None, "unwrapped returned NoneType instead of Scores"),
+        (Scores(numpy.array([0.5])), r"unwrapped returned its scores as ndarray.* tolist\(\)"),
     ],
 )
 def test_what_a_scorer_should_have_returned_is_said(returned: Any, naming: str) -> None:

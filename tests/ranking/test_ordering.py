@@ -77,7 +77,7 @@ def test_a_record_knows_the_passage_that_its_score_is_of() -> None:
 
 @pytest.mark.parametrize("others", [{"tiers": [0]}, {"passages": [None] * 3}])
 def test_tiers_and_passages_that_are_not_one_a_text_are_an_error(others: dict[str, Any]) -> None:
-    with pytest.raises(BadResponseError, match=r"giving gave \d scores for 2 texts"):
+    with pytest.raises(BadResponseError, match=r"giving returned \d scores for 2 texts"):
         engine(Giving([0.1, 0.2], **others)).rerank("q", records("a", "b"))
 
 

@@ -1,4 +1,4 @@
-"""From a long text to passages: the properties that they always have."""
+"""Chunking: what holds for the passages of any text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qwen_rerank import MissingDependencyError, Passage
 from qwen_rerank.scorers.http.batching import byte_bound
 from qwen_rerank.text import chunking
-from qwen_rerank.text.chunking import FEWEST_TOKENS, check_splitter, split
+from qwen_rerank.text.chunking import MIN_PASSAGE_TOKENS, check_chunker, passages_of
 from tests.support.loopback import token_count
 
 units = st.sampled_from(
@@ -38,20 +38,20 @@ units = st.sampled_from(
         " " * 300,
     ]
 )
-# Without the few that NFC makes longer: the splitter takes the bytes before NFC for a bound.
+# Without the few that NFC makes longer: the chunker takes the bytes before NFC as a bound.
 characters = st.characters(exclude_categories=["Cs"]).filter(
     lambda character: byte_bound(character) <= len(character.encode())
 )
 texts = st.lists(units | st.text(characters), max_size=40).map("".join)
-sizes = st.integers(FEWEST_TOKENS, 64)
+sizes = st.integers(MIN_PASSAGE_TOKENS, 64)
 
 
 def passages(text: str, max_tokens: int, overlap: int = 0) -> list[Passage]:
-    return list(split(text, max_tokens, overlap))
+    return list(passages_of(text, max_tokens, overlap))
 
 
 def contents(text: str, max_tokens: int, overlap: int = 0) -> list[str]:
-    return [passage.of(text) for passage in split(text, max_tokens, overlap)]
+    return [passage.of(text) for passage in passages_of(text, max_tokens, overlap)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -59,7 +59,7 @@ def contents(text: str, max_tokens: int, overlap: int = 0) -> list[str]:
 @example("a" + " " * 2_000 + "b" + "=" * 20_000 + "c", 16, None)
 @example("\x1c" * 2_000 + "a", 16, None)
 @example("👩\u200d" * 500, 16, None)
-def test_nothing_but_white_space_is_outside_of_passages_that_are_small_enough(
+def test_every_character_but_white_space_is_in_a_passage_within_the_limit(
     text: str, max_tokens: int, data: st.DataObject | None
 ) -> None:
     overlap = data.draw(st.integers(0, max_tokens - 1)) if data else max_tokens // 2
@@ -69,18 +69,18 @@ def test_nothing_but_white_space_is_outside_of_passages_that_are_small_enough(
     assert all(token_count(passage.of(text)) <= max_tokens for passage in found)
     assert not any(passage.of(text).isspace() for passage in found)
     outside = set(range(len(text))).difference(*(range(*passage) for passage in found))
-    assert all(text[place].isspace() for place in outside)
+    assert all(text[index].isspace() for index in outside)
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts, sizes)
-def test_passages_without_overlap_have_nothing_in_common(text: str, max_tokens: int) -> None:
+def test_without_overlap_passages_share_nothing(text: str, max_tokens: int) -> None:
     assert all(a.end <= b.start for a, b in pairwise(passages(text, max_tokens)))
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts, sizes, st.data())
-def test_no_more_than_the_overlap_is_repeated(
+def test_a_passage_repeats_at_most_the_overlap(
     text: str, max_tokens: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(0, max_tokens - 1))
@@ -90,7 +90,7 @@ def test_no_more_than_the_overlap_is_repeated(
 
 @dataclass(frozen=True)
 class Prose:
-    """Sentences, and what stands between them."""
+    """Sentences, and the separator between them."""
 
     sentences: list[str]
     space: str
@@ -108,7 +108,7 @@ in_each_language = pytest.mark.parametrize("prose", [ENGLISH, CHINESE], ids=["En
 
 @in_each_language
 @pytest.mark.parametrize("overlap", [0, 32])
-def test_a_passage_is_made_of_whole_sentences(prose: Prose, overlap: int) -> None:
+def test_a_passage_consists_of_whole_sentences(prose: Prose, overlap: int) -> None:
     whole = {
         prose.space.join(prose.sentences[start:end])
         for start, end in combinations(range(len(prose.sentences) + 1), 2)
@@ -119,21 +119,21 @@ def test_a_passage_is_made_of_whole_sentences(prose: Prose, overlap: int) -> Non
 
 
 @in_each_language
-def test_a_passage_is_as_large_as_can_be(prose: Prose) -> None:
+def test_a_passage_has_no_room_for_another_sentence(prose: Prose) -> None:
     for a, b in pairwise(passages(prose.text, 64)):
         following = prose.text.index(prose.sentences[-1][-1], b.start) + 1  # ends the next sentence
         assert token_count(prose.text[a.start : following]) > 64
 
 
 @in_each_language
-def test_a_passage_repeats_the_sentences_that_fit_the_overlap(prose: Prose) -> None:
+def test_a_passage_repeats_the_sentences_that_fit_in_the_overlap(prose: Prose) -> None:
     for a, b in pairwise(passages(prose.text, 64, 32)):
         repeated = prose.text[b.start : a.end]
         assert 16 < token_count(repeated) <= 32
 
 
 @in_each_language
-def test_paragraphs_stay_whole_where_they_fit(prose: Prose) -> None:
+def test_paragraphs_that_fit_stay_whole(prose: Prose) -> None:
     paragraphs = [prose.space.join(prose.sentences[i : i + 4]) for i in range(0, 100, 4)]
     largest = max(map(token_count, paragraphs))
     assert contents("\n\n".join(paragraphs), largest + 8) == paragraphs
@@ -145,16 +145,16 @@ def test_a_sentence_that_is_too_long_is_cut_between_words() -> None:
 
 
 @pytest.mark.parametrize("text", ["鵺" * 400, "a" * 4_000, "\U0001f9a9\u200d" * 400])
-def test_what_has_no_break_at_all_is_cut_between_characters(text: str) -> None:
+def test_a_text_without_breaks_is_cut_between_characters(text: str) -> None:
     assert "".join(contents(text, 32)) == text
 
 
-def test_no_character_alone_is_too_much_for_a_passage() -> None:
+def test_any_single_character_fits_in_a_passage() -> None:
     each = (chr(i) for i in range(sys.maxunicode + 1) if not 0xD800 <= i < 0xE000)
-    assert max(map(byte_bound, each)) <= FEWEST_TOKENS
+    assert max(map(byte_bound, each)) <= MIN_PASSAGE_TOKENS
 
 
-def test_what_is_counted_of_a_text_without_a_break_grows_no_faster_than_it(
+def test_chunking_a_text_without_breaks_takes_linear_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted: list[int] = []
@@ -174,11 +174,11 @@ def test_what_is_counted_of_a_text_without_a_break_grows_no_faster_than_it(
 
 
 @pytest.mark.parametrize("text", ["", " \n\u3000" * 300])
-def test_white_space_alone_has_no_passage(text: str) -> None:
+def test_white_space_has_no_passages(text: str) -> None:
     assert passages(text, 16) == []
 
 
 def test_a_missing_package_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "semantic_text_splitter", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "qwen-rerank\[passages\]"'):
-        check_splitter()
+        check_chunker()

@@ -1,17 +1,19 @@
-"""The one door to any model: texts go in, one relevance score a text comes out."""
+"""The interface every model implements: texts in, one relevance score per text out."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Modality
+from qwen_rerank.text.chunking import Passage
 from qwen_rerank.validation import is_finite
 
 __all__ = [
@@ -22,25 +24,26 @@ __all__ = [
     "can_score_top",
     "check_scorer",
     "checked",
+    "class_name",
     "sigmoid",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a ranking cost. Two usages add up, and so does `sum(usages, Usage())`.
+    """What a ranking cost. Add usages with `+`, or with `sum(usages, Usage())`.
 
     Attributes:
-        requests: Requests that were answered with scores.
-        tokens: Tokens billed, as the service reports them, or computed by a model in this process.
-            0 where nothing is counted.
-        texts_sent: Texts that were scored; one that two scorers scored counts twice.
-        duplicate_texts: Texts that were not scored, because an equal one was.
-        retries: Repeated attempts, after a failure.
+        requests: Requests that returned scores.
+        tokens: Tokens billed, as reported by the service, or processed by a model in this process.
+            0 if tokens are not counted.
+        texts_sent: Texts that were scored. A text scored by two scorers counts twice.
+        duplicate_texts: Texts that were not scored because an equal text was.
+        retries: Attempts after the first one, for all requests.
         seconds: Time spent scoring, in seconds.
-        cache_hits: Texts that were not scored, because a CachedScorer had their score.
-        skipped_by_cascade: Texts that the second scorer of a CascadeScorer did not have to score.
-        cost: An estimate in US dollars, by list prices; None where a price is not known.
+        cache_hits: Texts whose score came from a CachedScorer's store.
+        skipped_by_cascade: Texts that the second scorer of a CascadeScorer did not score.
+        cost: Estimated cost in US dollars at list prices; None if a price is not known.
     """
 
     requests: int = 0
@@ -73,34 +76,24 @@ def _sum_of_costs(*usages: Usage) -> float | None:
     return sum(known) if known and len(known) == len(costs) else None
 
 
-class Passage(NamedTuple):
-    """A part of a text, as character offsets: `text[start:end]`."""
-
-    start: int
-    end: int
-
-    def of(self, text: str) -> str:
-        """The part of this text."""
-        return text[self.start : self.end]
-
-
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One relevance score for each text, in the texts' order, and what they cost.
+    """One relevance score per text, in the order of the texts, and what they cost.
 
-    A scorer of a single model gives the first two. The others are for scorers that wrap scorers.
+    A scorer of a single model sets `values` and `usage`. The other attributes are for scorers that
+    wrap scorers, and for `score_top`.
 
     Attributes:
         values: The scores.
         usage: What they cost.
-        model: The name of the model that gave them; None for the scorer's own.
-        passages: For each text the part of it that its score is of; None for the whole text.
-        tiers: For each text how many scorers preferred others to it, where not all texts were
-            scored by the same ones. A lower tier ranks first, whatever the scores, and only those
-            of tier 0 are shown. None where all are of tier 0.
-        unranked: Whether no model gave the scores, and the texts should stay as they came.
-        indices: For each score the index of its text, best first, where `score_top` gave only the
-            best. None where there is one score per text.
+        model: The name of the model that gave the scores; None for the scorer's own model.
+        passages: For each text, the passage that its score belongs to; None for the whole text.
+        tiers: For each text, how many scorers ranked other texts above it, if not all texts were
+            scored by the same scorers. A lower tier ranks first, whatever the scores, and only
+            scores of tier 0 are shown. None if all texts are in tier 0.
+        unranked: Whether the scores come from no model, so that the texts should keep their order.
+        indices: For each score, the index of its text, best first, if `score_top` returned only the
+            best scores. None if there is one score per text.
     """
 
     values: list[float]
@@ -113,37 +106,37 @@ class Scores:
 
 
 class Scorer(ABC):
-    """Gives one relevance score to each text: the only thing a new model has to implement.
+    """The base class of all scorers. A new model only has to implement `model` and `score`.
 
-    A scorer splits what it gets to its own limits, and either scores every text or raises. Higher
-    is more relevant; [0, 1] unless documented.
+    A scorer splits its input into requests that fit its own limits. It scores every text or raises.
+    A higher score is more relevant; scores are in [0, 1] unless a scorer documents otherwise.
 
-    A scorer is safe to use from many threads and many event loops. Used in a `with` or
-    `async with` block, it is closed at the end of it.
+    You can use a scorer from many threads and event loops at once. Use it in a `with` or
+    `async with` block to close it at the end.
     """
 
     @property
     @abstractmethod
     def model(self) -> str:
-        """The model's name, for traces and messages."""
+        """The name of the model, for traces and messages."""
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """All that a score depends on but the query and the text, of numbers and strings.
+        """Everything that a score depends on besides the query and the text.
 
-        Two scorers of one fingerprint share a cache. It is the class and the model, unless a scorer
-        has options that change its scores.
+        A tuple of strings, numbers and None. Scorers with the same fingerprint share a cache. By
+        default it is the class and the model. Add to it any option that changes the scores.
         """
-        return (type(self).__qualname__, self.model)
+        return (class_name(type(self)), self.model)
 
     @property
     def pointwise(self) -> bool:
-        """Whether the score of a text is the same whichever others come along, as most are."""
+        """Whether the score of a text does not depend on the other texts in the call. True here."""
         return True
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What queries and documents may hold: texts only, unless a scorer takes `Content` too."""
+        """What queries and documents may hold. By default only text, so no `Content`."""
         return TEXT_ONLY
 
     @abstractmethod
@@ -152,44 +145,44 @@ class Scorer(ABC):
 
         Args:
             query: The query; not blank.
-            texts: The texts; none blank, at least one, usually no two equal.
+            texts: At least one text, none of them blank; usually no two are equal.
 
         Returns:
-            As many scores as texts, in the same order, all of them finite.
+            One finite score per text, in the order of the texts.
 
         Raises:
-            QwenRerankError: Any failure. A partial result is never returned.
+            QwenRerankError: The scorer failed. A partial result is never returned.
         """
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
-        """The same as `score`; in a worker thread, unless a scorer has something better."""
+        """Like `score`, without blocking the event loop. By default it runs in a worker thread."""
         return await asyncio.to_thread(self.score, query, texts)
 
     def score_top(self, query: str, texts: Sequence[str], top_n: int) -> Scores:
-        """Score at least the best `top_n` texts; by default all of them, as `score` does.
+        """Score the texts, and return at least the best `top_n` scores. By default it returns all.
 
-        A scorer whose service can leave out the rest overrides this together with `score`. The
-        engine calls it where nothing needs the other scores.
+        The engine calls it if it needs no other scores. Override it together with `score` if your
+        service can return only the best scores.
 
         Args:
-            query: See `score`, as for the texts and the errors.
-            texts: The texts.
-            top_n: How many of the best scores are needed, at least 1.
+            query: As for `score`; so are the errors raised.
+            texts: As for `score`.
+            top_n: How many of the best scores are needed; at least 1.
 
         Returns:
-            One score per text, or the best `top_n` with their `indices`.
+            One score per text, or the best `top_n` scores with their `indices`.
         """
         return self.score(query, texts)
 
     async def ascore_top(self, query: str, texts: Sequence[str], top_n: int) -> Scores:
-        """The same as `score_top`, without blocking the event loop."""
+        """Like `score_top`, without blocking the event loop."""
         return await self.ascore(query, texts)
 
     def close(self) -> None:  # noqa: B027 (most scorers hold nothing)
-        """Release what the scorer holds. It can't be used afterwards. Does nothing by default."""
+        """Release what the scorer holds; you can't use it afterwards. Does nothing by default."""
 
     async def aclose(self) -> None:
-        """The same as `close`, from an event loop."""
+        """Like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
@@ -218,37 +211,49 @@ class Scorer(ABC):
         await self.aclose()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A scorer is shared, not duplicated, when the component that holds it is copied.
+        # Copies of a component share its scorer.
         return self
 
     def __copy__(self) -> Self:
         return self
 
 
-def check_scorer(scorer: object, wanted: str) -> None:
-    """Raise InvalidInputError, which begins with what is wanted, unless it is a scorer."""
+def class_name(kind: type[Scorer]) -> str:
+    """The full name of a scorer's class, for fingerprints.
+
+    Scripts all run as the module `__main__`, so for a class of a script it has the script's path.
+    """
+    module = kind.__module__
+    if module == "__main__":
+        module = getattr(sys.modules[module], "__file__", None) or module
+    return f"{module}.{kind.__qualname__}"
+
+
+def check_scorer(scorer: object, expected: str) -> None:
+    """Raise InvalidInputError unless the object is a scorer. The message begins with `expected`."""
     if not isinstance(scorer, Scorer):
         raise InvalidInputError(
-            f"{wanted}, got {type(scorer).__name__}.", remedy="Pass for example DashScopeScorer()."
+            f"{expected}, got {type(scorer).__name__}.",
+            remedy="Pass a Scorer such as DashScopeScorer().",
         )
 
 
 def checked(scores: Scores, expected: int, model: str, top_n: int | None = None) -> Scores:
-    """The scores as floats, if there is a finite number for each text.
+    """Check that there is one finite number per text, and return the scores as floats.
 
     Args:
         scores: What the scorer returned.
-        expected: How many texts it got.
-        model: Its name, for messages.
-        top_n: How many of the best scores `score_top` was asked for; None if it was `score`.
+        expected: The number of texts.
+        model: The name of the model, for the message.
+        top_n: The `top_n` passed to `score_top`; None if `score` was called.
 
     Raises:
-        BadResponseError: There is not; it names the model.
+        BadResponseError: The scores are not valid.
     """
     if not isinstance(scores, Scores):
         raise BadResponseError(
-            f"{model} gave {type(scores).__name__}, not Scores.",
-            remedy="The scorer should return Scores(values), with a list of floats.",
+            f"{model} returned {type(scores).__name__} instead of Scores.",
+            remedy="Return Scores(values) with a list of floats from the scorer.",
         )
     if scores.indices is not None:
         expected = _checked_top(scores, expected, model, top_n)
@@ -260,23 +265,23 @@ def checked(scores: Scores, expected: int, model: str, top_n: int | None = None)
         return scores
     for index, value in enumerate(scores.values):
         if not is_finite(value):
-            raise BadResponseError(f"{model} gave text {index} the score {value!r}.")
+            raise BadResponseError(f"{model} returned the score {value!r} for text {index}.")
     return replace(scores, values=list(map(float, scores.values)))
 
 
 def _checked_top(scores: Scores, expected: int, model: str, top_n: int | None) -> int:
-    """How many scores there must be where only the best were asked for."""
+    """Check the indices of the best scores, and return how many scores there must be."""
     indices = scores.indices or []
     if top_n is None:
-        raise BadResponseError(f"{model} gave {len(indices)} scores for {expected} texts.")
+        raise BadResponseError(f"{model} returned {len(indices)} scores for {expected} texts.")
     known = range(expected)
     if len({*indices}) < len(indices) or not all(index in known for index in indices):
-        raise BadResponseError(f"{model} gave scores of texts that it did not get, or repeated.")
+        raise BadResponseError(f"{model} returned indices that are out of range or repeated.")
     return min(top_n, expected)
 
 
 def can_score_top(scorer: Scorer) -> bool:
-    """Whether its `score_top` may be called: not where a subclass overrides `score` alone."""
+    """Whether `score_top` may be called: not if a subclass overrides only `score`."""
     own = next(vars(kind) for kind in type(scorer).__mro__ if "score" in vars(kind))
     return "score_top" in own and type(scorer).score is not Scorer.score
 
@@ -284,15 +289,15 @@ def can_score_top(scorer: Scorer) -> bool:
 def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
     if not isinstance(values, Sequence):
         raise BadResponseError(
-            f"{model} gave its scores as {type(values).__name__}.",
-            remedy="The scorer should return a list; arrays have tolist().",
+            f"{model} returned its scores as {type(values).__name__} instead of a list.",
+            remedy="Return a list from the scorer; arrays have tolist().",
         )
     if len(values) != expected:
-        raise BadResponseError(f"{model} gave {len(values)} scores for {expected} texts.")
+        raise BadResponseError(f"{model} returned {len(values)} scores for {expected} texts.")
 
 
 def sigmoid(logit: float) -> float:
-    """The probability, in [0, 1], that a logit stands for, however large it is."""
+    """The probability, in [0, 1], of a logit of any size."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     odds = math.exp(logit)

@@ -169,7 +169,7 @@ def test_scores_that_are_not_whole_are_an_error_that_names_who_gave_them(
 
     scorers: list[Scorer] = [Pointwise(), Pointwise()]
     scorers[place] = Short("short")
-    with pytest.raises(BadResponseError, match=r"short gave 1 scores for \d texts"):
+    with pytest.raises(BadResponseError, match=r"short returned 1 scores for \d texts"):
         score(CascadeScorer(*scorers, keep=2), "q", ["a", "b", "c"])
 
 

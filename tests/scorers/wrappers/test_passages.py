@@ -36,7 +36,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.wrappers import passages
-from qwen_rerank.text.chunking import split
+from qwen_rerank.text.chunking import passages_of
 from tests.scorers.wrappers.conftest import Score
 from tests.support.loopback import LoopbackDashScope, token_count
 from tests.support.scorers import AsyncOnly
@@ -112,7 +112,7 @@ def test_every_text_has_the_aggregate_of_its_passages_scores(
     scores = small(inner, aggregate=aggregate, overlap=overlap).score("q", texts)
     assert scores.passages is not None
     for text, value, passage in zip(texts, scores.values, scores.passages, strict=True):
-        found = [each.of(text) for each in split(text, 16, overlap)]
+        found = [each.of(text) for each in passages_of(text, 16, overlap)]
         parts = found if token_count(text) > 16 else [text]
         values = sorted(map(value_of, parts[: 1 if aggregate == "first" else None]), reverse=True)
         mean = statistics.fmean(values[:3])

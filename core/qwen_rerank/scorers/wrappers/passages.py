@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, text_of
-from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
+from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.http.batching import byte_bound
 from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
-from qwen_rerank.text.chunking import FEWEST_TOKENS, check_splitter, split
+from qwen_rerank.text.chunking import MIN_PASSAGE_TOKENS, Passage, check_chunker, passages_of
 from qwen_rerank.text.tokenizer import count_tokens
 from qwen_rerank.validation import check_whole, not_utf8
 
@@ -58,7 +58,7 @@ class PassageScorer(Wrapper):
         aggregate: Aggregate = "max",
     ) -> None:
         super().__init__(scorer)
-        check_whole("max_tokens", max_tokens, at_least=FEWEST_TOKENS)
+        check_whole("max_tokens", max_tokens, at_least=MIN_PASSAGE_TOKENS)
         check_whole("overlap", overlap, at_least=0)
         if overlap >= max_tokens:
             raise InvalidInputError(
@@ -68,7 +68,7 @@ class PassageScorer(Wrapper):
             raise InvalidInputError(
                 f"aggregate must be one of {', '.join(get_args(Aggregate))}, got {aggregate!r}."
             )
-        check_splitter()
+        check_chunker()
         self._scorer = scorer
         self._max_tokens = max_tokens
         self._overlap = overlap
@@ -124,7 +124,7 @@ class PassageScorer(Wrapper):
         text = text_of(item)
         if self._surely_fits(item) or count_tokens(text) <= self._max_tokens:
             return [None]
-        found = split(text, self._max_tokens, self._overlap)
+        found = passages_of(text, self._max_tokens, self._overlap)
         # White space alone has no passage: it is left to the scorer.
         return list(islice(found, 1 if self._aggregate == "first" else None)) or [None]
 
