@@ -57,7 +57,6 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
     assert base == {
         "dashscope",
         "pydantic",
-        "pyrate-limiter",
         "tenacity",
         "filetype",
         "aiohttp",

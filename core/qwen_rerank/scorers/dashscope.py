@@ -20,7 +20,7 @@ from qwen_rerank.scorers.catalog import published_price
 from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
-from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
 from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
@@ -113,7 +113,7 @@ class DashScopeScorer(ServiceScorer):
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=limits or published_limits(model, singapore=served_in == SINGAPORE),
-            rates=Rates(requests_per_minute, tokens_per_minute),
+            rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
             price=published_price(model, served_in),
         )
 

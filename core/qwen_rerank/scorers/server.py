@@ -14,7 +14,7 @@ from qwen_rerank.scorers.base import Scores
 from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
-from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
 from qwen_rerank.scorers.limits import Limits
@@ -113,7 +113,7 @@ class ServerScorer(ServiceScorer):
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
             limits=_limits(spoken, batch_size),
-            rates=Rates(requests_per_minute, tokens_per_minute),
+            rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
         )
 
     @property

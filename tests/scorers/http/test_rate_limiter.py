@@ -11,8 +11,9 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import thread_time
 from typing import Any
 from uuid import uuid4
 
@@ -32,14 +33,18 @@ from qwen_rerank import (
     ServiceError,
 )
 from qwen_rerank.scorers.http import scorer as service
-from qwen_rerank.scorers.http.rate_limiter import Meter
+from qwen_rerank.scorers.http.rate_limiter import (
+    MINUTE,
+    RateLimiter,
+    RateLimiters,
+    RateLimits,
+)
 from tests.support.clients import CLIENTS, arank, rank
 from tests.support.interpreter import python
 from tests.support.loopback import LoopbackDashScope, refuses, token_count
 from tests.support.media import PNG
 from tests.support.servers import VLLM
 
-MINUTE = 60_000  # milliseconds
 SHORT = 0.3  # seconds
 
 Score = Callable[[DashScopeScorer, Any, list[Any]], Scores]
@@ -64,74 +69,161 @@ def _key_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def short_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter._MINUTE", int(SHORT * 1_000))
+    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter.MINUTE", SHORT)
 
 
 def one_a_minute(**options: Any) -> DashScopeScorer:
     return DashScopeScorer(**{"requests_per_minute": 1, "deadline": 30, **options})
 
 
-# --- A meter
+# --- The limiter alone, on a clock of its own
 
-amounts = st.lists(
-    st.tuples(st.integers(0, 2 * MINUTE), st.integers(1, 10)), min_size=1, max_size=60
-)
-"""How long after the one before each asks, and for how much."""
+requests = st.lists(st.tuples(st.integers(0, 120), st.integers(1, 10)), min_size=1, max_size=60)
+"""For each request, the seconds since the one before it, and its tokens."""
 
 
-def asked(gaps_and_amounts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    now = 0
-    for gap, amount in gaps_and_amounts:
-        now += gap
-        yield now, amount
+class FakeTime:
+    """A clock that only `sleep` and `pass_` move."""
 
+    def __init__(self) -> None:
+        self.now = 0.0
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(10, 30), amounts)
-def test_no_minute_lets_out_more_than_the_limit_and_nothing_waits_without_need(
-    limit: int, gaps_and_amounts: list[tuple[int, int]]
-) -> None:
-    meter = Meter(limit)
-    out: list[tuple[int, int]] = []
-    for now, amount in asked(gaps_and_amounts):
-        at = meter.book(amount, now, now).timestamp
-        assert used(out, at) + amount <= limit
-        earliest = max(now, out[-1][0] if out else 0)
-        assert at == earliest or used(out, at - 1) + amount > limit
-        out.append((at, amount))
-    assert [at for at, _ in out] == sorted(at for at, _ in out)
+    def clock(self) -> float:
+        return self.now
 
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
-def used(out: list[tuple[int, int]], at: int) -> int:
-    """How much went out in the minute that ends then."""
-    return sum(amount for time, amount in out if at - MINUTE <= time)
+    def limiter(self, **limits: int) -> RateLimiter:
+        return RateLimiter(RateLimits(**limits), clock=self.clock, sleep=self.sleep)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(10**5, 10**10), st.lists(st.integers(1, 10**5), min_size=1, max_size=50))
-def test_a_large_limit_is_kept_to_a_hundred_thousandth_a_request(
-    limit: int, sizes: list[int]
+@given(st.integers(10, 30), requests)
+def test_no_minute_holds_more_than_the_limit_and_nothing_waits_longer_than_needed(
+    limit: int, requests: list[tuple[int, int]]
 ) -> None:
-    meter = Meter(limit)
-    booked = [meter.book(size, 0, 0).timestamp for size in sizes]
-    first = sum(size for size, at in zip(sizes, booked, strict=True) if at == 0)
-    assert first <= limit
-    unused = limit * (len(sizes) + 1) / 100_000
-    assert first == sum(sizes) or first + max(sizes) > limit - unused
+    async def send_all() -> None:
+        for gap, tokens in requests:
+            time.now += gap
+            asked = time.now
+            await limiter.wait_for_turn(tokens, None)
+            assert sent_in_minute_to(time.now) + tokens <= limit
+            assert time.now == asked or sent_in_minute_to(time.now - 0.5) + tokens > limit
+            sent.append((time.now, tokens))
+
+    def sent_in_minute_to(end: float) -> int:
+        return sum(tokens for at, tokens in sent if end - MINUTE < at <= end)
+
+    time, sent = FakeTime(), list[tuple[float, int]]()
+    limiter = time.limiter(tokens=limit)
+    asyncio.run(send_all())
 
 
-@settings(max_examples=50, deadline=None)
-@given(amounts, st.data())
-def test_what_is_cancelled_is_there_for_others(
-    gaps_and_amounts: list[tuple[int, int]], data: st.DataObject
-) -> None:
-    meter = Meter(10)
-    booked = [meter.book(amount, 0, 0) for _, amount in gaps_and_amounts]
-    for item in data.draw(st.permutations(booked)):
-        meter.cancel(item)
-    assert meter.book(10, 0, 0).timestamp == 0
-    assert meter.is_used(0)
-    assert not meter.is_used(MINUTE + 1)
+async def test_requests_go_in_the_order_in_which_they_ask() -> None:
+    async def send(number: int, tokens: int) -> None:
+        await limiter.wait_for_turn(tokens, None)
+        sent.append((number, time.now))
+
+    time, sent = FakeTime(), list[tuple[int, float]]()
+    limiter = time.limiter(tokens=10)
+    async with asyncio.TaskGroup() as group:
+        for number, tokens in enumerate([8, 9, 1, 2, 10]):  # the 1 and the 2 would fit at once
+            group.create_task(send(number, tokens))
+    assert sent == [(0, 0), (1, 60), (2, 60), (3, 120), (4, 180)]
+
+
+async def test_both_limits_hold() -> None:
+    time = FakeTime()
+    limiter = time.limiter(requests=2, tokens=10)
+    times = []
+    for tokens in (9, 1, 1, 9):
+        await limiter.wait_for_turn(tokens, None)
+        times.append(time.now)
+    assert times == [0, 0, 60, 60]
+
+
+async def test_a_turn_after_the_deadline_is_refused_and_takes_no_room() -> None:
+    time = FakeTime()
+    limiter = time.limiter(requests=1)
+    await limiter.wait_for_turn(0, None)
+    for deadline in (60.0, 30.0):
+        with pytest.raises(
+            RateLimitError, match=r"requests_per_minute=1, .* in 60\.0 s"
+        ) as failure:
+            await limiter.wait_for_turn(0, deadline)
+        assert failure.value.retry_after == 60
+    await limiter.wait_for_turn(0, 60.5)
+    assert time.now == 60
+
+
+class Held(FakeTime):
+    """Time that stands still for those who wait, until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        await self.released.wait()
+        await super().sleep(seconds)
+
+
+async def waiting(limiter: RateLimiter, count: int) -> list[asyncio.Task[None]]:
+    """So many requests that wait for their turn."""
+    tasks = [asyncio.create_task(limiter.wait_for_turn(1, None)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    assert await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_those_behind_a_cancelled_wait_move_up() -> None:
+    time = Held()
+    limiter = time.limiter(requests=1)
+    await limiter.wait_for_turn(1, None)
+    first, second, last = await waiting(limiter, 3)
+    await cancel([first, second])
+    with pytest.raises(RateLimitError, match=r"in 120\.0 s"):
+        await limiter.wait_for_turn(1, 100)
+    time.released.set()
+    await last
+    assert time.now == 60
+
+
+async def cpu_seconds_to_cancel(count: int) -> float:
+    limiter = Held().limiter(tokens=10)
+    await limiter.wait_for_turn(10, None)
+    tasks = await waiting(limiter, count)
+    started = thread_time()
+    await cancel(tasks)
+    return thread_time() - started
+
+
+async def test_cancelling_many_waits_takes_time_in_proportion_to_them() -> None:
+    few = min([await cpu_seconds_to_cancel(500) for _ in range(3)])
+    many = min([await cpu_seconds_to_cancel(4_000) for _ in range(3)])
+    assert many < 8 * 3 * few  # if it were quadratic: 64 times as long
+
+
+@pytest.mark.parametrize("unused", ["nothing was sent", "a minute has passed"])
+async def test_a_limiter_that_is_idle_is_dropped(unused: str) -> None:
+    time = FakeTime()
+    limiters = RateLimiters(clock=time.clock, sleep=time.sleep)
+    limits = RateLimits(requests=1)
+    old = limiters.limiter("old", limits)
+    if unused == "a minute has passed":
+        await old.wait_for_turn(0, None)
+        assert limiters.limiter("other", limits)
+        assert limiters.limiter("old", limits) is old
+        time.now = 60
+    limiters.limiter("new", limits)
+    assert limiters.limiter("old", limits) is not old
 
 
 # --- Requests
@@ -155,7 +247,7 @@ def test_a_turn_after_the_deadline_is_refused_at_once_and_by_name(
     scorer = one_a_minute()
     score(scorer, "q", ["a"])
     started = time.monotonic()
-    with pytest.raises(RateLimitError, match=r"requests_per_minute=1 .* deadline") as failure:
+    with pytest.raises(RateLimitError, match=r"requests_per_minute=1, .* deadline") as failure:
         score(scorer, "q", ["a"])
     assert time.monotonic() - started < 15  # of the 30 that there were
     assert failure.value.retry_after == pytest.approx(60, abs=15)
@@ -191,7 +283,7 @@ def test_a_failure_keeps_the_turn_that_it_took(dashscope: LoopbackDashScope) -> 
 def test_waiting_for_a_turn_is_not_part_of_an_attempts_timeout(
     dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter._MINUTE", 3_000)
+    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter.MINUTE", 3)
     scorer = DashScopeScorer(requests_per_minute=1, timeout=2, max_retries=0)
     for _ in range(2):
         assert scorer.score("q", ["score=0.5"]).values == [0.5]
@@ -260,7 +352,7 @@ class Waiting(logging.Handler):
 
 
 @pytest.fixture
-async def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+async def waiting_logged(monkeypatch: pytest.MonkeyPatch) -> Waiting:
     logger = logging.getLogger("qwen_rerank.scorers.http.rate_limiter")
     handler = Waiting()
     monkeypatch.setattr(logger, "handlers", [handler])
@@ -270,11 +362,11 @@ async def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_gives_its_turn_back(
-    dashscope: LoopbackDashScope, waiting: Waiting
+    dashscope: LoopbackDashScope, waiting_logged: Waiting
 ) -> None:
     await one_a_minute().ascore("q", ["a"])
     call = asyncio.create_task(one_a_minute(deadline=None).ascore("q", ["a"]))
-    await waiting.begun.wait()
+    await waiting_logged.begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -401,14 +493,3 @@ def test_a_process_made_by_fork_has_rates_of_its_own(dashscope: LoopbackDashScop
     out, err = python(code, "-W", "ignore::DeprecationWarning")
     assert (sorted(out.split()), err) == (["refused", "sent"], "")
     assert len(dashscope.received) == 4
-
-
-def test_without_rates_nothing_that_keeps_them_is_imported(dashscope: LoopbackDashScope) -> None:
-    code = (
-        "import sys, qwen_rerank\n"
-        "qwen_rerank.DashScopeScorer().score('q', ['a'])\n"
-        "print('pyrate_limiter' in sys.modules)\n"
-        "qwen_rerank.DashScopeScorer(requests_per_minute=60)\n"
-        "print('pyrate_limiter' in sys.modules)\n"
-    )
-    assert python(code) == ("False\nTrue\n", "")

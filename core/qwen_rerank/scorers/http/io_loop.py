@@ -27,7 +27,7 @@ import certifi
 from qwen_rerank.errors import ServiceError
 
 if TYPE_CHECKING:
-    from qwen_rerank.scorers.http.rate_limiter import Meters
+    from qwen_rerank.scorers.http.rate_limiter import RateLimiters
 
 __all__ = ["Connections"]
 
@@ -67,9 +67,9 @@ class Connections:
             await pool.release(lease)
 
     @property
-    def meters(self) -> Meters:
-        """What went out lately, on the I/O loop only."""
-        return self._running().pool.meters
+    def rate_limiters(self) -> RateLimiters:
+        """The rate limiters of all scorers. Use on the I/O loop only."""
+        return self._running().pool.rate_limiters
 
     def release(self, holder: object) -> None:
         """Let go. The last one closes the connections."""
@@ -107,10 +107,10 @@ class _Pool:
         self._session: aiohttp.ClientSession | None = None
 
     @cached_property
-    def meters(self) -> Meters:
-        from qwen_rerank.scorers.http.rate_limiter import Meters  # late: few set rates
+    def rate_limiters(self) -> RateLimiters:
+        from qwen_rerank.scorers.http.rate_limiter import RateLimiters
 
-        return Meters()
+        return RateLimiters()
 
     def open(self) -> aiohttp.ClientSession:
         if self._session is None:

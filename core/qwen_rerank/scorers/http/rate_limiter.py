@@ -1,131 +1,248 @@
-"""What went out in the last minute, and whose turn is next."""
+"""A sliding-window rate limiter for requests and tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Hashable
-from typing import cast
-
-from pyrate_limiter import InMemoryBucket, Rate, RateItem
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from qwen_rerank.errors import RateLimitError
-from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.validation import check_whole
 
-__all__ = ["Meter", "Meters"]
+__all__ = ["MINUTE", "RateLimiter", "RateLimiters", "RateLimits"]
 
 _log = logging.getLogger(__name__)
 
-_MINUTE = 60_000
-"""In milliseconds, as is all time here that is a whole number."""
+Clock: TypeAlias = Callable[[], float]
 
-_STEPS = 100_000
-"""The log of a meter has an entry a unit: a limit above this is counted in larger units."""
+Sleep: TypeAlias = Callable[[float], Awaitable[object]]
 
-
-class Meters:
-    """The meters of everyone's rates. For one event loop."""
-
-    def __init__(self) -> None:
-        self._meters: dict[Hashable, Meter] = {}
-
-    async def admit(self, whose: Hashable, rates: Rates, tokens: int, until: float | None) -> None:
-        """Wait for a request's turn: they go out in the order of asking.
-
-        Args:
-            whose: Who shares a rate with whom.
-            rates: What may go out in a minute.
-            tokens: Those of the request; at most `rates.tokens`.
-            until: A time of time.monotonic, in seconds, before which it must go out; None for any.
-
-        Raises:
-            RateLimitError: Its turn is later. Nothing was waited for.
-        """
-        now = time.monotonic()
-        booked = _book(self._amounts(whose, rates, tokens, _whole(now)), _whole(now))
-        wait = booked[0][1].timestamp / 1e3 - now
-        try:
-            if wait > 0:
-                await _pause(wait, rates, now, until)
-        except BaseException:  # it does not go out, so that others may
-            for meter, item in booked:
-                meter.cancel(item)
-            raise
-
-    def _amounts(
-        self, whose: Hashable, rates: Rates, tokens: int, now: int
-    ) -> list[tuple[Meter, int]]:
-        """The meters that a request has to pass, and how much it takes of each."""
-        limits = {"requests": (rates.requests, 1), "tokens": (rates.tokens, tokens)}
-        amounts = {
-            (whose, unit, limit): amount
-            for unit, (limit, amount) in limits.items()
-            if limit is not None
-        }
-        if amounts.keys() - self._meters.keys():
-            used = {which: meter for which, meter in self._meters.items() if meter.is_used(now)}
-            new = {which: Meter(which[2]) for which in amounts.keys() - used.keys()}
-            self._meters = used | new
-        return [(self._meters[which], amount) for which, amount in amounts.items()]
+MINUTE = 60.0
+"""Seconds of the window."""
 
 
-class Meter:
-    """Lets out so much in any minute, in the order of asking. It is told the time.
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """The most that may be sent in any minute.
+
+    Attributes:
+        requests: Requests per minute, counting every attempt; None for no limit.
+        tokens: Tokens per minute, counting every attempt; None for no limit.
+
+    Raises:
+        InvalidInputError: A limit is not a whole number of at least 1.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self._by_option.items():
+            check_whole(name, limit, at_least=1)
+
+    def __bool__(self) -> bool:
+        return self.requests is not None or self.tokens is not None
+
+    def __str__(self) -> str:
+        return " and ".join(f"{name}={limit}" for name, limit in self._by_option.items())
+
+    @property
+    def _by_option(self) -> dict[str, int]:
+        limits = {"requests_per_minute": self.requests, "tokens_per_minute": self.tokens}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+class SlidingWindow:
+    """The amounts sent within the last minute, and when there is room for the next one.
+
+    Times are in seconds, on any clock that does not go back. Amounts are added in the order of
+    their times.
 
     Args:
-        limit: How much.
+        limit: The most that any minute may hold.
     """
 
     def __init__(self, limit: int) -> None:
-        self._unit = math.ceil(limit / _STEPS)
-        self._units = limit // self._unit
-        self._log = InMemoryBucket([Rate(self._units, _MINUTE)])
+        self._limit = limit
+        self._total = 0
+        self._entries: deque[tuple[float, int]] = deque()  # when each leaves the window, amount
 
-    def book(self, amount: int, now: int, start: int) -> RateItem:
-        """Book the first time, not before `start` and behind all that is booked, for so much."""
-        self._log.leak(now)
-        last = self._log.peek(0)
-        units = min(math.ceil(amount / self._unit), self._units)
-        item = RateItem("", start if last is None else max(start, last.timestamp), units)
-        while not self._log.put(item):
-            item.timestamp += cast(int, self._log.waiting(item))
-        return item
+    def room_at(self, amount: int, now: float) -> float:
+        """The earliest time, not before `now`, at which the amount fits."""
+        self._forget_until(now)
+        excess = self._total + amount - self._limit
+        entries = iter(self._entries)
+        start = now
+        while excess > 0:
+            start, freed = next(entries)
+            excess -= freed
+        return start
 
-    def cancel(self, item: RateItem) -> None:
-        """Give back what was booked."""
-        self._log.items = [each for each in self._log.items if each is not item]
+    def add(self, amount: int, at: float) -> None:
+        """Count an amount that is sent at this time."""
+        self._forget_until(at)
+        self._total += amount
+        self._entries.append((at + MINUTE, amount))
 
-    def is_used(self, now: int) -> bool:
-        """Whether anything went out within the last minute, or is booked."""
-        self._log.leak(now)
-        return self._log.count() > 0
+    def is_empty(self, now: float) -> bool:
+        """Whether nothing was sent within the minute before `now`."""
+        self._forget_until(now)
+        return not self._entries
 
+    def __copy__(self) -> SlidingWindow:
+        copied = SlidingWindow(self._limit)
+        copied._total, copied._entries = self._total, self._entries.copy()
+        return copied
 
-def _book(amounts: list[tuple[Meter, int]], now: int) -> list[tuple[Meter, RateItem]]:
-    """Book all the amounts for the same time."""
-    booked: list[tuple[Meter, RateItem]] = []
-    start = now
-    for meter, amount in amounts:
-        item = meter.book(amount, now, start)
-        booked.append((meter, item))
-        start = item.timestamp
-    for _, item in booked:
-        item.timestamp = start  # later is always possible: it is the last one of its meter
-    return booked
-
-
-def _whole(seconds: float) -> int:
-    return int(seconds * 1_000)
+    def _forget_until(self, now: float) -> None:
+        while self._entries and self._entries[0][0] <= now:
+            self._total -= self._entries.popleft()[1]
 
 
-async def _pause(wait: float, rates: Rates, now: float, until: float | None) -> None:
-    if until is not None and now + wait >= until:
-        raise RateLimitError(
-            f"{rates} lets the next request out in {wait:.1f} s, after the call's deadline.",
-            remedy="Raise deadline= or the rate, or send fewer documents.",
+class RateLimiter:
+    """Lets requests go in the order in which they ask, as soon as the limits allow.
+
+    For a single event loop.
+
+    Args:
+        limits: The limits.
+        clock: Tells the time, in seconds.
+        sleep: Waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        limits: RateLimits,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._sleep = sleep
+        known = (limit for limit in (limits.requests, limits.tokens) if limit is not None)
+        self._sent = _Schedule(map(SlidingWindow, known))
+        self._head_of_queue = asyncio.Lock()
+        self._waiting: dict[object, Sequence[int]] = {}  # amounts, in the order of asking
+        self._planned: _Schedule | None = None  # what was sent and all that waits
+
+    async def wait_for_turn(self, tokens: int, deadline: float | None) -> None:
+        """Wait until a request may be sent, and count it.
+
+        A wait that is cancelled is not counted, and those behind it move up.
+
+        Args:
+            tokens: The tokens of the request, at most the limit.
+            deadline: When the request must be sent at the latest, on the limiter's clock; None for
+                no deadline.
+
+        Raises:
+            RateLimitError: The request's turn comes after the deadline. Nothing is waited for.
+        """
+        amounts, now = self._amounts(tokens), self._clock()
+        if not self._waiting and self._sent.room_at(amounts, now) <= now:
+            self._sent.add(amounts, now)
+            return
+        planned = self._plan(now)
+        start = planned.room_at(amounts, now)
+        if deadline is not None and start >= deadline:
+            raise self._too_late(start - now)
+        planned.add(amounts, start)
+        _log.debug("waiting %.1f s for %s", start - now, self._limits)
+        await self._queue(amounts)
+
+    def is_idle(self) -> bool:
+        """Whether nothing was sent within the last minute and nothing waits."""
+        return not self._waiting and self._sent.is_empty(self._clock())
+
+    def _amounts(self, tokens: int) -> Sequence[int]:
+        """What a request takes of each limit."""
+        limits = ((self._limits.requests, 1), (self._limits.tokens, tokens))
+        return [amount for limit, amount in limits if limit is not None]
+
+    def _plan(self, now: float) -> _Schedule:
+        """When all that waits will be sent. Kept up to date until a wait is cancelled."""
+        if self._planned is None:
+            self._planned = copy(self._sent)
+            for amounts in self._waiting.values():
+                self._planned.add(amounts, self._planned.room_at(amounts, now))
+        return self._planned
+
+    async def _queue(self, amounts: Sequence[int]) -> None:
+        ticket = object()
+        self._waiting[ticket] = amounts
+        try:
+            async with self._head_of_queue:
+                while (wait := self._sent.room_at(amounts, now := self._clock()) - now) > 0:
+                    await self._sleep(wait)
+                self._sent.add(amounts, now)
+        except BaseException:
+            self._planned = None
+            raise
+        finally:
+            del self._waiting[ticket]
+            if not self._waiting:
+                self._planned = None
+
+    def _too_late(self, wait: float) -> RateLimitError:
+        return RateLimitError(
+            f"With {self._limits}, the next request can be sent in {wait:.1f} s, after the call's "
+            "deadline.",
+            remedy="Raise deadline= or the rate limit, or send fewer documents.",
             retry_after=wait,
         )
-    _log.debug("waiting %.1f s for a turn by %s", wait, rates)
-    await asyncio.sleep(wait)
+
+
+class _Schedule:
+    """Requests at their times, in a window for each limit."""
+
+    def __init__(self, windows: Iterable[SlidingWindow], last: float = 0.0) -> None:
+        self._windows = list(windows)
+        self._last = last
+
+    def room_at(self, amounts: Sequence[int], now: float) -> float:
+        """The earliest time for the next request, not before `now` or the request before it."""
+        start = max(now, self._last)
+        pairs = zip(self._windows, amounts, strict=True)
+        return max(window.room_at(amount, start) for window, amount in pairs)
+
+    def add(self, amounts: Sequence[int], at: float) -> None:
+        """Add a request that is sent at this time."""
+        self._last = at
+        for window, amount in zip(self._windows, amounts, strict=True):
+            window.add(amount, at)
+
+    def is_empty(self, now: float) -> bool:
+        """Whether nothing was sent within the minute before `now`."""
+        return all(window.is_empty(now) for window in self._windows)
+
+    def __copy__(self) -> _Schedule:
+        return _Schedule(map(copy, self._windows), self._last)
+
+
+class RateLimiters:
+    """A rate limiter per account and limits. For a single event loop.
+
+    Args:
+        clock: Tells the time, in seconds.
+        sleep: Waits for a number of seconds.
+    """
+
+    def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._limiters: dict[tuple[Hashable, RateLimits], RateLimiter] = {}
+
+    def limiter(self, account: Hashable, limits: RateLimits) -> RateLimiter:
+        """The limiter that all requests of an account with the same limits share."""
+        key = (account, limits)
+        if key not in self._limiters:
+            busy = {key: each for key, each in self._limiters.items() if not each.is_idle()}
+            new = RateLimiter(limits, clock=self._clock, sleep=self._sleep)
+            self._limiters = {**busy, key: new}
+        return self._limiters[key]

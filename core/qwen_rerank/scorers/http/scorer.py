@@ -21,7 +21,7 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Price
 from qwen_rerank.scorers.http.batching import Plan, plan
 from qwen_rerank.scorers.http.dialects.base import Dialect
-from qwen_rerank.scorers.http.rate_limits import Rates
+from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
 from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.telemetry import request_span
@@ -57,7 +57,7 @@ class ServiceScorer(Scorer):
         retry_policy: How long and how often to try.
         max_concurrency: Requests of one call that run at the same time.
         limits: How large a request may be.
-        rates: How much may go out in a minute.
+        rate_limits: The most that may be sent in any minute.
         price: What tokens cost; None where that is not known.
 
     Raises:
@@ -74,7 +74,7 @@ class ServiceScorer(Scorer):
         retry_policy: RetryPolicy,
         max_concurrency: int,
         limits: Limits,
-        rates: Rates,
+        rate_limits: RateLimits,
         price: Price | None = None,
     ) -> None:
         check_text("model", model)
@@ -88,14 +88,13 @@ class ServiceScorer(Scorer):
         self._retry_policy = retry_policy
         self._max_concurrency = max_concurrency
         self._limits = limits
-        if rates.tokens is not None:
-            self._limits = replace(limits, request_tokens=min(limits.request_tokens, rates.tokens))
-        self._rates = rates
+        if rate_limits.tokens is not None:
+            tokens = min(limits.request_tokens, rate_limits.tokens)
+            self._limits = replace(limits, request_tokens=tokens)
+        self._rate_limits = rate_limits
         self._price = price
         self._closed = False
         _ = self._connections  # what takes a while to import is imported here, on no event loop
-        if rates:
-            import qwen_rerank.scorers.http.rate_limiter  # noqa: F401
 
     @abstractmethod
     def _headers(self) -> dict[str, str]:
@@ -239,7 +238,7 @@ class ServiceScorer(Scorer):
             documents = [texts[place] for place in places]
             try:
                 async with slots:
-                    turn = await self._turn(call, query, documents) if self._rates else None
+                    turn = await self._turn(call, query, documents) if self._rate_limits else None
                     send = self._request(call, session, query, documents, top_n)
                     answer, retries = await call.attempt(send, turn)
                 return [_Answered(places, answer, retries)]
@@ -264,20 +263,20 @@ class ServiceScorer(Scorer):
     async def _turn(
         self, call: CallContext, query: Item, documents: list[Item]
     ) -> Callable[[], Awaitable[None]]:
-        """What waits until the rates let a request with these documents out."""
-        tokens = 0
-        if self._rates.tokens is not None:
+        """A function that waits until the rate limits allow a request with these documents."""
+        tokens, limits = 0, self._rate_limits
+        if limits.tokens is not None:
             tokens = await asyncio.to_thread(self._tokens, call, query, documents)
-            if tokens > self._rates.tokens:
+            if tokens > limits.tokens:
                 raise InvalidInputError(
-                    f"A request of {tokens} tokens is more than tokens_per_minute="
-                    f"{self._rates.tokens} ever lets out.",
+                    f"A request of {tokens} tokens can never be sent with tokens_per_minute="
+                    f"{limits.tokens}.",
                     remedy="Raise tokens_per_minute=, or send shorter texts.",
                 )
         key = SecretStr(self._headers().get("Authorization", ""))
-        whose = (urlsplit(self._url).netloc, key)
-        meters = self._connections.meters
-        return lambda: meters.admit(whose, self._rates, tokens, call.until)
+        account = (urlsplit(self._url).netloc, key)
+        limiters = self._connections.rate_limiters
+        return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, call.until)
 
     def _tokens(self, call: CallContext, query: Item, documents: list[Item]) -> int:
         """The tokens of one request, but for those of images and videos, which nobody can tell."""
