@@ -1,4 +1,4 @@
-"""Every scorer, each with what it is asked to score; and the six doors to every service."""
+"""Every scorer of the library, and every entry point to the services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import partial
 from importlib.util import find_spec
 
 import pytest
-from tenacity import wait_none
 
 from qwen_rerank import (
     DashScopeScorer,
@@ -19,18 +18,19 @@ from qwen_rerank import (
     Scores,
     ServerScorer,
 )
-from tests.contract.doors import DOORS, KEY, SECRET, TEXT, Door, Log
-from tests.contract.services import SERVICES, Service
+from tests.contract.entry_points import KEY, EntryPoint, Log, check_nothing_leaked
+from tests.contract.faces import Face, Plain
+from tests.contract.services import DASHSCOPE, Service
 from tests.scorers.local import WHY_SKIPPED
 from tests.support.loopback import Loopback
 from tests.support.pages import ROOT, module_of
 from tests.support.servers import VLLM
-from tests.support.wrapped import NESTED, Pointwise, nested
+from tests.support.wrapped import NESTED, WRAPS, Pointwise, nested
 
 NgramScorer: type[Scorer] = module_of(ROOT / "docs" / "adding-a-scorer.md", "ngrams").NgramScorer
 
 
-def whole() -> Scorer:
+def all_wrappers() -> Scorer:
     """All wrappers around a DashScopeScorer."""
     return nested(NESTED[-1], DashScopeScorer())
 
@@ -40,21 +40,17 @@ KNOWING: list[Callable[..., Scorer]] = [
     EmbeddedScorer,
     ServerScorer,
     NgramScorer,
-    whole,
+    all_wrappers,
 ]
-"""Those that tell what is relevant; LocalScorer has random weights here."""
+"""The scorers that know what is relevant; LocalScorer has random weights here."""
 
 
-def _wrapped(names: Sequence[str]) -> Scorer:
-    return nested(names, Pointwise())
+def _wrapped(name: str) -> Scorer:
+    return nested([name], Pointwise())
 
 
-_WRAPPED = [
-    pytest.param(partial(_wrapped, names), id=" of ".join(names))
-    for names in NESTED
-    if len(names) <= 2 or names is NESTED[-1]
-]
-"""Each wrapper alone, every pair, and all together; other orders: tests/scorers/wrappers."""
+_WRAPPERS = [pytest.param(partial(_wrapped, name), id=name) for name in WRAPS]
+"""Each wrapper alone; pairs and their orders are in tests/scorers/wrappers/test_nesting.py."""
 
 _LOCAL = pytest.param(
     LocalScorer, marks=pytest.mark.skipif(find_spec("torch") is None, reason=WHY_SKIPPED)
@@ -63,7 +59,7 @@ _LOCAL = pytest.param(
 
 @dataclass
 class Watched(Scorer):
-    """A scorer whose work is another's, and which keeps the texts that it was given."""
+    """Passes everything on to another scorer, and keeps the texts."""
 
     scorer: Scorer
     sent: list[str] = field(default_factory=list)
@@ -94,14 +90,10 @@ def _tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_qwen.save(tmp_path_factory.mktemp("tiny-qwen")))
 
 
-@pytest.fixture(params=[*KNOWING, _LOCAL, *_WRAPPED])
+@pytest.fixture(params=[*KNOWING, _LOCAL, *_WRAPPERS])
 def scorer(request: pytest.FixtureRequest) -> Scorer:
-    return made(request)
-
-
-def made(request: pytest.FixtureRequest) -> Scorer:
-    """A new scorer of the class, or by the function, that the request is for."""
-    if request.param in (DashScopeScorer, whole):
+    """A new scorer of each class."""
+    if request.param in (DashScopeScorer, all_wrappers):
         request.getfixturevalue("dashscope")
     if request.param is ServerScorer:
         return ServerScorer(request.getfixturevalue("_vllm").root, dialect="vllm")
@@ -112,20 +104,15 @@ def made(request: pytest.FixtureRequest) -> Scorer:
 
 
 @pytest.fixture
-def watched(scorer: Scorer) -> Watched:
-    return Watched(scorer)
-
-
-@pytest.fixture(params=SERVICES, ids=str)
 def service(request: pytest.FixtureRequest) -> Service:
-    """What is behind the door."""
-    chosen: Service = request.param
+    """The service that the scorer talks to: DashScope, unless the test names others."""
+    chosen: Service = getattr(request, "param", DASHSCOPE)
     return chosen
 
 
 @pytest.fixture
 def server(service: Service) -> Iterator[Loopback]:
-    """The service on this machine, of which the environment says nothing."""
+    """The running service, of which the environment says nothing."""
     with service.server(key=KEY) as running:
         yield running
 
@@ -133,29 +120,43 @@ def server(service: Service) -> Iterator[Loopback]:
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Log:
     """All records of all loggers, from DEBUG on."""
-    kept = Log()
-    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers, kept])
+    handler = Log()
+    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers, handler])
     caplog.set_level(logging.DEBUG)
     for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and (logger.level or not logger.propagate):
             caplog.set_level(logging.DEBUG, name)
             monkeypatch.setattr(logger, "propagate", True)
-    return kept
+    return handler
 
 
-@pytest.fixture(params=DOORS.values(), ids=list(DOORS))
-def door(
-    request: pytest.FixtureRequest,
-    service: Service,
-    server: Loopback,
-    log: Log,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Door]:
-    """Each door to the service. Whatever happens, no key shows and no text is logged."""
-    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
-    face, awaited = request.param
-    retry_policy = {"timeout": 20, "max_retries": 1}
-    door = Door(service.made_of(face), awaited, {**service.options(server), **retry_policy})
-    yield door
-    assert not [text for text in (*door.shown, *log.texts) if SECRET in text], "a key shows"
-    assert not [text for text in log.texts if TEXT in text], "a text is logged"
+@pytest.fixture
+def make_entry_point(
+    service: Service, server: Loopback, log: Log, no_backoff: None
+) -> Iterator[Callable[[type[Face], bool], EntryPoint]]:
+    """Entry points to the service. Whatever happens, no key leaks and no text is logged."""
+    options = {**service.options(server), "timeout": 20, "max_retries": 1}
+    made: list[EntryPoint] = []
+
+    def make(face: type[Face], is_async: bool) -> EntryPoint:
+        made.append(EntryPoint(service.builder(face), is_async, options))
+        return made[-1]
+
+    yield make
+    check_nothing_leaked([text for entry_point in made for text in entry_point.seen], log)
+
+
+@pytest.fixture
+def entry_points(
+    request: pytest.FixtureRequest, make_entry_point: Callable[[type[Face], bool], EntryPoint]
+) -> list[EntryPoint]:
+    """The sync and the async method of a face: see `at_the_scorer` and `at_every_face`."""
+    return [make_entry_point(request.param, is_async) for is_async in (False, True)]
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def entry_point(
+    request: pytest.FixtureRequest, make_entry_point: Callable[[type[Face], bool], EntryPoint]
+) -> EntryPoint:
+    """The scorer's sync method and its async one, each by itself."""
+    return make_entry_point(Plain, request.param)

@@ -1,9 +1,9 @@
-"""Every face of the engine behind one: items in, scored items out, best first."""
+"""Adapters that give every face of the library one interface: items in, scored items out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from langchain_core.documents import Document
@@ -11,14 +11,25 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
-from qwen_rerank import QwenReRanker, Ranking, Record, RerankEngine, Scorer
+from qwen_rerank import QwenReRanker, Ranking, Record, RerankEngine, Scorer, Scores
 
-__all__ = ["FACES", "Engine", "Face", "Item", "LangChain", "LlamaIndex", "Reranker"]
+__all__ = [
+    "FACES",
+    "PLUGINS",
+    "USER_FACES",
+    "Engine",
+    "Face",
+    "Item",
+    "LangChain",
+    "LlamaIndex",
+    "Plain",
+    "Reranker",
+]
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to rank, whatever a face makes of it. Its text is in fields["text"]."""
+    """Something to rank, which each face turns into its own type. fields["text"] is its text."""
 
     id: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -26,23 +37,58 @@ class Item:
 
 
 class Face(Protocol):
-    """One way of users to the engine, for one query, over the field "text".
+    """A class that users rank with, here for one query and over the field "text".
 
-    It ranks what it makes of items, and reads items in what comes back. `component` is what users
-    would hold in their hands.
+    Attributes:
+        component: The object that users hold.
     """
 
     component: Any
 
     def __init__(self, query: Any, *, top_n: Any = None, **options: Any) -> None: ...
-    def make(self, item: Item) -> Any: ...
+
+    def make(self, item: Item) -> Any:
+        """Convert an item to what the face takes."""
+
     def rank(self, made: list[Any]) -> Sequence[Any]: ...
+
     async def arank(self, made: list[Any]) -> Sequence[Any]: ...
-    def read(self, ranked: Any) -> Item: ...
+
+    def read(self, ranked: Any) -> Item:
+        """Convert what the face returns back to an item."""
 
 
-class _OfRecords:
-    """What the two faces have in common that rank records."""
+class Plain:
+    """A scorer without a face: scores the items' texts, sorted here."""
+
+    def __init__(self, query: Any, *, scorer: Scorer) -> None:
+        self.component = scorer
+        self._query = query
+
+    def make(self, item: Item) -> Item:
+        return item
+
+    def rank(self, made: list[Item]) -> list[Item]:
+        return _best_first(made, self.component.score(self._query, _texts(made)))
+
+    async def arank(self, made: list[Item]) -> list[Item]:
+        return _best_first(made, await self.component.ascore(self._query, _texts(made)))
+
+    def read(self, ranked: Item) -> Item:
+        return ranked
+
+
+def _texts(items: list[Item]) -> list[str]:
+    return [item.fields["text"] for item in items]
+
+
+def _best_first(items: list[Item], scores: Scores) -> list[Item]:
+    scored = [replace(item, score=score) for item, score in zip(items, scores.values, strict=True)]
+    return sorted(scored, key=lambda item: -(item.score or 0.0))
+
+
+class _OverRecords:
+    """What the two faces that rank records share."""
 
     def make(self, item: Item) -> Record:
         return Record(item.id, item.fields, 0.5)
@@ -51,7 +97,7 @@ class _OfRecords:
         return Item(ranked.id, dict(ranked.fields), ranked.score)
 
 
-class Engine(_OfRecords):
+class Engine(_OverRecords):
     """RerankEngine."""
 
     def __init__(self, query: Any, *, scorer: Scorer, top_n: Any = None, **options: Any) -> None:
@@ -65,8 +111,8 @@ class Engine(_OfRecords):
         return await self.component.arerank(self._query, made, self._top_n)
 
 
-class Reranker(_OfRecords):
-    """QwenReRanker, over two lists."""
+class Reranker(_OverRecords):
+    """QwenReRanker, with the items in two lists."""
 
     def __init__(self, query: Any, *, top_n: Any = None, **options: Any) -> None:
         self.component = QwenReRanker(query, topn=top_n, rerank_field="text", **options)
@@ -125,4 +171,9 @@ class LlamaIndex:
         return Item(ranked.node.node_id, ranked.node.metadata, ranked.score)
 
 
-FACES: list[type[Face]] = [Engine, Reranker, LangChain, LlamaIndex]
+PLUGINS: list[type[Face]] = [LangChain, LlamaIndex]
+
+USER_FACES: list[type[Face]] = [Reranker, *PLUGINS]
+"""The faces that build their own scorer."""
+
+FACES: list[type[Face]] = [Engine, *USER_FACES]

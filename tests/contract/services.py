@@ -1,4 +1,4 @@
-"""The services behind the doors: a server on this machine each, and how users come to it."""
+"""The services that scorers talk to: for each a server on this machine, and how to reach it."""
 
 from __future__ import annotations
 
@@ -10,85 +10,86 @@ from typing import Any, ClassVar
 
 import pytest
 
-from qwen_rerank import ServerScorer
-from tests.contract.doors import KEY
-from tests.contract.faces import Face
+from qwen_rerank import DashScopeScorer, Scorer, ServerScorer
+from tests.contract.entry_points import KEY
+from tests.contract.faces import Face, Plain
 from tests.support.loopback import Loopback, LoopbackDashScope
 from tests.support.servers import SERVERS
 
-__all__ = ["DASHSCOPE", "ONE_A_SCORER", "SERVICES", "TEI", "VLLM", "Service", "behind"]
+__all__ = ["DASHSCOPE", "TEI", "VLLM", "Service", "with_service"]
 
 
 @dataclass(frozen=True)
 class Service(ABC):
-    """What stands behind a door.
+    """A service, and the scorer for it.
 
     Attributes:
-        name: What it is called in the names of tests.
-        server: It, on this machine.
+        name: The service in the names of tests.
+        server: A server that stands in for it.
         batch: How many documents go out in one request.
-        results: The names under which an answer has its results; none where it is a bare list.
-        refusal: The id of a request that was refused, if it gives one.
+        results: The keys that lead to the results in a response; none where it is a bare list.
+        request_id: The id in its error responses, if it has one.
     """
 
+    scorer: ClassVar[type[Scorer]]
     address: ClassVar[str]
-    """The option that says where it is."""
+    """The scorer's option for the address."""
 
     name: str
     server: type[Loopback]
     batch: int
     results: Sequence[str]
-    refusal: str | None = None
+    request_id: str | None = None
 
     def __str__(self) -> str:
         return self.name
 
-    def answer(self, results: Any) -> Any:
-        """What it answers with these results."""
-        for name in reversed(self.results):
-            results = {name: results}
+    def response(self, results: Any) -> Any:
+        """A response with these results."""
+        for key in reversed(self.results):
+            results = {key: results}
         return results
 
-    def place(self, *steps: Any) -> str:
-        """How an error names a place in the results, as a pattern."""
+    def path(self, *steps: Any) -> str:
+        """How an error names a part of the results, as a pattern."""
         return r"\.".join([*self.results, *map(str, steps)])
 
     @abstractmethod
     def options(self, server: Loopback) -> dict[str, Any]:
-        """What leads to the running server, with the key."""
+        """The options that lead to the running server, with the key."""
 
-    @abstractmethod
-    def made_of(self, face: type[Face]) -> Callable[..., Face]:
-        """What makes the face, given a query, the options above and any of the face's own."""
+    def builder(self, face: type[Face]) -> Callable[..., Face]:
+        """A function that builds the face from a query and options, the scorer's among them."""
+
+        def build(query: Any, **options: Any) -> Face:
+            known = inspect.signature(self.scorer).parameters.keys() & options.keys()
+            scorer = self.scorer(**{name: options.pop(name) for name in known})
+            return face(query, scorer=scorer, **options)
+
+        return build
 
 
 class _DashScope(Service):
-    """The one that every face comes to by its own options."""
+    """The service that users' faces reach with their own options."""
 
+    scorer = DashScopeScorer
     address = "base_url"
 
     def options(self, server: Loopback) -> dict[str, Any]:
         return {"base_url": f"{server.root}/api/v1", "api_key": KEY}
 
-    def made_of(self, face: type[Face]) -> Callable[..., Face]:
-        return face
+    def builder(self, face: type[Face]) -> Callable[..., Face]:
+        return super().builder(face) if face is Plain else face
 
 
 class _SelfHosted(Service):
-    """One that a ServerScorer comes to, which takes those of the options that it knows."""
+    """A server that a ServerScorer talks to."""
 
+    scorer = ServerScorer
     address = "url"
 
     def options(self, server: Loopback) -> dict[str, Any]:
         return {"url": server.root, "dialect": self.name, "api_key": KEY}
-
-    def made_of(self, face: type[Face]) -> Callable[..., Face]:
-        def make(query: Any, **options: Any) -> Face:
-            known = inspect.signature(ServerScorer).parameters.keys() & options.keys()
-            scorer = ServerScorer(**{name: options.pop(name) for name in known})
-            return face(query, scorer=scorer, **options)
-
-        return make
 
 
 DASHSCOPE = _DashScope(
@@ -96,13 +97,9 @@ DASHSCOPE = _DashScope(
 )
 VLLM = _SelfHosted("vllm", SERVERS["vllm"], 128, ["results"])
 TEI = _SelfHosted("tei", SERVERS["tei"], 32, [])
-"""Unlike any other in what it takes, and in that its answers are bare lists."""
-
-SERVICES = (DASHSCOPE, VLLM, TEI)
-ONE_A_SCORER = (DASHSCOPE, VLLM)
-"""For what takes its time, and is the same whatever a request and its answer look like."""
+"""Unlike any other: its requests have other names, and its responses are bare lists."""
 
 
-def behind(*services: Service) -> pytest.MarkDecorator:
-    """Run the test with each of these services behind the door; without this it is with all."""
+def with_service(*services: Service) -> pytest.MarkDecorator:
+    """Run the test with each of these services; the default is DashScope."""
     return pytest.mark.parametrize("service", services, ids=str, indirect=True)

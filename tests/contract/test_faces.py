@@ -1,4 +1,4 @@
-"""What holds of every face of the engine, over every scorer, called either way."""
+"""What holds for every face, sync and async."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank import BadResponseError, InvalidInputError, Scorer, Scores, ServiceError
-from tests.contract.conftest import KNOWING, Watched, made
+from qwen_rerank import (
+    BadResponseError,
+    EmbeddedScorer,
+    InvalidInputError,
+    Scorer,
+    Scores,
+    ServiceError,
+)
+from tests.contract.conftest import KNOWING, Watched
 from tests.contract.faces import FACES, Face, Item
 
 Ranked = list[tuple[str, float | None]]
-Rank = Callable[..., Ranked]
+"""Ids and scores, best first."""
+
+RankWith = Callable[..., Ranked]
 
 QUERY = "penguins eat krill"
 TEXTS = {
@@ -30,65 +39,61 @@ ITEMS = [Item(id_, {"text": text}) for id_, text in TEXTS.items()]
 BEST_FIRST = ["all", "two", "one", "stocks"]
 
 
-@pytest.fixture(params=KNOWING)
-def scorer(request: pytest.FixtureRequest) -> Scorer:
-    """What these tests expect is an order by relevance."""
-    return made(request)
-
-
 @pytest.fixture(params=FACES, ids=lambda face: face.__name__)
 def face(request: pytest.FixtureRequest) -> type[Face]:
-    made: type[Face] = request.param
-    return made
-
-
-@pytest.fixture(params=["sync", "async"])
-def rank_by(request: pytest.FixtureRequest, face: type[Face]) -> Rank:
-    """Rank by a scorer, or await it in a loop of its own."""
-
-    def call(scorer: Scorer, items: Sequence[Item], query: Any = QUERY, **options: Any) -> Ranked:
-        made = face(query, scorer=scorer, **options)
-        things = [made.make(item) for item in items]
-        before = copy.deepcopy(things)
-        try:
-            sync = request.param == "sync"
-            ranked = made.rank(things) if sync else asyncio.run(made.arank(things))
-            return [(item.id, item.score) for item in map(made.read, ranked)]
-        finally:
-            assert things == before, "the input was changed"
-
-    return call
+    chosen: type[Face] = request.param
+    return chosen
 
 
 @pytest.fixture
-def rank(rank_by: Rank, watched: Watched) -> Rank:
-    return partial(rank_by, watched)
+def rank_with(face: type[Face]) -> RankWith:
+    """Ranks with a scorer, sync and async; both must agree and leave the input as it is."""
+
+    def rank_with(
+        scorer: Scorer, items: Sequence[Item], query: Any = QUERY, **options: Any
+    ) -> Ranked:
+        built = face(query, scorer=scorer, **options)
+        made = [built.make(item) for item in items]
+        before = copy.deepcopy(made)
+        ranked, awaited = list(built.rank(made)), list(asyncio.run(built.arank(made)))
+        assert ranked == awaited
+        assert made == before, "the input was changed"
+        return [(item.id, item.score) for item in map(built.read, ranked)]
+
+    return rank_with
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched(EmbeddedScorer())
+
+
+@pytest.fixture
+def rank(rank_with: RankWith, watched: Watched) -> RankWith:
+    """Ranks with a scorer that needs no service, and whose texts are kept."""
+    return partial(rank_with, watched)
 
 
 def ids(ranked: Ranked) -> list[str]:
     return [id_ for id_, _ in ranked]
 
 
-def test_the_best_come_first_whatever_the_order_they_came_in(rank: Rank) -> None:
-    for items in itertools.islice(itertools.permutations(ITEMS), 0, None, 5):
-        ranked = rank(items)
-        assert ids(ranked) == BEST_FIRST
-        scores = [score for _, score in ranked]
-        assert scores == sorted(scores, key=lambda score: score or 0.0, reverse=True)
-
-
-def test_each_item_has_the_score_of_its_text(rank: Rank, scorer: Scorer) -> None:
+@pytest.mark.parametrize("scorer", KNOWING, indirect=True)
+def test_each_item_has_the_score_of_its_text_and_the_best_comes_first(
+    rank_with: RankWith, scorer: Scorer
+) -> None:
     values = scorer.score(QUERY, list(TEXTS.values())).values
-    assert dict(rank(ITEMS)) == pytest.approx(dict(zip(TEXTS, values, strict=True)))
+    ranked = rank_with(scorer, ITEMS)
+    assert ids(ranked) == BEST_FIRST
+    assert dict(ranked) == pytest.approx(dict(zip(TEXTS, values, strict=True)))
 
 
-def test_the_sync_and_the_async_way_agree(face: type[Face], scorer: Scorer) -> None:
-    made = face(QUERY, scorer=scorer)
-    things = [made.make(item) for item in ITEMS]
-    assert list(made.rank(things)) == list(asyncio.run(made.arank(things)))
+def test_the_order_of_the_input_does_not_matter(rank: RankWith) -> None:
+    for items in itertools.islice(itertools.permutations(ITEMS), 0, None, 5):
+        assert ids(rank(items)) == BEST_FIRST
 
 
-def test_ties_keep_the_order_they_came_in(rank: Rank) -> None:
+def test_ties_keep_the_order_of_the_input(rank: RankWith) -> None:
     items = [Item(id_, {"text": TEXTS["two"]}) for id_ in "cabed"]
     assert ids(rank([*items, ITEMS[0], ITEMS[1]])) == ["all", *"cabed", "stocks"]
 
@@ -101,46 +106,48 @@ BLANKS = [
 ]
 
 
-def test_items_without_text_can_be_kept_behind_the_others(rank: Rank) -> None:
+def test_items_without_text_can_be_kept_behind_the_others(rank: RankWith) -> None:
     ranked = rank([*BLANKS, *ITEMS], missing="keep")
     assert ids(ranked) == [*BEST_FIRST, *(item.id for item in BLANKS)]
     assert [score for _, score in ranked[len(ITEMS) :]] == [None] * len(BLANKS)
 
 
-def test_items_kept_without_text_count_for_top_n(rank: Rank) -> None:
+def test_items_kept_without_text_count_toward_top_n(rank: RankWith) -> None:
     assert ids(rank([*BLANKS, *ITEMS], missing="keep", top_n=5)) == [*BEST_FIRST, "missing"]
 
 
 @pytest.mark.parametrize("blank", BLANKS, ids=lambda item: item.id)
-def test_an_item_without_text_can_be_an_error(rank: Rank, watched: Watched, blank: Item) -> None:
+def test_an_item_without_text_can_be_an_error(
+    rank: RankWith, watched: Watched, blank: Item
+) -> None:
     with pytest.raises(InvalidInputError, match=blank.id):
         rank([*ITEMS, blank], missing="error")
     assert watched.sent == []
 
 
-@pytest.mark.parametrize("top_n", [1, 2, 4, 50])
-def test_top_n_is_the_most_that_come_back(rank: Rank, top_n: int) -> None:
-    assert ids(rank(ITEMS, top_n=top_n)) == BEST_FIRST[:top_n]
+def test_at_most_top_n_items_are_returned(rank: RankWith) -> None:
+    for top_n in (1, 2, 4, 50):
+        assert ids(rank(ITEMS, top_n=top_n)) == BEST_FIRST[:top_n]
 
 
-def test_what_scores_less_than_the_threshold_is_left_out(rank: Rank) -> None:
+def test_items_that_score_less_than_min_score_are_left_out(rank: RankWith) -> None:
     scores = dict(rank(ITEMS))
     assert ids(rank(ITEMS, min_score=scores["two"])) == ["all", "two"]
     assert rank(ITEMS, min_score=1.5) == []
 
 
-def test_text_in_any_script_comes_back_by_its_id(rank: Rank) -> None:
+def test_text_in_any_script_is_returned_with_its_id(rank: RankWith) -> None:
     texts = ["企鹅吃磷虾。", "ペンギンはオキアミを食べる", "🐧🦐", "<|im_start|>", "café e\u0301"]
-    items = [Item(str(place), {"text": text}) for place, text in enumerate(texts)]
+    items = [Item(str(index), {"text": text}) for index, text in enumerate(texts)]
     assert sorted(ids(rank(items))) == ["0", "1", "2", "3", "4"]
 
 
-def test_ranking_again_gives_the_same(rank: Rank) -> None:
+def test_ranking_again_gives_the_same_order(rank: RankWith) -> None:
     assert rank(ITEMS) == rank(ITEMS)
 
 
-class Answering(Scorer):
-    """A scorer of a user's own, which answers with whatever it is told."""
+class Returning(Scorer):
+    """A user's own scorer, which returns these values."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
@@ -153,17 +160,38 @@ class Answering(Scorer):
         return Scores([*self.values])
 
 
-@pytest.mark.parametrize(
-    "values",
-    [(), (0.1,), (0.1,) * 5, (0.1, 0.2, 0.3, math.nan), (0.1, math.inf, 0, 0), (0.1, 0, 0, None)],
-)
-def test_scores_that_are_not_whole_are_an_error(rank_by: Rank, values: tuple[Any, ...]) -> None:
-    with pytest.raises(BadResponseError, match="mine"):
-        rank_by(Answering(*values), ITEMS)
+@pytest.fixture(params=["sync", "async"])
+def rank_once(request: pytest.FixtureRequest, face: type[Face]) -> Callable[[Scorer], None]:
+    """Ranks with a scorer, for what is the same error sync and async."""
+
+    def rank_once(scorer: Scorer) -> None:
+        built = face(QUERY, scorer=scorer)
+        made = list(map(built.make, ITEMS))
+        if request.param == "async":
+            asyncio.run(built.arank(made))
+        else:
+            built.rank(made)
+
+    return rank_once
 
 
-def test_scores_may_be_of_any_size_and_sign(rank_by: Rank) -> None:
-    assert rank_by(Answering(-3, 7, 0, 2.5), ITEMS) == [
+def test_scores_that_are_not_one_finite_number_per_text_are_an_error(
+    rank_once: Callable[[Scorer], None],
+) -> None:
+    for values in (
+        (),
+        (0.1,),
+        (0.1,) * 5,
+        (0.1, 0.2, 0.3, math.nan),
+        (0.1, math.inf, 0, 0),
+        (0.1, 0, 0, None),
+    ):
+        with pytest.raises(BadResponseError, match="mine"):
+            rank_once(Returning(*values))
+
+
+def test_scores_may_have_any_size_and_sign(rank_with: RankWith) -> None:
+    assert rank_with(Returning(-3, 7, 0, 2.5), ITEMS) == [
         ("all", 7.0),
         ("two", 2.5),
         ("one", 0.0),
@@ -171,14 +199,14 @@ def test_scores_may_be_of_any_size_and_sign(rank_by: Rank) -> None:
     ]
 
 
-class Failing(Answering):
+class Failing(Returning):
     """A scorer that fails."""
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         raise ServiceError("The model is down.", code="Down", status=503)
 
 
-def test_the_scorers_error_comes_through_as_it_is(rank_by: Rank) -> None:
+def test_the_error_of_a_scorer_is_raised_unchanged(rank_once: Callable[[Scorer], None]) -> None:
     with pytest.raises(ServiceError, match="The model is down") as caught:
-        rank_by(Failing(), ITEMS)
+        rank_once(Failing())
     assert (caught.value.code, caught.value.status) == ("Down", 503)

@@ -1,4 +1,4 @@
-"""What a user sees through every door where another scorer, or none, answers."""
+"""What users see where another scorer answers instead of the first, or none does."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ from qwen_rerank import (
     Scorer,
     ServiceError,
 )
-from tests.contract.doors import DOORS, ITEMS, KEY, QUERY, SECRET, TEXT, Door, Log
-from tests.contract.faces import FACES, Face, Item, LangChain, LlamaIndex, Reranker
-from tests.support.loopback import LoopbackDashScope, breaks_off, refuses, says
+from tests.contract.entry_points import (
+    ITEMS,
+    KEY,
+    QUERY,
+    TEXT,
+    EntryPoint,
+    Log,
+    check_nothing_leaked,
+)
+from tests.contract.faces import FACES, PLUGINS, USER_FACES, Face, Item, LangChain, Plain, Reranker
+from tests.support.loopback import Fault, LoopbackDashScope, breaks_off, refuses, says
 from tests.support.wrapped import Down, Pointwise
 
 Rank = Callable[..., list[Item]]
@@ -39,44 +47,47 @@ def face(request: pytest.FixtureRequest) -> type[Face]:
     return chosen
 
 
-@pytest.fixture(params=["sync", "async"])
-def rank(request: pytest.FixtureRequest, face: type[Face]) -> Rank:
-    """Rank items by this face, where nothing but the last resort answers."""
+@pytest.fixture
+def rank(face: type[Face]) -> Rank:
+    """Ranks items where only the last resort answers; sync and async must agree."""
 
-    def call(*items: Item, **options: Any) -> list[Item]:
-        made = face(QUERY, scorer=FallbackScorer(Down(), KeepOrder()), **options)
-        things = [made.make(item) for item in items]
-        ranked = asyncio.run(made.arank(things)) if request.param == "async" else made.rank(things)
-        return [made.read(thing) for thing in ranked]
+    def rank(*items: Item, **options: Any) -> list[Item]:
+        built = face(QUERY, scorer=FallbackScorer(Down(), KeepOrder()), **options)
+        made = list(map(built.make, items))
+        ranked, awaited = list(built.rank(made)), list(asyncio.run(built.arank(made)))
+        assert ranked == awaited
+        return list(map(built.read, ranked))
 
-    return call
+    return rank
 
 
 @pytest.fixture
 def retrieved(face: type[Face]) -> Rank:
-    """The items as the face's first stage gave them, best first."""
+    """The items in the order of the first stage, with its scores."""
 
-    def call(*items: Item) -> list[Item]:
+    def retrieved(*items: Item) -> list[Item]:
         score = None if face is LangChain else 0.5
         lists = (items[:2], items[2:]) if face is Reranker else (items,)
         ranks = chain.from_iterable(zip_longest(*lists))
         return [replace(item, score=score) for item in ranks if item is not None]
 
-    return call
+    return retrieved
 
 
-@pytest.mark.parametrize("options", [{}, {"min_score": 0.9}, {"blend": 0.5}, {"diversity": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"min_score": 0.9}, {"blend": 0.5}, {"diversity": 0.5}], ids=str
+)
 def test_the_order_and_the_retrieval_scores_are_kept(
     rank: Rank, retrieved: Rank, options: dict[str, Any]
 ) -> None:
     assert rank(*ITEMS, **options) == retrieved(*ITEMS)
 
 
-def test_top_n_counts_as_ever(rank: Rank, retrieved: Rank) -> None:
+def test_top_n_still_limits_what_is_returned(rank: Rank, retrieved: Rank) -> None:
     assert rank(*ITEMS, top_n=2, min_score=0.9) == retrieved(*ITEMS)[:2]
 
 
-def test_items_with_the_same_text_keep_their_places(rank: Rank, retrieved: Rank) -> None:
+def test_items_with_equal_texts_keep_their_order(rank: Rank, retrieved: Rank) -> None:
     items = (*ITEMS, replace(ITEMS[0], id="again"))
     assert rank(*items) == retrieved(*items)
 
@@ -87,14 +98,14 @@ def test_items_without_text_are_kept_behind_the_others(rank: Rank, retrieved: Ra
     assert last == BLANK
 
 
-def test_a_relevance_score_of_an_earlier_stage_stays_in_a_documents_metadata() -> None:
+def test_the_relevance_score_of_an_earlier_stage_stays_in_the_metadata() -> None:
     document = Document(page_content="text", metadata={"relevance_score": 0.7})
     compressor = QwenRerank(scorer=KeepOrder(), keep_retrieval_score=True)
-    (found,) = compressor.compress_documents([document], QUERY)
-    assert found.metadata == {"relevance_score": 0.7, "retrieval_score": 0.7}
+    (kept,) = compressor.compress_documents([document], QUERY)
+    assert kept.metadata == {"relevance_score": 0.7, "retrieval_score": 0.7}
 
 
-def test_several_lists_are_fused_as_their_ranks_tell() -> None:
+def test_several_lists_are_fused_by_rank() -> None:
     def records(*ids: str) -> list[Record]:
         return [Record(id_, {"text": id_}, 0.5) for id_ in ids]
 
@@ -107,7 +118,7 @@ def test_several_lists_are_fused_as_their_ranks_tell() -> None:
     assert ranking.usage.cost == 0.0
 
 
-@pytest.mark.parametrize("plugin", [LangChain, LlamaIndex])
+@pytest.mark.parametrize("plugin", PLUGINS)
 @pytest.mark.parametrize(
     ("scorer", "model"),
     [
@@ -117,19 +128,20 @@ def test_several_lists_are_fused_as_their_ranks_tell() -> None:
     ],
     ids=["first", "second", "last resort"],
 )
-def test_the_plugins_keep_in_the_metadata_which_model_answered(
+def test_the_plugins_can_keep_the_model_that_answered_in_the_metadata(
     plugin: type[Face], scorer: Scorer, model: str
 ) -> None:
     for more in ({}, {"keep_retrieval_score": True}):
-        made = plugin(QUERY, scorer=scorer, keep_model=True, **more)
-        ranked = [made.read(thing) for thing in made.rank([made.make(item) for item in ITEMS])]
+        built = plugin(QUERY, scorer=scorer, keep_model=True, **more)
+        ranked = [built.read(thing) for thing in built.rank(list(map(built.make, ITEMS)))]
         assert [item.fields["rerank_model"] for item in ranked] == [model] * 3
 
 
-def test_a_model_is_kept_only_if_asked_for() -> None:
-    made = QwenRerank(scorer=Pointwise())
-    (found,) = made.compress_documents([Document(page_content="text")], QUERY)
-    assert "rerank_model" not in found.metadata
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_the_plugins_keep_the_model_only_if_asked_to(plugin: type[Face]) -> None:
+    built = plugin(QUERY, scorer=Pointwise())
+    ranked = map(built.read, built.rank(list(map(built.make, ITEMS))))
+    assert all("rerank_model" not in item.fields for item in ranked)
 
 
 @pytest.fixture
@@ -139,24 +151,23 @@ def failing() -> Iterator[LoopbackDashScope]:
         yield server
 
 
-@pytest.fixture(params=DOORS.values(), ids=list(DOORS))
-def door(
-    request: pytest.FixtureRequest, failing: LoopbackDashScope, log: Log
-) -> Iterator[Callable[..., Door]]:
-    """Each door, to a service with others to fall back on. No key shows and no text is logged."""
-    face, awaited = request.param
+Build = Callable[..., list[EntryPoint]]
+
+
+@pytest.fixture
+def with_fallback(failing: LoopbackDashScope, log: Log) -> Iterator[Build]:
+    """Entry points of a face with scorers to fall back on. No key and no text leaks."""
     first = DashScopeScorer(api_key=KEY, base_url=failing.base_url, max_retries=0)
-    doors: list[Door] = []
+    built: list[EntryPoint] = []
 
-    def make(*others: Scorer) -> Door:
+    def build(face: type[Face], *others: Scorer) -> list[EntryPoint]:
         scorer = FallbackScorer(CachedScorer(first, {}), *others)
-        doors.append(Door(face, awaited, {"scorer": scorer}))
-        return doors[-1]
+        pair = [EntryPoint(face, is_async, {"scorer": scorer}) for is_async in (False, True)]
+        built.extend(pair)
+        return pair
 
-    yield make
-    shown = [text for door in doors for text in door.shown]
-    assert not [text for text in (*shown, *log.texts) if SECRET in text], "a key shows"
-    assert not [text for text in log.texts if TEXT in text], "a text is logged"
+    yield build
+    check_nothing_leaked([text for entry_point in built for text in entry_point.seen], log)
 
 
 ECHO = f'{{"code": "Throttling", "message": "{KEY} sent {TEXT}", "request_id": "{KEY}"}}'
@@ -167,25 +178,33 @@ FAULTS = {
     "broken off": breaks_off,
 }
 
-each_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+CASES = [
+    *(pytest.param(Plain, fault, id=f"scorer-{name}") for name, fault in FAULTS.items()),
+    *(pytest.param(face, FAULTS["echo"], id=f"{face.__name__}-echo") for face in USER_FACES),
+]
+
+each_case = pytest.mark.parametrize(("face", "fault"), CASES)
 
 
-@each_fault
-def test_a_failing_service_does_not_fail_the_search(
-    door: Callable[..., Door], failing: LoopbackDashScope, fault: Any
+@each_case
+def test_a_service_that_fails_does_not_fail_the_search(
+    with_fallback: Build, failing: LoopbackDashScope, face: type[Face], fault: Fault
 ) -> None:
-    failing.faults.append(fault)
-    ranked = door(EmbeddedScorer()).rank()
-    assert len(ranked) == 3
-    assert all(item.score for item in ranked)
+    for entry_point in with_fallback(face, EmbeddedScorer()):
+        failing.faults.append(fault)
+        ranked = entry_point.rank()
+        assert len(ranked) == 3
+        assert all(item.score for item in ranked)
+    assert not failing.faults
 
 
-@each_fault
-def test_where_all_fail_the_error_tells_of_each(
-    door: Callable[..., Door], failing: LoopbackDashScope, fault: Any
+@each_case
+def test_where_all_scorers_fail_the_error_names_each(
+    with_fallback: Build, failing: LoopbackDashScope, face: type[Face], fault: Fault
 ) -> None:
-    failing.faults.append(fault)
-    with pytest.raises(ServiceError) as caught:
-        door(Down("last")).rank()
-    (note,) = caught.value.__notes__
-    assert note.startswith("Before that, gte-rerank-v2 failed (")
+    for entry_point in with_fallback(face, Down("last")):
+        failing.faults.append(fault)
+        with pytest.raises(ServiceError) as caught:
+            entry_point.rank()
+        (note,) = caught.value.__notes__
+        assert note.startswith("Before that, gte-rerank-v2 failed (")

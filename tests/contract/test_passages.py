@@ -1,4 +1,4 @@
-"""A PassageScorer through every face: the score, and the passage where there is a place for it."""
+"""PassageScorer at every face: the score, and the passage where there is room for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import DashScopeScorer, PassageScorer, Record
-from tests.contract.faces import FACES, Engine, Face, Item, LangChain, LlamaIndex
+from tests.contract.faces import FACES, PLUGINS, Engine, Face, Item
 from tests.support.loopback import LoopbackDashScope, token_count
 
 QUERY = "is it dark at the pole"
@@ -25,58 +25,58 @@ ITEMS = [
     Item("long", {"text": LONG}),
 ]
 
+each_plugin = pytest.mark.parametrize("face", PLUGINS, ids=lambda face: face.__name__)
+
 
 @pytest.fixture
 def scorer(dashscope: LoopbackDashScope) -> PassageScorer:
     return PassageScorer(DashScopeScorer(), max_tokens=64, overlap=16)
 
 
-@pytest.fixture(params=["sync", "async"])
-def awaited(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param == "async")
-
-
-def ranked(face: Face, awaited: bool) -> list[Any]:
+def rank(face: Face) -> list[Any]:
+    """What the face returns, which is the same sync and async."""
     made = [face.make(item) for item in ITEMS]
-    return list(asyncio.run(face.arank(made)) if awaited else face.rank(made))
+    ranked, awaited = list(face.rank(made)), list(asyncio.run(face.arank(made)))
+    assert ranked == awaited
+    return ranked
 
 
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
-def test_what_answers_in_the_middle_of_a_long_document_is_found(
-    face: type[Face], scorer: PassageScorer, awaited: bool
+def test_an_answer_in_the_middle_of_a_long_document_ranks_it_first(
+    face: type[Face], scorer: PassageScorer
 ) -> None:
-    made = face(QUERY, scorer=scorer)
-    best, second, _ = map(made.read, ranked(made, awaited))
+    built = face(QUERY, scorer=scorer)
+    best, second, _ = map(built.read, rank(built))
     assert (best.id, second.id) == ("long", "short")
     assert best.score == 1.0
 
 
-def test_a_record_knows_the_passage_that_won(scorer: PassageScorer, awaited: bool) -> None:
-    best, second, _ = ranked(Engine(QUERY, scorer=scorer), awaited)
+def test_a_record_has_the_passage_that_scored_best(scorer: PassageScorer) -> None:
+    best, second, _ = rank(Engine(QUERY, scorer=scorer))
     assert isinstance(best, Record)
     assert best.passage is not None
     assert ANSWER in best.passage.of(LONG)
     assert second.passage is None
 
 
-@pytest.mark.parametrize("face", [LangChain, LlamaIndex])
-def test_the_plugins_keep_the_passage_in_the_metadata_where_they_are_told_to(
-    face: type[Face], scorer: PassageScorer, awaited: bool
+@each_plugin
+def test_the_plugins_can_keep_the_passage_in_the_metadata(
+    face: type[Face], scorer: PassageScorer
 ) -> None:
-    made = face(QUERY, scorer=scorer, keep_passage=True)
-    best, second, _ = map(made.read, ranked(made, awaited))
+    built = face(QUERY, scorer=scorer, keep_passage=True)
+    best, second, _ = map(built.read, rank(built))
     part = best.fields["text"][slice(*best.fields["passage"])]
     assert ANSWER in part
     assert token_count(part) <= 64
     assert second.fields["passage"] is None
 
 
-@pytest.mark.parametrize("face", [LangChain, LlamaIndex])
-def test_the_plugins_keep_no_passage_unless_they_are_told_to(
-    face: type[Face], scorer: PassageScorer, awaited: bool
+@each_plugin
+def test_the_plugins_keep_the_passage_only_if_asked_to(
+    face: type[Face], scorer: PassageScorer
 ) -> None:
-    made = face(QUERY, scorer=scorer)
-    assert all(made.read(each).fields.keys() == {"text"} for each in ranked(made, awaited))
+    built = face(QUERY, scorer=scorer)
+    assert all(built.read(each).fields.keys() == {"text"} for each in rank(built))
 
 
 def test_the_passage_of_a_langchain_document_is_a_part_of_its_content(
@@ -92,7 +92,7 @@ def test_the_passage_of_a_llamaindex_node_is_a_part_of_its_content_with_metadata
 ) -> None:
     rerank = llamaindex_qwen_rerank.QwenRerank(scorer=scorer, keep_passage=True)
     nodes = [NodeWithScore(node=TextNode(text=LONG, metadata={"title": "At the pole"}))]
-    (found,) = rerank.postprocess_nodes(nodes, query_str=QUERY)
-    content = found.node.get_content(MetadataMode.EMBED)
+    (scored,) = rerank.postprocess_nodes(nodes, query_str=QUERY)
+    content = scored.node.get_content(MetadataMode.EMBED)
     assert content.startswith("title: At the pole")
-    assert ANSWER in content[slice(*found.node.metadata["passage"])]
+    assert ANSWER in content[slice(*scored.node.metadata["passage"])]

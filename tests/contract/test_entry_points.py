@@ -1,4 +1,4 @@
-"""A door sees what it is there to see: keys wherever they show, raw errors, a changed input."""
+"""Entry points notice what they are there to notice: leaked keys, raw errors, a changed input."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Any
 import pytest
 
 from qwen_rerank import Record, ServiceError
-from tests.contract.doors import KEY, SECRET, Door, Log
+from tests.contract.entry_points import KEY, SECRET, EntryPoint, Log
 from tests.contract.faces import Reranker
 
 
-class Shown:
+class ShowsItsKey:
     """Has the key in its repr."""
 
     def __repr__(self) -> str:
         return KEY
 
 
-class Held:
+class HoldsAKey:
     """Has the key where only pickle finds it."""
 
     def __init__(self) -> None:
         self.key = KEY
 
 
-@pytest.mark.parametrize("component", [Shown(), Held()], ids=["repr", "pickle"])
+@pytest.mark.parametrize("component", [ShowsItsKey(), HoldsAKey()], ids=["repr", "pickle"])
 def test_a_key_that_a_component_shows_is_seen(component: Any) -> None:
     @dataclass
     class Face:
         query: Any
         component: Any
 
-    door = Door(Face, False, {"component": component})
-    door.open()
-    assert SECRET in "".join(door.shown)
+    entry_point = EntryPoint(Face, False, {"component": component})
+    entry_point.open()
+    assert SECRET in "".join(entry_point.seen)
 
 
-def raising(error: Exception) -> Door:
+def raising(error: Exception) -> EntryPoint:
     def face(query: Any) -> Any:
         raise error
 
-    return Door(face, False, {})
+    return EntryPoint(face, False, {})
 
 
 def _with(**attributes: Any) -> ServiceError:
@@ -66,10 +66,10 @@ def _with(**attributes: Any) -> ServiceError:
     ],
 )
 def test_a_key_that_an_error_shows_is_seen(error: ServiceError) -> None:
-    door = raising(error)
+    entry_point = raising(error)
     with pytest.raises(ServiceError):
-        door.open()
-    assert SECRET in "".join(door.shown)
+        entry_point.open()
+    assert SECRET in "".join(entry_point.seen)
 
 
 def test_a_raw_error_fails_the_test() -> None:
@@ -84,13 +84,13 @@ def test_a_changed_input_fails_the_test() -> None:
             made.pop()
             return made
 
-    door = Door(Changing, False, {})
+    entry_point = EntryPoint(Changing, False, {})
     with pytest.raises(AssertionError, match="the input was changed"):
-        door.rank()
+        entry_point.rank()
 
 
 @pytest.mark.parametrize(
-    "say",
+    "write",
     [
         lambda logger: logger.debug("key %s", KEY),
         lambda logger: logger.info("sent", extra={"headers": {"Authorization": KEY}}),
@@ -98,9 +98,8 @@ def test_a_changed_input_fails_the_test() -> None:
     ],
     ids=["message", "extra", "traceback"],
 )
-@pytest.mark.parametrize("name", ["dashscope", "dashscope.finetune.reinforcement", "new"])
-def test_a_key_that_is_logged_is_seen(
-    log: Log, name: str, say: Callable[[logging.Logger], None]
-) -> None:
-    say(logging.getLogger(name))
-    assert SECRET in "".join(log.texts)
+def test_a_key_that_is_logged_is_seen(log: Log, write: Callable[[logging.Logger], None]) -> None:
+    for name in ("dashscope", "dashscope.finetune.reinforcement", "new"):
+        log.texts.clear()
+        write(logging.getLogger(name))
+        assert SECRET in "".join(log.texts), name

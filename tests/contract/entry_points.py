@@ -1,4 +1,4 @@
-"""The six doors to a service: the users' faces, called and awaited, and all they show a user."""
+"""The methods that users call, and everything that users get to see of a call."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from llama_index.core.schema import BaseComponent
 from pydantic import BaseModel, ValidationError
 
 from qwen_rerank import QwenRerankError
-from tests.contract.faces import Face, Item, LangChain, LlamaIndex, Reranker
+from tests.contract.faces import Face, Item
 
-__all__ = ["DOORS", "ITEMS", "KEY", "QUERY", "SECRET", "TEXT", "Door", "Log"]
+__all__ = ["ITEMS", "KEY", "QUERY", "SECRET", "TEXT", "EntryPoint", "Log", "check_nothing_leaked"]
 
 SECRET = "0123-distinctive"
-"""What no user may ever see: it is in every key."""
+"""Part of every key. No user may ever see it."""
 
 KEY = f"sk-{SECRET}"
 
 TEXT = "confidential"
-"""What no log may ever hold: it is in every query and document."""
+"""Part of every query and document. No log may ever contain it."""
 
 QUERY = f"{TEXT} question"
 ITEMS = (
@@ -37,66 +37,62 @@ ITEMS = (
     Item("middle", {"text": f"{TEXT} score=0.5"}),
 )
 
-DOORS: dict[str, tuple[type[Face], bool]] = {
-    "QwenReRanker.rerank": (Reranker, False),
-    "QwenReRanker.arerank": (Reranker, True),
-    "LangChain.compress_documents": (LangChain, False),
-    "LangChain.acompress_documents": (LangChain, True),
-    "LlamaIndex.postprocess_nodes": (LlamaIndex, False),
-    "LlamaIndex.apostprocess_nodes": (LlamaIndex, True),
-}
-"""A face each, and whether it is awaited."""
-
 Rank = Callable[[Sequence[Item]], list[Item]]
 
 
 @dataclass
-class Door:
-    """A face with its options, called or awaited; keeps all it shows in which a key could stand.
+class EntryPoint:
+    """The sync or the async method of a face that is built with these options.
 
-    It raises errors of ours, or at construction pydantic's. Anything else fails the test, and so
-    does a changed input.
+    Only errors of ours may escape, and pydantic's from the constructor. Any other error fails the
+    test, and so does a changed input.
+
+    Attributes:
+        seen: Everything a user gets to see that could contain a key.
     """
 
     face: Callable[..., Any]
-    awaited: bool
+    is_async: bool
     options: dict[str, Any]
-    shown: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
 
     def rank(self, items: Sequence[Item] = ITEMS, query: Any = QUERY, **options: Any) -> list[Item]:
-        """Open the door and rank once."""
+        """Build the face and rank once. These options override the entry point's own."""
         return self.open(query, **options)(items)
 
     def open(self, query: Any = QUERY, **options: Any) -> Rank:
-        """Make what ranks, with these options over the door's own."""
-        with self._raising(QwenRerankError, ValidationError):
+        """Build the face; the result ranks items with it."""
+        with self._catching(QwenRerankError, ValidationError):
             face = self.face(query, **self.options | options)
-        self.shown += _shown_by(face.component)
+        self.seen += _representations(face.component)
         return partial(self._rank, face)
 
     def _rank(self, face: Face, items: Sequence[Item]) -> list[Item]:
         made = [face.make(item) for item in items]
         before = repr(made)
         try:
-            with self._raising(QwenRerankError):
-                ranked = asyncio.run(face.arank(made)) if self.awaited else face.rank(made)
+            with self._catching(QwenRerankError):
+                ranked = asyncio.run(face.arank(made)) if self.is_async else face.rank(made)
         finally:
             assert repr(made) == before, "the input was changed"
         return [face.read(thing) for thing in ranked]
 
     @contextmanager
-    def _raising(self, *kinds: type[Exception]) -> Iterator[None]:
+    def _catching(self, *allowed: type[Exception]) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self.shown += _shown_by_error(error)
-            if not isinstance(error, kinds):
+            self.seen += _representations_of_error(error)
+            if not isinstance(error, allowed):
                 pytest.fail(f"a raw {type(error).__name__}")
             raise
 
+    def __str__(self) -> str:
+        return "async" if self.is_async else "sync"
 
-def _shown_by(component: Any) -> Iterator[str]:
-    """The component in every way that its users have to write it down."""
+
+def _representations(component: Any) -> Iterator[str]:
+    """The component in every form in which users print or store it."""
     yield from (repr(component), str(component))
     yield pickle.dumps(component).decode("latin-1")
     yield langchain_core.load.dumps(component)
@@ -106,23 +102,23 @@ def _shown_by(component: Any) -> Iterator[str]:
         yield from (repr(component.to_dict()), component.to_json())
 
 
-def _shown_by_error(error: BaseException) -> Iterator[str]:
-    """Its traceback, and each error behind it with all that it holds."""
+def _representations_of_error(error: BaseException) -> Iterator[str]:
+    """The traceback, and each error in the chain with its attributes."""
     yield "".join(traceback.format_exception(error))
     for each in _chain(error):
         yield f"{each!r} {each} {vars(each)}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    found = [error]
-    for each in found:  # which grows
+    chain = [error]
+    for each in chain:  # which grows
         others = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
-        found += [other for other in others if other is not None and other not in found]
-    return found
+        chain += [other for other in others if other is not None and other not in chain]
+    return chain
 
 
 class Log(logging.Handler):
-    """Keeps every record as text, with all that is attached to it."""
+    """Keeps every record as text, with everything that is attached to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,3 +126,9 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(f"{self.format(record)} {vars(record)}")
+
+
+def check_nothing_leaked(seen: Sequence[str], log: Log) -> None:
+    """Check that a user saw no key, and that the log has no key and no text."""
+    assert not [text for text in (*seen, *log.texts) if SECRET in text], "a key leaked"
+    assert not [text for text in log.texts if TEXT in text], "a text was logged"
