@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
-from itertools import chain
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from qwen_rerank import Content, InvalidInputError, Ranking, Record, RerankEngine
+from qwen_rerank import Content, InvalidInputError
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.inputs.fields import SourceFields
+from qwen_rerank.inputs.fields import FieldAccess, ItemReader
+from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import MANY, offloaded
-from qwen_rerank.ranking.records import Lists, place_ids
+from qwen_rerank.ranking.records import flattened
+from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.settings import PluginSettings
-from qwen_rerank.validation import is_finite, listed
+from qwen_rerank.validation import is_finite, list_of
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -40,9 +41,6 @@ Rankable: TypeAlias = str | Content | Document | Mapping[str, Any]
 
 Documents: TypeAlias = Iterable[Document] | Mapping[str, Iterable[Document]]
 """Documents, or those of several retrievers by name."""
-
-Listed: TypeAlias = list[Document] | dict[str, list[Document]]
-"""The same in lists, as an iterator gives them only once."""
 
 
 class QwenRerank(PluginSettings, BaseDocumentCompressor):
@@ -71,10 +69,10 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     content_field: ClassVar[str] = CONTENT[0]
 
-    def _build(self) -> RerankEngine:
+    def _build(self, options: tuple[Any, ...]) -> Any:
         import langchain_core.runnables.config  # noqa: F401  # half a second, not in the first call
 
-        return super()._build()
+        return super()._build(options)
 
     def compress_documents(
         self, documents: Documents, query: Item, callbacks: Callbacks | None = None
@@ -94,39 +92,42 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
-        documents = _listed(documents)
-        inputs = _inputs(documents, query)
+        own, lists = flattened(documents, _documents)
         from langchain_core.runnables.config import get_callback_manager_for_config
 
         manager = get_callback_manager_for_config(_config(callbacks))
-        run = manager.on_chain_start(None, inputs, name=type(self).__name__)
+        run = manager.on_chain_start(None, _inputs(own, lists, query), name=type(self).__name__)
         try:
-            records = self._found(documents)
-            outputs = self._outputs(self.engine.rerank(query, records, self.top_n))
+            ranking = self.engine.rank(query, self._candidates(own, lists), self.top_n)
+            ranked = self._ranked(own, ranking)
         except BaseException as error:
             run.on_chain_error(error)
             raise
-        run.on_chain_end(outputs)
-        return outputs["documents"]  # type: ignore[no-any-return]
+        run.on_chain_end({"documents": ranked, **ranking.facts})
+        return ranked
 
     async def acompress_documents(
         self, documents: Documents, query: Item, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
-        documents = _listed(documents)
-        inputs = _inputs(documents, query)
+        own, lists = flattened(documents, _documents)
         from langchain_core.runnables.config import get_async_callback_manager_for_config
 
         manager = get_async_callback_manager_for_config(_config(callbacks))
-        run = await manager.on_chain_start(None, inputs, name=type(self).__name__)
+        run = await manager.on_chain_start(
+            None, _inputs(own, lists, query), name=type(self).__name__
+        )
         try:
-            records = await offloaded(_count(documents) > MANY, self._found, documents)
-            outputs = self._outputs(await self.engine.arerank(query, records, self.top_n))
+            engine = self.engine
+            is_long = engine.takes_long(len(own))
+            candidates = await offloaded(is_long, self._candidates, own, lists)
+            ranking = await engine.arank(query, candidates, self.top_n)
+            ranked = await offloaded(len(ranking.indices) > MANY, self._ranked, own, ranking)
         except BaseException as error:
             await run.on_chain_error(error)
             raise
-        await run.on_chain_end(outputs)
-        return outputs["documents"]  # type: ignore[no-any-return]
+        await run.on_chain_end({"documents": ranked, **ranking.facts})
+        return ranked
 
     def rerank(
         self, documents: Iterable[Rankable], query: Item, top_n: int | None = -1
@@ -143,106 +144,114 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             Best first, a dict each, with an `"index"`, its place in `documents`, and its
             `"relevance_score"`, a float.
         """
-        records = self._records(_rankables(documents))
-        ranking = self.engine.rerank(query, records, self.top_n if top_n == -1 else top_n)
-        return _places(ranking, records)
+        own = _rankables(documents)
+        top_n = self.top_n if top_n == -1 else top_n
+        ranking = self.engine.rank(query, self._rankable_candidates(own), top_n)
+        return _indices_and_scores(ranking)
 
     async def arerank(
         self, documents: Iterable[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
         """The same as `rerank`, without blocking the event loop."""
-        items = _rankables(documents)
-        records = await offloaded(len(items) > MANY, self._records, items)
-        ranking = await self.engine.arerank(query, records, self.top_n if top_n == -1 else top_n)
-        return _places(ranking, records)
+        own = _rankables(documents)
+        top_n = self.top_n if top_n == -1 else top_n
+        engine = self.engine
+        is_long = engine.takes_long(len(own))
+        candidates = await offloaded(is_long, self._rankable_candidates, own)
+        return _indices_and_scores(await engine.arank(query, candidates, top_n))
 
-    def _found(self, documents: Listed) -> list[Record] | Lists:
-        if not isinstance(documents, Mapping):
-            return self._records(documents)
-        id_of = _ids_of(chain.from_iterable(documents.values()))
-        return {
-            name: [self._record(id_of(document), document) for document in found]
-            for name, found in documents.items()
-        }
+    def _candidates(self, documents: Sequence[Document], lists: Lists | None) -> Candidates:
+        ids = [document.id for document in documents]
+        items = self.reader.read(documents, ids)
+        contents = None if lists is None else [document.page_content for document in documents]
+        return Candidates(items, ids, lists, contents)
 
-    def _records(self, documents: Sequence[Rankable]) -> list[Record]:
-        ids = place_ids(getattr(document, "id", None) for document in documents)
-        return list(map(self._record, ids, documents))
+    def _rankable_candidates(self, documents: Sequence[Rankable]) -> Candidates:
+        ids = [getattr(document, "id", None) for document in documents]
+        if {*map(type, documents)} <= {Document}:
+            return Candidates(self.reader.read(documents, ids), ids)
+        field = self.rerank_field
+        if not callable(field):
+            for document in documents:
+                self._check_fields(document)
+        access = FieldAccess(_rankable_getter, _rankable_names)
+        reader = ItemReader(self.content_field if field is None else field, access)
+        return Candidates(reader.read(documents, ids), ids)
 
-    def _record(self, id_: str, document: Rankable) -> Record:
-        return Record(id_, self._fields(document), source=document)
-
-    def _fields(self, document: Rankable) -> Mapping[str, Any]:
-        if isinstance(document, Document):
-            return SourceFields(document.metadata, CONTENT, _content, document)
-        if isinstance(document, str | Content):
-            return dict.fromkeys(CONTENT, document)
-        if not callable(self.rerank_field) and not hasattr(document, "get"):
+    def _check_fields(self, document: Rankable) -> None:
+        if isinstance(document, str | Content | Document):
+            return
+        if not hasattr(document, "get"):
             raise InvalidInputError(
                 "documents must be texts, Contents, Documents or mappings, got "
                 f"{type(document).__name__}.",
-                remedy="Make one of it, or pass rerank_field a function that reads it.",
+                remedy="Convert it, or pass rerank_field a function that reads it.",
             )
         if self.rerank_field is None and self.content_field not in document:
             raise InvalidInputError(
                 f"A {type(document).__name__} does not say which of its values is the text.",
                 remedy="Name it with rerank_field.",
             )
-        return document
 
-    def _to_keep(self) -> dict[str, Callable[[Record], Any]]:
-        lists = {LISTS: lambda record: record.lists and dict(record.lists)}
-        return super()._to_keep() | (lists if self.keep_lists else {})
+    def _field_access(self) -> FieldAccess[Any]:
+        return FieldAccess(
+            lambda name: _content if name in CONTENT else lambda doc: doc.metadata.get(name),
+            lambda document: (*CONTENT, *document.metadata),
+        )
 
-    def _retrieval_score(self, record: Record) -> float | None:
-        found = map(record.source.metadata.get, RETRIEVAL_SCORES)
-        return next(filter(is_finite, found), None)
+    def _kept_columns(self, ranking: RankedIndices) -> dict[str, Iterable[Any]]:
+        if not self.keep_lists:
+            return {}
+        if ranking.lists is None:
+            return {LISTS: repeat(None, len(ranking.indices))}
+        return {LISTS: map(dict, ranking.lists)}
 
-    def _outputs(self, ranking: Ranking) -> dict[str, Any]:
-        return {
-            "documents": [
-                _ranked(record, kept, ranking.unranked)
-                for record, kept in zip(ranking, self._kept(ranking), strict=True)
-            ],
-            **ranking.facts,
-        }
+    def _retrieval_score(self, document: Document) -> float | None:
+        values = map(document.metadata.get, RETRIEVAL_SCORES)
+        return next(filter(is_finite, values), None)
+
+    def _ranked(self, documents: Sequence[Document], ranking: RankedIndices) -> list[Document]:
+        """Copies of the ranking's documents, with their scores and what is kept in the metadata."""
+        chosen = map(documents.__getitem__, ranking.indices)
+        rows = zip(chosen, ranking.scores, self._kept(documents, ranking), strict=True)
+        return [
+            _with_metadata(document, {**document.metadata, **kept, SCORE: score})
+            for document, score, kept in rows
+        ]
 
 
 _content = attrgetter("page_content")
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
-    """That of the run around this one, or with the callbacks that were given."""
+    """That of the run around this one, or with the callbacks that were passed."""
     from langchain_core.runnables.config import RunnableConfig, ensure_config
 
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
-def _ranked(record: Record, kept: Mapping[str, Any], unranked: bool) -> Document:
-    """A copy of the record's document, with its score and what is kept in the metadata."""
-    document: Document = record.source
-    metadata = {**document.metadata, **kept}
-    if not unranked:
-        metadata[SCORE] = record.score
-        if record.score is None:
-            del metadata[SCORE]
-    return document.model_copy(update={"metadata": metadata})
+_set = object.__setattr__
 
 
-def _listed(documents: Documents) -> Listed:
-    """The documents, all of them and nothing else."""
-    if isinstance(documents, Mapping):
-        return {name: _documents(found) for name, found in documents.items()}
-    return _documents(documents)
+def _with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
+    """A copy of the document with these metadata, as `model_copy` makes it."""
+    if type(document) is not Document:
+        return document.model_copy(update={"metadata": metadata})
+    copied = Document.__new__(Document)  # a third of the time
+    _set(copied, "__dict__", {**document.__dict__, "metadata": metadata})
+    _set(copied, "__pydantic_fields_set__", {*document.__pydantic_fields_set__, "metadata"})
+    _set(copied, "__pydantic_extra__", None)
+    _set(copied, "__pydantic_private__", None)
+    return copied
 
 
 def _documents(documents: Iterable[Document]) -> list[Document]:
-    remedy = "Make Documents of them, or call rerank, which takes texts too."
-    return listed("documents", documents, Document, remedy)
+    remedy = "Convert them to Documents, or call rerank, which also takes texts."
+    return list_of("documents", documents, Document, remedy)
 
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
-    """The things to rank; one alone would be taken apart."""
+    """The documents; a single one would be taken apart."""
     if isinstance(documents, str | bytes | Document | Mapping):
         raise InvalidInputError(
             f"documents must be a list, got {type(documents).__name__}.",
@@ -251,37 +260,34 @@ def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
     return list(documents)
 
 
-def _inputs(documents: Listed, query: Item) -> dict[str, Any]:
-    """What the run is told that it was given: not the data of an image in the query."""
-    return {"query": repr(query) if isinstance(query, Content) else query, "documents": documents}
+def _rankable_getter(name: str) -> Callable[[Any], Any]:
+    def get(document: Any) -> Any:
+        if isinstance(document, str | Content):
+            return document if name in CONTENT else None
+        if not isinstance(document, Document):
+            return document.get(name)
+        return document.page_content if name in CONTENT else document.metadata.get(name)
+
+    return get
 
 
-def _count(documents: Listed) -> int:
-    return sum(map(len, documents.values())) if isinstance(documents, dict) else len(documents)
+def _rankable_names(document: Any) -> Iterable[str]:
+    if isinstance(document, str | Content):
+        return CONTENT
+    return (*CONTENT, *document.metadata) if isinstance(document, Document) else document
 
 
-def _ids_of(documents: Iterable[Document]) -> Callable[[Document], str]:
-    """What tells each document's id: its own, else that of the first with its content, else made.
-
-    For a vector store has ids, and a list of words made of the same documents often none.
-    """
-    ids: dict[str, str] = {}
-    for document in documents:
-        if document.id:
-            ids.setdefault(document.page_content, document.id)
-
-    def id_of(document: Document) -> str:
-        return document.id or ids.get(document.page_content) or _content_id(document)
-
-    return id_of
+def _inputs(documents: list[Document], lists: Lists | None, query: Item) -> dict[str, Any]:
+    """The inputs of the run in traces, without the data of an image in the query."""
+    shown: Any = documents
+    if lists is not None:
+        shown = {name: documents[own.start : own.stop] for name, own in lists.items()}
+    return {
+        "query": repr(query) if isinstance(query, Content) else query,
+        "documents": shown,
+    }
 
 
-def _content_id(document: Document) -> str:
-    return f"#{sha256(document.page_content.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def _places(ranking: Ranking, records: Iterable[Record]) -> list[dict[str, Any]]:
-    places: dict[str, int] = {}
-    for place, record in enumerate(records):
-        places.setdefault(record.id, place)
-    return [{"index": places[record.id], SCORE: record.score} for record in ranking]
+def _indices_and_scores(ranking: RankedIndices) -> list[dict[str, Any]]:
+    pairs = zip(ranking.indices, ranking.scores, strict=True)
+    return [{"index": index, SCORE: score} for index, score in pairs]

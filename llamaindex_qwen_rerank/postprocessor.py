@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,11 +14,11 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from pydantic import model_validator
 
 from llamaindex_qwen_rerank.items import has_image, item_of_node, item_of_query
-from qwen_rerank import Ranking, Record
 from qwen_rerank.inputs.content import Item, text_of
-from qwen_rerank.inputs.fields import SourceFields
+from qwen_rerank.inputs.fields import FieldAccess
+from qwen_rerank.ranking.candidates import Candidates
 from qwen_rerank.ranking.engine import MANY, offloaded
-from qwen_rerank.ranking.records import place_ids
+from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.settings import PluginSettings
 
 __all__ = ["QwenRerank"]
@@ -67,7 +67,8 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         nodes = list(nodes)  # an iterator gives them only once
         query = item_of_query(query_bundle)
         with self._step(nodes, text_of(query)) as step:
-            step.finish(self.engine.rerank(query, self._records(nodes), self.top_n))
+            ranking = self.engine.rank(query, self._candidates(nodes), self.top_n)
+            step.facts, step.nodes = ranking.facts, self._ranked(nodes, ranking)
         return step.nodes
 
     async def _apostprocess_nodes(
@@ -76,14 +77,19 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         nodes = list(nodes)
         query = await offloaded(has_image(query_bundle), item_of_query, query_bundle)
         with self._step(nodes, text_of(query)) as step:
-            records = await offloaded(len(nodes) > MANY, self._records, nodes)
-            step.finish(await self.engine.arerank(query, records, self.top_n))
+            engine = self.engine
+            is_long = engine.takes_long(len(nodes))
+            candidates = await offloaded(is_long, self._candidates, nodes)
+            ranking = await engine.arank(query, candidates, self.top_n)
+            is_long = len(ranking.indices) > MANY
+            step.facts = ranking.facts
+            step.nodes = await offloaded(is_long, self._ranked, nodes, ranking)
         return step.nodes
 
     @contextmanager
     def _step(self, nodes: list[NodeWithScore], query: str) -> Iterator[_Step]:
         """Tell both of LlamaIndex's ways of watching when the step starts and ends, always."""
-        step = _Step(self._nodes)
+        step = _Step()
         model, top_n = self.engine.scorer.model, len(nodes) if self.top_n is None else self.top_n
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
@@ -99,41 +105,42 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         finally:
             _dispatcher.event(ReRankEndEvent(nodes=step.nodes, tags=step.facts))
 
-    def _records(self, nodes: list[NodeWithScore]) -> list[Record]:
-        ids = place_ids(scored.node.node_id for scored in nodes)
-        return [
-            Record(id_, self._fields(scored), scored.score, source=scored)
-            for id_, scored in zip(ids, nodes, strict=True)
-        ]
+    def _candidates(self, nodes: list[NodeWithScore]) -> Candidates:
+        ids = [scored.node.node_id for scored in nodes]
+        return Candidates(self.reader.read(nodes, ids), ids)
 
-    def _fields(self, scored: NodeWithScore) -> SourceFields:
-        return SourceFields(scored.node.metadata, (self.content_field,), self._content, scored.node)
+    def _field_access(self) -> FieldAccess[Any]:
+        return FieldAccess(
+            lambda name: self._content
+            if name == self.content_field
+            else lambda scored: scored.node.metadata.get(name),
+            lambda scored: (self.content_field, *scored.node.metadata),
+            noun="node",
+        )
 
-    def _content(self, node: BaseNode) -> Item:
-        return item_of_node(node, self.metadata_mode)
+    def _content(self, scored: NodeWithScore) -> Item:
+        return item_of_node(scored.node, self.metadata_mode)
 
-    def _nodes(self, ranking: Ranking) -> list[NodeWithScore]:
+    def _ranked(self, nodes: list[NodeWithScore], ranking: RankedIndices) -> list[NodeWithScore]:
         """The ranking's nodes with their scores; copies of them where metadata are added."""
+        chosen = list(map(nodes.__getitem__, ranking.indices))
+        scores = [scored.score for scored in chosen] if ranking.unranked else ranking.scores
+        rows = zip(chosen, scores, self._kept(nodes, ranking), strict=True)
         return [
-            NodeWithScore(node=_with_metadata(record.source.node, kept), score=record.score)
-            for record, kept in zip(ranking, self._kept(ranking), strict=True)
+            NodeWithScore(node=_with_metadata(scored.node, kept), score=score)
+            for scored, score, kept in rows
         ]
 
-    def _retrieval_score(self, record: Record) -> float | None:
-        return record.source.score  # type: ignore[no-any-return]
+    def _retrieval_score(self, document: NodeWithScore) -> float | None:
+        return document.score
 
 
 class _Step:
     """One reranking: its result, empty where it failed, and the facts to report."""
 
-    def __init__(self, read: Callable[[Ranking], list[NodeWithScore]]) -> None:
-        self._read = read
+    def __init__(self) -> None:
         self.nodes: list[NodeWithScore] = []
         self.facts: dict[str, Any] = {}
-
-    def finish(self, ranking: Ranking) -> None:
-        self.facts = ranking.facts
-        self.nodes = self._read(ranking)
 
 
 def _with_metadata(node: BaseNode, added: Mapping[str, Any]) -> BaseNode:

@@ -17,8 +17,9 @@ from qwen_rerank.errors import (
 )
 from qwen_rerank.inputs.content import Content, Modality
 from qwen_rerank.inputs.fields import RerankField
-from qwen_rerank.ranking.engine import Missing, Ranking, RerankEngine, UsageCallback
+from qwen_rerank.ranking.engine import Missing, RerankEngine, UsageCallback
 from qwen_rerank.ranking.records import Record
+from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.reranker import QwenReRanker
 from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Price, published_prices

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, checked_query
-from qwen_rerank.ranking.engine import Ranking
-from qwen_rerank.ranking.records import Record, place_ids
+from qwen_rerank.ranking.candidates import Candidates, Lists
+from qwen_rerank.ranking.engine import MANY, offloaded
+from qwen_rerank.ranking.records import flattened
+from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.settings import DocumentField, RerankSettings
 from qwen_rerank.validation import check_top_n
@@ -117,8 +118,12 @@ class QwenReRanker:
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
-        records, top_n = _records(query_results), self.topn if topn is None else topn
-        return _documents(self._settings.engine.rerank(self._query, records, top_n))
+        documents, lists = _flattened(query_results)
+        candidates = self._candidates(documents, lists)
+        ranking = self._settings.engine.rank(
+            self._query, candidates, self.topn if topn is None else topn
+        )
+        return _ranked(documents, ranking)
 
     async def arerank(
         self,
@@ -126,8 +131,16 @@ class QwenReRanker:
         topn: int | None = None,
     ) -> list[D]:
         """The same as `rerank`, without blocking the event loop."""
-        records, top_n = _records(query_results), self.topn if topn is None else topn
-        return _documents(await self._settings.engine.arerank(self._query, records, top_n))
+        documents, lists = _flattened(query_results)
+        engine = self._settings.engine
+        is_long = engine.takes_long(len(documents))
+        candidates = await offloaded(is_long, self._candidates, documents, lists)
+        ranking = await engine.arank(self._query, candidates, self.topn if topn is None else topn)
+        return await offloaded(len(ranking.indices) > MANY, _ranked, documents, ranking)
+
+    def _candidates(self, documents: Sequence[ScoredDocument], lists: Lists | None) -> Candidates:
+        ids = [_id(document) for document in documents]
+        return Candidates(self._settings.reader.read(documents, ids), ids, lists)
 
     def __repr__(self) -> str:
         return (
@@ -135,39 +148,45 @@ class QwenReRanker:
         )
 
 
-def _records(
-    query_results: Mapping[str, Iterable[Any]] | Iterable[Iterable[Any]],
-) -> Mapping[Any, list[Record]]:
+def _flattened(
+    query_results: Mapping[str, Iterable[D]] | Iterable[Iterable[D]],
+) -> tuple[list[D], Lists | None]:
+    """The documents of all lists, and the indices of each."""
     try:
         named = (
-            query_results.items()
+            query_results
             if isinstance(query_results, Mapping)
-            else enumerate(query_results)
+            else dict(enumerate(query_results))
         )
-        lists = {
-            name: [document for document in documents if document is not None]
-            for name, documents in named
-        }
-        documents = list(chain.from_iterable(lists.values()))
-        ids = iter(place_ids(document.id for document in documents))
-        for document in documents[:1]:  # what can't take a score should show before it is paid for
+        documents, lists = flattened(named, _present)
+        for document in documents[:1]:  # one that can't take a score is an error before it costs
             _with_score(document, document.score)
-        return {
-            name: [
-                Record(next(ids), document.fields or {}, document.score, source=document)
-                for document in found
-            ]
-            for name, found in lists.items()
-        }
+        return documents, lists
     except (TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
         raise InvalidInputError(
             f"query_results must be lists of documents with id, score and fields: {error}.",
             remedy="Pass a dict of lists by vector field, or a list of lists.",
         ) from error
 
 
-def _documents(ranking: Ranking) -> list[Any]:
-    return [_with_score(record.source, record.score) for record in ranking]
+def _id(document: ScoredDocument) -> str | None:
+    """The document's id as a string; None where it does not have one."""
+    id_ = document.id
+    return None if id_ is None or id_ != id_ else str(id_)  # NaN is not an id
+
+
+def _present(documents: Iterable[D | None]) -> list[D]:
+    return [document for document in documents if document is not None]
+
+
+def _ranked(documents: list[D], ranking: RankedIndices) -> list[D]:
+    """Copies of the ranking's documents with their scores."""
+    chosen = map(documents.__getitem__, ranking.indices)
+    if ranking.unranked:
+        return [_with_score(document, document.score) for document in chosen]
+    return list(map(_with_score, chosen, ranking.scores))
 
 
 def _with_score(document: Any, score: float | None) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     AliasChoices,
@@ -21,8 +21,10 @@ from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.ranking.engine import Missing, Ranking, RerankEngine, UsageCallback
+from qwen_rerank.inputs.fields import FieldAccess, ItemReader
+from qwen_rerank.ranking.engine import Missing, RerankEngine, UsageCallback
 from qwen_rerank.ranking.records import Record
+from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.validation import check_top_n
@@ -138,7 +140,7 @@ class RerankSettings(BaseModel):
     content_field: ClassVar[str] = "content"
     """The field of a record that holds the content when rerank_field is None."""
 
-    _built: tuple[tuple[Any, ...], RerankEngine] | None = PrivateAttr(default=None)
+    _built: _Built | None = PrivateAttr(default=None)
 
     if not TYPE_CHECKING:  # so that the signature stays that of the fields
 
@@ -149,15 +151,25 @@ class RerankSettings(BaseModel):
     @property
     def engine(self) -> RerankEngine:
         """The engine for the options as they are now."""
-        options = tuple(getattr(self, name) for name in RerankSettings.model_fields)
-        if self._built is None or self._built[0] != options:
-            self._built = (options, self._build())
-        return self._built[1]
+        return self._current.engine
 
-    def _build(self) -> RerankEngine:
+    @property
+    def reader(self) -> ItemReader[Any]:
+        """What reads the text of the documents that this component ranks."""
+        return self._current.reader
+
+    @property
+    def _current(self) -> _Built:
+        """What is built of the options as they are now."""
+        options = tuple(getattr(self, name) for name in RerankSettings.model_fields)
+        if self._built is None or self._built.options != options:
+            self._built = self._build(options)
+        return self._built
+
+    def _build(self, options: tuple[Any, ...]) -> _Built:
         check_top_n(self.top_n)
         field = self.content_field if self.rerank_field is None else self.rerank_field
-        return RerankEngine(
+        engine = RerankEngine(
             self._scorer(),
             rerank_field=_of_source(field) if callable(field) else field,
             missing=self.missing,
@@ -166,6 +178,14 @@ class RerankSettings(BaseModel):
             blend=self.blend,
             diversity=self.diversity,
             usage_callback=self.usage_callback,
+        )
+        return _Built(options, engine, ItemReader(field, self._field_access()))
+
+    def _field_access(self) -> FieldAccess[Any]:
+        """How to read the fields of the documents that this component ranks."""
+        return FieldAccess(
+            getter=lambda name: lambda document: (document.fields or {}).get(name),
+            names=lambda document: document.fields or {},
         )
 
     def _scorer(self) -> Scorer:
@@ -241,26 +261,44 @@ class PluginSettings(RerankSettings):
     keep_passage: bool = False
     keep_model: bool = False
 
-    def _kept(self, ranking: Ranking) -> Iterable[Mapping[str, Any]]:
-        """For each record of the ranking the metadata to add to its document."""
-        kept = self._to_keep()
-        model = {"rerank_model": ranking.model} if self.keep_model else {}
-        if not kept:
-            return repeat(model, len(ranking))
-        return (model | {key: read(record) for key, read in kept.items()} for record in ranking)
-
-    def _to_keep(self) -> dict[str, Callable[[Record], Any]]:
-        """What to keep, by its key in the metadata, and how to read it from a record."""
-        kept: dict[str, Callable[[Record], Any]] = {}
+    def _kept(self, documents: Sequence[Any], ranking: RankedIndices) -> Iterable[dict[str, Any]]:
+        """For each document of the ranking what to add to its metadata."""
+        count = len(ranking.indices)
+        columns: dict[str, Iterable[Any]] = {}
         if self.keep_retrieval_score:
-            kept["retrieval_score"] = self._retrieval_score
+            chosen = map(documents.__getitem__, ranking.indices)
+            columns["retrieval_score"] = map(self._retrieval_score, chosen)
         if self.keep_passage:
-            kept["passage"] = lambda record: record.passage and list(record.passage)
-        return kept
+            passages = ranking.passages or [None] * count
+            columns["passage"] = [passage and list(passage) for passage in passages]
+        if self.keep_model:
+            columns["rerank_model"] = repeat(ranking.model, count)
+        columns |= self._kept_columns(ranking)
+        if not columns:
+            return repeat({}, count)
+        return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
-    def _retrieval_score(self, record: Record) -> float | None:
-        """The score of the first stage, from the document that the record is of."""
+    def _kept_columns(self, ranking: RankedIndices) -> dict[str, Iterable[Any]]:
+        """What a framework's own options add, by metadata key, for each document."""
+        return {}
+
+    def _retrieval_score(self, document: Any) -> float | None:
+        """The score that the first stage gave the document."""
         raise NotImplementedError
+
+
+class _Built(NamedTuple):
+    """What is built of the options.
+
+    Attributes:
+        options: The values of the options.
+        engine: Their engine.
+        reader: Reads what is scored of the component's documents.
+    """
+
+    options: tuple[Any, ...]
+    engine: RerankEngine
+    reader: ItemReader[Any]
 
 
 def _of_source(function: Callable[[Any], Item | None]) -> Callable[[Record], Item | None]:

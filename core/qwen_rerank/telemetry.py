@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import opentelemetry.trace
 
-    from qwen_rerank.ranking.engine import Ranking
-    from qwen_rerank.ranking.records import Lists
+    from qwen_rerank.ranking.result import Outcome
 
 __all__ = ["Span", "ranking_span", "request_span"]
 
@@ -44,9 +43,8 @@ class Span:
     ) -> None:
         pass
 
-    def ranked(self, ranking: Ranking) -> Ranking:
-        """Tell what came out of a ranking, and return it."""
-        return ranking
+    def ranked(self, outcome: Outcome, returned: int) -> None:
+        """Record the outcome of a ranking and how many documents it returned."""
 
     def answered(self, tokens: int) -> None:
         """Tell that a request was answered with scores, and for how many tokens."""
@@ -98,24 +96,23 @@ class _Recorded(Span):
             }
         )
 
-    def ranked(self, ranking: Ranking) -> Ranking:
-        usage = asdict(ranking.usage)
+    def ranked(self, outcome: Outcome, returned: int) -> None:
+        usage = asdict(outcome.usage)
         own = {
-            "returned": len(ranking),
-            "skipped": ranking.skipped,
-            "duplicates": ranking.duplicates,
-            "over_budget": ranking.over_budget,
-            "unranked": ranking.unranked,
+            "returned": returned,
+            "skipped": outcome.skipped,
+            "duplicates": outcome.duplicates,
+            "over_budget": outcome.over_budget,
+            "unranked": outcome.unranked,
         }
         tokens = usage.pop("tokens")
         self._set(
             {
-                "gen_ai.response.model": ranking.model,
+                "gen_ai.response.model": outcome.model,
                 "gen_ai.usage.input_tokens": tokens or None,
                 **{f"qwen_rerank.{name}": value for name, value in (own | usage).items()},
             }
         )
-        return ranking
 
     def answered(self, tokens: int) -> None:
         self._set({"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None})
@@ -135,15 +132,15 @@ def _configured() -> ModuleType | None:
     return trace
 
 
-def ranking_span(model: str, lists: Lists, top_n: int | None) -> Span:
-    """A span for the ranking of some lists of records by a model."""
+def ranking_span(model: str, documents: int, top_n: int | None) -> Span:
+    """A span for the ranking of so many documents by a model."""
     trace = _configured()
     if trace is None:
         return _NOBODY
     attributes = {
         "gen_ai.operation.name": OPERATION,
         "gen_ai.request.model": model,
-        "qwen_rerank.documents": sum(map(len, lists.values())),
+        "qwen_rerank.documents": documents,
         "qwen_rerank.top_n": top_n,
     }
     return _Recorded(trace, f"{OPERATION} {model}", "INTERNAL", attributes)

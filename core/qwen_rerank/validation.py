@@ -17,7 +17,7 @@ __all__ = [
     "check_top_n",
     "check_whole",
     "is_finite",
-    "listed",
+    "list_of",
     "not_utf8",
 ]
 
@@ -34,7 +34,7 @@ def is_finite(value: object) -> TypeGuard[float]:
         return False
 
 
-def listed(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:
+def list_of(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:
     """The things in a list; raises InvalidInputError if one is of another kind."""
     found = list(things)
     for other in {*map(type, found)}:

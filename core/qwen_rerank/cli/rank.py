@@ -32,8 +32,8 @@ from qwen_rerank.datasets import is_json_lines, json_object, lines, numbered, re
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.tables import table
 from qwen_rerank.inputs.content import Item, text_of
-from qwen_rerank.inputs.fields import item_reader
-from qwen_rerank.ranking.engine import Ranking, RerankEngine
+from qwen_rerank.ranking.engine import RerankEngine
+from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.ranking.records import Record
 
 __all__ = ["rank"]
@@ -110,7 +110,7 @@ def rank(
         for row in _rows(ranking):
             screen.json(row)
     else:
-        _show(screen, ranking, item_reader(_rerank_field(field)))
+        _show(screen, ranking, engine)
     if ranking.skipped:
         screen.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeAlias
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.first_stage import CONTENT, Reader
 from qwen_rerank.inputs.fields import RerankField
-from qwen_rerank.ranking.engine import Ranking, RerankEngine
+from qwen_rerank.ranking.engine import RerankEngine
+from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.scorers.base import Scorer, Usage
 

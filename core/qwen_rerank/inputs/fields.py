@@ -1,138 +1,223 @@
-"""Reading from a record's fields what of it is scored."""
+"""Reading from a document's fields what of it is scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.blocks import content_of
 from qwen_rerank.inputs.content import Content, Item, simplest, text_of
 from qwen_rerank.inputs.templates import Part, is_template, parsed
 from qwen_rerank.inputs.values import NoTextError, as_text
-from qwen_rerank.ranking.records import Record
 
-__all__ = ["RerankField", "SourceFields", "item_reader"]
+__all__ = ["FieldAccess", "ItemReader", "RerankField"]
 
+_log = logging.getLogger(__name__)
 
-class SourceFields(Mapping[str, Any]):
-    """The fields of a framework's object: its metadata, and its content, got when it is asked for.
+D = TypeVar("D")
 
-    Args:
-        metadata: The object's own fields.
-        names: The fields that hold the content, whatever the metadata have under those names.
-        content: Gives the content of the object.
-        source: The object.
-    """
-
-    __slots__ = ("_content", "_metadata", "_names", "_source")
-
-    def __init__(
-        self,
-        metadata: Mapping[str, Any],
-        names: tuple[str, ...],
-        content: Callable[[Any], Item],
-        source: Any,
-    ) -> None:
-        self._metadata = metadata
-        self._names = names
-        self._content = content
-        self._source = source
-
-    def __getitem__(self, name: str) -> Any:
-        return self._content(self._source) if name in self._names else self._metadata[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The field, or the default where there is none."""
-        if name in self._names:
-            return self._content(self._source)
-        return self._metadata.get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**dict.fromkeys(self._names), **self._metadata})
-
-    def __len__(self) -> int:
-        return len(self._names) + len(self._metadata.keys() - set(self._names))
-
-
-RerankField: TypeAlias = str | Sequence[str] | Callable[[Record], Item | None]
-"""What of a record is scored: a field's name, several names, a format string, or a function.
+RerankField: TypeAlias = str | Sequence[str] | Callable[[Any], Item | None]
+"""What of a document is scored: a field's name, several names, a format string, or a function.
 
 The text of one field is its value. Several fields are `name: value` lines, in the order of the
-names; a value of several lines goes on in lines of its own, as it is. A format string, told by its
-braces, such as `"{title}\\n{content}"`, holds names, each with a format specification if need be
-(`{price:.2f}`), which is applied to the value itself; `{{` and `}}` stand for braces. What is
-missing or blank is left out, in a format string an empty text; where everything is, there is no
-text. `values.as_text` says how values are written.
+names; a value of several lines continues on lines of its own. A format string, recognized by its
+braces, such as `"{title}\\n{content}"`, contains names, each with an optional format specification
+(`{price:.2f}`), which is applied to the value itself; `{{` and `}}` stand for braces. A missing or
+blank value is left out, in a format string it is an empty text; if all are missing or blank, there
+is no text. `values.as_text` says how values are written.
 
-A Content, or content blocks as `blocks.content_of` knows them, bring their image or video along.
+A Content, or content blocks as `blocks.content_of` reads them, add their image or video.
 """
 
-ItemReader: TypeAlias = Callable[[Record], Item | None]
+
+@dataclass(frozen=True, slots=True)
+class FieldAccess(Generic[D]):
+    """How to read the fields of one kind of document.
+
+    Attributes:
+        getter: Makes a function from document to value for the name of a field; the value is None
+            where a document does not have the field.
+        names: The names of a document's fields.
+        noun: What a document is called in messages.
+    """
+
+    getter: Callable[[str], Callable[[D], Any]]
+    names: Callable[[D], Iterable[str]]
+    noun: str = "document"
 
 
-def item_reader(rerank_field: RerankField) -> ItemReader:
-    """The function that reads what of a record is scored: None where it is missing or blank.
+class ItemReader(Generic[D]):
+    """Reads what of each document is scored: `rerank_field`, compiled once.
+
+    Args:
+        rerank_field: See `RerankField`; a function gets the document.
+        access: How to read a document's fields.
 
     Raises:
         InvalidInputError: `rerank_field` is none of the things it can be.
     """
-    name, pick = _picker(rerank_field)
 
-    def read(record: Record) -> Item | None:
-        value = pick(record)
-        return simplest(value if type(value) is str else _item(value, name, record.id))
+    def __init__(self, rerank_field: RerankField, access: FieldAccess[D]) -> None:
+        self._access = access
+        self._names: Sequence[str] = ()
+        if callable(rerank_field):
+            self._value = rerank_field
+        elif isinstance(rerank_field, str) and is_template(rerank_field):
+            parts = parsed(rerank_field)
+            self._names = [part.name for part in parts if part.name]
+            self._value = _template_reader(parts, access)
+        else:
+            self._names = _field_names(rerank_field)
+            self._value = _fields_reader(self._names, access)
+        self._label = self._names[0] if len(self._names) == 1 else "rerank_field"
 
-    return read
+    def read(self, documents: Sequence[D], ids: Sequence[Hashable]) -> list[Item | None]:
+        """Per document the text or Content to score; None where it is missing or blank.
+
+        Args:
+            documents: The documents.
+            ids: Their ids, for messages.
+
+        Raises:
+            InvalidInputError: A value that cannot be converted to text, or `rerank_field` names
+                fields that no document has.
+        """
+        value_of = self._value
+        items: list[Item | None] = []
+        try:
+            for document in documents:
+                value = value_of(document)
+                if type(value) is str and value.isascii():
+                    items.append(value if value and not value.isspace() else None)
+                else:
+                    items.append(simplest(value if type(value) is str else _item(value)))
+        except _ValueError as error:
+            field = error.field or self._label
+            raise error.naming(f"{field} of {self._name(ids, len(items))}") from error.cause
+        if None in items and self._names:
+            self._check_fields(
+                [d for d, item in zip(documents, items, strict=True) if item is None], len(items)
+            )
+        return items
+
+    def _name(self, ids: Sequence[Hashable], index: int) -> str:
+        noun, id_ = self._access.noun, ids[index]
+        return f"the {noun} at index {index}" if id_ in (None, "") else f"{noun} {id_!r}"
+
+    def _check_fields(self, documents: Sequence[D], items: Sequence[Item | None]) -> None:
+        """Refuse or report that documents do not have the fields, as after a typo."""
+        names, count = {*self._names}, len(items)
+        lacking = [
+            document
+            for document, item in zip(documents, items, strict=True)
+            if item is None and names.isdisjoint(self._access.names(document))
+        ]
+        if not lacking:
+            return
+        there = sorted({str(name) for document in lacking for name in self._access.names(document)})
+        fields = f"{'fields' if len(names) > 1 else 'field'} {', '.join(map(repr, self._names))}"
+        listed = ", ".join(map(repr, there[:_SHOWN_FIELDS])) or "none"
+        if len(lacking) == count:
+            raise InvalidInputError(
+                f"None of the {count} {self._access.noun}s has the {fields}. Fields: {listed}.",
+                remedy="Pass rerank_field the name of a field that has the text.",
+            )
+        _log.warning(
+            "%d of %d %ss do not have the %s. Their fields: %s.",
+            len(lacking),
+            count,
+            self._access.noun,
+            fields,
+            listed,
+        )
 
 
-def _picker(rerank_field: RerankField) -> tuple[str, Callable[[Record], Any]]:
-    """The function that gets the value whose text is wanted, and what to call it in errors."""
-    if callable(rerank_field):
-        return "rerank_field", rerank_field
-    if isinstance(rerank_field, str) and is_template(rerank_field):
-        parts = parsed(rerank_field)
-        return "rerank_field", lambda record: _filled(record, parts)
+_SHOWN_FIELDS = 20
+"""How many field names a message lists."""
+
+
+class _ValueError(Exception):
+    """A value that cannot be scored; the reader adds which document it is of.
+
+    Attributes:
+        message: What is wrong, to be put behind what the value is.
+        remedy: What to do about it.
+        field: The field that has the value; "" for the reader's own.
+        cause: The error behind it, if that says more.
+    """
+
+    def __init__(
+        self, message: str, remedy: str | None, field: str = "", cause: Exception | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+        self.cause = cause
+
+    def naming(self, what: str) -> InvalidInputError:
+        return InvalidInputError(f"{what}{self.message}", remedy=self.remedy)
+
+
+def _field_names(rerank_field: object) -> Sequence[str]:
     names = [rerank_field] if isinstance(rerank_field, str) else rerank_field
     if not names or not isinstance(names, Sequence) or not all(map(_is_name, names)):
         raise InvalidInputError(
-            f"rerank_field must be a field name, several, a format string or a function, got "
+            f"rerank_field must be a field name, several names, a format string or a function, got "
             f"{rerank_field!r}.",
             remedy='Pass for example rerank_field="content".',
         )
-    if len(names) == 1:
-        (only,) = names
-        return only, lambda record: record.fields.get(only)
-    return "rerank_field", lambda record: _lines(record, names)
+    return names
 
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not is_template(name)
 
 
-def _lines(record: Record, names: Sequence[str]) -> Any:
-    items = [_field(record, name) for name in names]
-    texts = [(name, text_of(item).strip()) for name, item in zip(names, items, strict=True)]
-    return _with_media("\n".join(f"{name}: {text}" for name, text in texts if text), items)
+def _fields_reader(names: Sequence[str], access: FieldAccess[D]) -> Callable[[D], Any]:
+    """Reads the value of one field, or the `name: value` lines of several."""
+    getters = [access.getter(name) for name in names]
+    if len(names) == 1:
+        return getters[0]
+
+    def read(document: D) -> Any:
+        items = [_item(get(document), name) for name, get in zip(names, getters, strict=True)]
+        texts = [(name, text_of(item).strip()) for name, item in zip(names, items, strict=True)]
+        return _with_media("\n".join(f"{name}: {text}" for name, text in texts if text), items)
+
+    return read
 
 
-def _filled(record: Record, parts: Sequence[Part]) -> Any:
-    items = [_field(record, part.name) if part.name else "" for part in parts]
-    texts = [_formatted(record, part, item) for part, item in zip(parts, items, strict=True)]
-    is_blank = all(not text or text.isspace() for text in texts)
-    text = "".join(part.before + text for part, text in zip(parts, texts, strict=True))
-    return _with_media("" if is_blank else text, items)
+def _template_reader(parts: Sequence[Part], access: FieldAccess[D]) -> Callable[[D], Any]:
+    """Reads a format string, filled in."""
+    getters = [access.getter(part.name) if part.name else _empty for part in parts]
+
+    def read(document: D) -> Any:
+        values = [get(document) for get in getters]
+        items = [_item(value, part.name) for part, value in zip(parts, values, strict=True)]
+        texts = list(map(_formatted, parts, values, items))
+        is_blank = all(not text or text.isspace() for text in texts)
+        text = "".join(part.before + text for part, text in zip(parts, texts, strict=True))
+        return _with_media("" if is_blank else text, items)
+
+    return read
 
 
-def _formatted(record: Record, part: Part, item: Item) -> str:
+def _empty(document: object) -> str:
+    return ""
+
+
+def _formatted(part: Part, value: Any, item: Item) -> str:
     if not part.spec or not item:
         return text_of(item)
     try:
-        return format(record.fields[part.name], part.spec)
+        return format(value, part.spec)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(
-            f"{part.name} of record {record.id!r} can't be written as {part.spec!r}: {error}.",
-            remedy=_REMEDY,
+        raise _ValueError(
+            f" cannot be formatted as {part.spec!r}: {error}.", _REMEDY, part.name
         ) from None
 
 
@@ -142,22 +227,16 @@ def _with_media(text: str, items: Sequence[Item]) -> Any:
     return [text, *media] if media else text
 
 
-def _field(record: Record, name: str) -> Item:
-    return _item(record.fields.get(name), name, record.id)
-
-
-def _item(value: Any, name: str, record_id: str) -> Item:
+def _item(value: Any, field: str = "") -> Item:
+    if type(value) is str:
+        return value
     try:
         content = content_of(value)
         return as_text(value) if content is None else content
     except NoTextError as error:
-        raise InvalidInputError(
-            f"{name} of record {record_id!r} is {error}, not text.", remedy=_REMEDY
-        ) from None
+        raise _ValueError(f" is {error}, not text.", _REMEDY, field) from None
     except InvalidInputError as error:
-        raise InvalidInputError(
-            f"{name} of record {record_id!r}: {error.message}", remedy=error.remedy
-        ) from error
+        raise _ValueError(f": {error.message}", error.remedy, field, error) from error
 
 
-_REMEDY = "Pass rerank_field a function that makes a text, or a Content, of it."
+_REMEDY = "Pass rerank_field a function that converts the value to a string or Content."

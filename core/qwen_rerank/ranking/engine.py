@@ -1,25 +1,32 @@
-"""The one way through: records in, the same records out, best first."""
+"""The engine: candidates in, their indices in the order of a scorer's relevance scores out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
-from itertools import chain
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_args, overload
+from itertools import repeat
+from typing import Literal, cast, ParamSpec, TypeAlias, TypeVar, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
-from qwen_rerank.inputs.fields import RerankField, item_reader
+from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
+from qwen_rerank.ranking.candidates import (
+    Candidates,
+    Lists,
+    UniqueDocuments,
+    unique_documents,
+)
+from qwen_rerank.ranking.fusion import fair_order
 from qwen_rerank.ranking.ordering import Ordering, Prepared
-from qwen_rerank.ranking.records import Lists, Record, as_lists, fair_order, identity, ranks
-from qwen_rerank.scorers.base import Scorer, Scores, Usage, check_scorer, checked
+from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
+from qwen_rerank.ranking.result import RankedIndices, Ranking
+from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
 from qwen_rerank.telemetry import ranking_span
 from qwen_rerank.validation import check_top_n
 
-__all__ = ["MANY", "Missing", "Ranking", "RerankEngine", "UsageCallback", "offloaded"]
+__all__ = ["MANY", "Missing", "RerankEngine", "UsageCallback", "offloaded"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,88 +34,42 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Missing: TypeAlias = Literal["skip", "keep", "error"]
-"""What happens to a record without text: left out, kept behind the ranked ones, or refused."""
+"""What to do with a document without text: leave it out, keep it after the others, or raise."""
 
 UsageCallback: TypeAlias = Callable[[Usage], object]
-"""Is told what each ranking cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking(Sequence[Record]):
-    """Records, best first: a sequence.
-
-    Attributes:
-        records: The records, each with its relevance score; None for those that were kept without
-            text, and for those that a CascadeScorer's second scorer did not see.
-        usage: What the ranking cost.
-        skipped: How many records were left out because their text is missing or blank.
-        duplicates: How many were left out because another one with their id came before.
-        over_budget: How many were left out because of max_candidates.
-        model: The name of the model that gave the scores.
-        unranked: Whether none did, and the records are in retrieval order with retrieval scores.
-    """
-
-    records: tuple[Record, ...]
-    usage: Usage
-    skipped: int
-    duplicates: int = 0
-    over_budget: int = 0
-    model: str = ""
-    unranked: bool = False
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a trace reports of the ranking beside its records, as plain values."""
-        return {
-            "model": self.model,
-            "skipped": self.skipped,
-            "duplicates": self.duplicates,
-            "over_budget": self.over_budget,
-            "usage": asdict(self.usage),
-        }
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
-        return self.records[index]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
+"""Called with what each ranking cost."""
 
 
 class RerankEngine:
-    """Ranks records by a scorer's relevance scores.
+    """Ranks documents by a scorer's relevance scores.
 
-    Records are deduplicated by id, the first one with a text wins. Equal texts are scored once.
-    Equal scores keep the order in which the records came. The records passed in are never changed.
+    Copies of a document, with one id and one text, are ranked once. Equal texts are scored once.
+    Documents with equal scores keep the order in which they came. Inputs are never changed.
+
+    `rerank` takes and returns records; `rank`, on which it is built, knows documents by their
+    indices alone and is for those who have document objects of their own.
 
     Args:
         scorer: Gives the scores.
         rerank_field: Where a record's text is: the name of a field; several names, for a text of
             `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
-            function from record to text. A `Content` or content blocks can stand in place of text.
-        missing: What to do with a record whose text is missing or blank: `"skip"` leaves it out
-            and counts it, `"keep"` puts it behind the ranked ones with no score, `"error"` raises.
-            That none has a text, as where `rerank_field` has a typo, is logged as a warning.
-        min_score: Records that score less are left out; None for no threshold.
-        max_candidates: How many records to score at most, at least 1: the first ones, of several
-            lists an equal share of each; None for all.
-        blend: The weight, in [0, 1], of the retrieval order in the score of a record, which is then
+            function from record to text. A `Content` or content blocks can stand in for text.
+        missing: What to do with a document whose text is missing or blank: `"skip"` leaves it out
+            and counts it, `"keep"` puts it after the ranked ones without a score, `"error"` raises.
+        min_score: Documents that score less are left out; None for no threshold.
+        max_candidates: How many documents to score at most, at least 1: the first ones, or an equal
+            share of each of several lists; None for all.
+        blend: The weight, in [0, 1], of the retrieval order in a document's score, which is then
             (1 - blend) · relevance + blend / rank, with rank from 1; None or 0 for relevance alone.
             `min_score` is compared with the relevance.
-        diversity: How much, in [0, 1], what is returned should differ in content rather than be
-            relevant: maximal marginal relevance over offline vectors; None or 0 for not at all.
-            Records are then in the order in which they were chosen, not in that of their scores.
-        usage_callback: Is called, not awaited, with the usage of each ranking. What it raises is
-            logged.
+        diversity: How much, in [0, 1], the returned documents should differ in content rather than
+            be relevant: maximal marginal relevance over offline word vectors; None or 0 for not at
+            all. Documents are then in the order in which they were chosen, not by score.
+        usage_callback: Called, not awaited, with the usage of each ranking. Errors that it raises
+            are logged.
 
     Raises:
-        InvalidInputError: An argument that can't be used.
+        InvalidInputError: An argument that cannot be used.
         MissingDependencyError: `diversity` without the extra `embedded`.
     """
 
@@ -132,124 +93,171 @@ class RerankEngine:
         check_scorer(scorer, "scorer must be a Scorer")
         _check_callback(usage_callback)
         self.scorer = scorer
-        self._item = item_reader(rerank_field)
+        self._reader = ItemReader(rerank_field, _RECORD_FIELDS)
         self._missing = missing
         self._ordering = Ordering(min_score, blend, diversity)
+        self._can_score_top = can_score_top(scorer) and not self._ordering.needs_all_scores
         self._max_candidates = max_candidates
         self._usage_callback = usage_callback
 
-    def rerank(
-        self,
-        query: Item,
-        records: Iterable[Record] | Mapping[str, Iterable[Record]],
-        top_n: int | None = None,
-    ) -> Ranking:
-        """Rank the records for the query.
+    def rerank(self, query: Item, records: RecordLists, top_n: int | None = None) -> Ranking:
+        """Rank records for the query.
 
         Args:
-            query: What the records should be relevant to, a text that is not blank or a `Content`.
+            query: What the records should be relevant to: a text that is not blank, or a `Content`.
             records: The records, in the first stage's order; or the lists of several first stages
-                by name. A record is told apart by its id, and knows the lists that it was in.
+                by name, and each returned record has its ranks in them.
             top_n: How many to return at most, at least 1; None for all.
 
         Raises:
-            InvalidInputError: Blank query, bad top_n, a missing text under `missing="error"`, or an
+            InvalidInputError: A blank query, a bad top_n, something that is not a Record, a
+                `rerank_field` that no record has, a missing text under `missing="error"`, or an
                 image or a video that the scorer does not take. Nothing has been sent then.
-            QwenRerankError: Whatever the scorer raises, and BadResponseError where it returns
-                anything but one finite score a text.
+            QwenRerankError: Whatever the scorer raises, and BadResponseError where it does not
+                return exactly one finite score per text.
         """
-        lists = as_lists(records)
-        with ranking_span(self.scorer.model, lists, top_n) as span:
-            prepared = self.prepare(query, lists, top_n)
-            scores = self.scorer.score(*prepared.arguments) if prepared.items else Scores([])
-            return span.ranked(self.finish(prepared, scores))
+        flat, lists = flattened_records(records)
+        ranking = self.rank(query, self.candidates(flat, lists), top_n)
+        return _ranking_of_records(flat, ranking)
 
-    async def arerank(
-        self,
-        query: Item,
-        records: Iterable[Record] | Mapping[str, Iterable[Record]],
-        top_n: int | None = None,
-    ) -> Ranking:
+    async def arerank(self, query: Item, records: RecordLists, top_n: int | None = None) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
-        lists = as_lists(records)
-        with ranking_span(self.scorer.model, lists, top_n) as span:
-            reads_files = self.scorer.modalities != TEXT_ONLY
-            is_long = reads_files or sum(map(len, lists.values())) > MANY
-            prepared = await offloaded(is_long, self.prepare, query, lists, top_n)
-            scores = Scores([])
-            if prepared.items:
-                scores = await self.scorer.ascore(*prepared.arguments)
-            is_long = self._ordering.takes_long
-            return span.ranked(await offloaded(is_long, self.finish, prepared, scores))
+        flat, lists = flattened_records(records)
+        is_long = self.takes_long(len(flat))
+        candidates = await offloaded(is_long, self.candidates, flat, lists)
+        ranking = await self.arank(query, candidates, top_n)
+        is_long = len(ranking.indices) > MANY
+        return await offloaded(is_long, _ranking_of_records, flat, ranking)
 
-    def prepare(self, query: Item, lists: Lists, top_n: int | None) -> Prepared:
-        """Check the input and find the different items in it."""
+    def takes_long(self, documents: int) -> bool:
+        """Whether an event loop should not wait while so many documents are read."""
+        return documents > MANY or self.scorer.modalities != TEXT_ONLY  # it may read files
+
+    def candidates(self, records: Sequence[Record], lists: Lists | None = None) -> Candidates:
+        """Read from records what `rank` needs.
+
+        Args:
+            records: The records.
+            lists: The indices in `records` of each named list; None for one list without a name.
+
+        Raises:
+            InvalidInputError: See `rerank`.
+        """
+        ids = [record.id for record in records]
+        return Candidates(self._reader.read(records, ids), ids, lists)
+
+    def rank(self, query: Item, candidates: Candidates, top_n: int | None = None) -> RankedIndices:
+        """Rank documents that are known by their indices.
+
+        Args:
+            query: See `rerank`, as for the errors.
+            candidates: What to score of each document, and what identifies it.
+            top_n: How many to return at most, at least 1; None for all.
+        """
+        with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
+            prepared = self._prepare(query, candidates, top_n)
+            scores = Scores([])
+            if top := self._enough(prepared):
+                scores = self.scorer.score_top(*prepared.arguments, top)
+            elif prepared.items:
+                scores = self.scorer.score(*prepared.arguments)
+            ranking = self._finish(prepared, scores)
+            span.ranked(ranking, len(ranking.indices))
+            return ranking
+
+    async def arank(
+        self, query: Item, candidates: Candidates, top_n: int | None = None
+    ) -> RankedIndices:
+        """The same as `rank`, without blocking the event loop."""
+        is_long = self.takes_long(len(candidates.items))
+        with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
+            prepared = await offloaded(is_long, self._prepare, query, candidates, top_n)
+            scores = Scores([])
+            if top := self._enough(prepared):
+                scores = await self.scorer.ascore_top(*prepared.arguments, top)
+            elif prepared.items:
+                scores = await self.scorer.ascore(*prepared.arguments)
+            is_long = is_long or self._ordering.is_slow
+            ranking = await offloaded(is_long, self._finish, prepared, scores)
+            span.ranked(ranking, len(ranking.indices))
+            return ranking
+
+    def _prepare(self, query: Item, candidates: Candidates, top_n: int | None) -> Prepared:
+        """Check the input, and find the distinct documents and items in it."""
         query = checked_query(query)
         check_top_n(top_n)
-        given = list(chain.from_iterable(lists.values()))
-        found, read, textless = self._read(given)
-        records = found
-        if self._max_candidates is not None:
-            candidates = sorted(fair_order(found, lists)[: self._max_candidates])
-            records = [found[place] for place in candidates]
-            read = [read[place] for place in candidates]
-        taken, model = self.scorer.modalities, self.scorer.model
-        check_modalities(taken, model, query, read, lambda place: f"Record {records[place].id!r}")
-        items: dict[Item, int] = {}
+        unique = unique_documents(candidates)
+        self._check_blank(unique, candidates)
+        indices = unique.indices
+        if self._max_candidates is not None and len(indices) > self._max_candidates:
+            ranks = unique.ranks(indices)
+            order = fair_order(ranks) if ranks else range(len(indices))
+            indices = [indices[i] for i in sorted(order[: self._max_candidates])]
+        items = cast(list[Item], [candidates.items[index] for index in indices])
+        distinct = list(dict.fromkeys(items))
+        check_modalities(
+            self.scorer.modalities,
+            self.scorer.model,
+            query,
+            items,
+            lambda i: f"Document {_name(candidates, indices[i])}",
+        )
         return Prepared(
             query=query,
-            places=[items.setdefault(item, len(items)) for item in read],
-            items=list(items),
-            records=records,
-            textless=textless,
-            lists=lists,
-            duplicates=len(given) - len(found) - len(textless),
-            over_budget=len(found) - len(records),
+            items=distinct,
+            indices=indices,
+            item_indices=_numbered(items, distinct),
+            unique=unique,
+            over_budget=len(unique.indices) - len(indices),
             top_n=top_n,
         )
 
-    def _read(self, given: list[Record]) -> tuple[list[Record], list[Item], list[Record]]:
-        """The records that have something to score, what that is, and the records without.
-
-        Of those with one id the first that has something.
-        """
-        found: dict[object, Record] = {}
-        items: list[Item] = []
-        without: dict[object, Record] = {}
-        for record in given:
-            key = identity(record)
-            if key in found:
-                continue
-            item = self._item(record)
-            if item is None:
-                without.setdefault(key, record)
-            else:
-                found[key] = record
-                items.append(item)
-        textless = [record for key, record in without.items() if key not in found]
-        if textless and self._missing == "error":
+    def _check_blank(self, unique: UniqueDocuments, candidates: Candidates) -> None:
+        """Apply `missing="error"`, and warn where no document has anything to score."""
+        if not unique.blank:
+            return
+        if self._missing == "error":
+            first = _name(candidates, unique.blank[0])
             raise InvalidInputError(
-                f"{len(textless)} records have no text to rank, the first is {textless[0].id!r}.",
+                f"{len(unique.blank)} documents have no text to rank, the first is {first}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
             )
-        if textless and not found:
+        if not unique.indices:
             _log.warning(
-                "None of %d records has a text to rank: check rerank_field.", len(textless)
+                "None of %d documents has a text to rank: check rerank_field.", len(unique.blank)
             )
-        return list(found.values()), items, textless
 
-    def finish(self, prepared: Prepared, scores: Scores) -> Ranking:
-        """Give every record its score and put them in order."""
-        scores = checked(scores, len(prepared.items), self.scorer.model)
-        best = self._ordering.best(prepared, scores)
-        kept = prepared.textless if self._missing == "keep" else []
-        room = None if prepared.top_n is None else prepared.top_n - len(best)
-        saved = len(prepared.places) - len(prepared.items)
-        ranking = Ranking(
-            records=_located([*best, *(record.scored(None) for record in kept[:room])], prepared),
-            usage=scores.usage + Usage(duplicate_texts=saved) if saved else scores.usage,
-            skipped=len(prepared.textless) - len(kept),
-            duplicates=prepared.duplicates,
+    def _enough(self, prepared: Prepared) -> int | None:
+        """How many of the best scores are enough; None if all are needed."""
+        top_n = prepared.top_n
+        if top_n is None or top_n >= len(prepared.items) or not self._can_score_top:
+            return None
+        return top_n
+
+    def _finish(self, prepared: Prepared, scores: Scores) -> RankedIndices:
+        """Put the documents in the order of their scores."""
+        enough = self._enough(prepared)
+        scores = checked(scores, len(prepared.items), self.scorer.model, enough)
+        positions, values, entries = self._ordering.best(prepared, scores)
+        indices = list(map(prepared.indices.__getitem__, positions))
+        passages = scores.passages and list(map(scores.passages.__getitem__, entries))
+        blank = prepared.unique.blank if self._missing == "keep" else []
+        room = None if prepared.top_n is None else prepared.top_n - len(indices)
+        kept = blank[:room]
+        if kept:
+            indices += kept
+            values += [None] * len(kept)
+            passages = passages and passages + [None] * len(kept)
+        duplicates = len(prepared.indices) - len(prepared.items)
+        usage = scores.usage
+        ranking = RankedIndices(
+            indices=indices,
+            scores=values,
+            passages=passages,
+            lists=prepared.unique.ranks(indices) or None,
+            usage=usage + Usage(duplicate_texts=duplicates) if duplicates else usage,
+            skipped=len(prepared.unique.blank) - len(blank),
+            duplicates=prepared.unique.duplicates,
             over_budget=prepared.over_budget,
             model=scores.model or self.scorer.model,
             unranked=scores.unranked,
@@ -262,7 +270,7 @@ class RerankEngine:
             return
         try:
             self._usage_callback(usage)
-        except Exception:  # the ranking is there, and paid for
+        except Exception:  # the ranking exists, and is paid for
             _log.warning("usage_callback failed", exc_info=True)
 
 
@@ -270,12 +278,12 @@ def _check_callback(callback: UsageCallback | None) -> None:
     if callback is not None and (not callable(callback) or iscoroutinefunction(callback)):
         raise InvalidInputError(
             f"usage_callback must be a function that is not async, got {callback!r}.",
-            remedy="It is called, not awaited: let it put the usage where a task finds it.",
+            remedy="It is called, not awaited. Let it put the usage where a task finds it.",
         )
 
 
 MANY = 500
-"""How many records take some milliseconds, for which an event loop should not have to wait."""
+"""More documents than this take some milliseconds, for which an event loop should not wait."""
 
 
 async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -285,12 +293,33 @@ async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs
     return work(*args, **kwargs)
 
 
-def _located(records: list[Record], prepared: Prepared) -> tuple[Record, ...]:
-    """The records, each with its ranks in the lists that it came from, where those have names."""
-    if "" in prepared.lists:
-        return tuple(records)
-    found = ranks(prepared.lists, records)
-    return tuple(
-        record.found_in(each) if each else record
-        for record, each in zip(records, found, strict=True)
-    )
+_RECORD_FIELDS: FieldAccess[Record] = FieldAccess(
+    getter=lambda name: lambda record: record.fields.get(name),
+    names=lambda record: record.fields,
+    noun="record",
+)
+
+
+def _numbered(items: Sequence[Item], distinct: Sequence[Item]) -> Sequence[int]:
+    """For each item its index among the distinct ones."""
+    if len(distinct) == len(items):
+        return range(len(items))
+    numbers = {item: number for number, item in enumerate(distinct)}
+    return [numbers[item] for item in items]
+
+
+def _name(candidates: Candidates, index: int) -> str:
+    """How messages name a document: by its id, if it has one."""
+    id_ = candidates.ids[index]
+    return f"the one at index {index}" if id_ in (None, "") else repr(id_)
+
+
+def _ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:
+    """The records of a ranking, each with its score."""
+    chosen = list(map(records.__getitem__, ranking.indices))
+    if not ranking.unranked:
+        passages = ranking.passages or repeat(None)
+        chosen = list(map(Record.scored, chosen, ranking.scores, passages))
+    if ranking.lists:
+        chosen = list(map(Record.in_lists, chosen, ranking.lists))
+    return Ranking(records=tuple(chosen), **ranking.outcome)

@@ -1,4 +1,4 @@
-"""From scores to an order of records."""
+"""From scores to an order of documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, text_of
-from qwen_rerank.ranking.records import Lists, Record, retrieval_order
+from qwen_rerank.ranking.candidates import UniqueDocuments
+from qwen_rerank.ranking.fusion import fused_order
 from qwen_rerank.scorers.base import Scores
 from qwen_rerank.validation import check_share, is_finite
 
@@ -20,50 +21,53 @@ __all__ = ["Ordering", "Prepared"]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A query and its records, ready to be scored.
+    """A query and the documents to score for it.
+
+    A document is known here by its position in `indices`.
 
     Attributes:
         query: The query, checked and well-formed.
-        items: The different texts and Contents to score, all of them well-formed.
-        records: The records that have one, in input order.
-        places: The place in `items` of that of each of those records.
-        textless: The records without anything to score, in input order.
-        lists: All records that were passed in, by the names of their lists.
-        duplicates: How many records came after one with the same id.
-        over_budget: How many records with something to score are left out.
-        top_n: How many records to return; None for all.
+        items: The distinct texts and Contents to score.
+        indices: The documents to score, by their indices in the input, in input order.
+        item_indices: Per document the index of its item in `items`.
+        unique: All documents, each once.
+        over_budget: How many documents with something to score are left out.
+        top_n: How many documents to return; None for all.
     """
 
     query: Item
-    items: list[Item]
-    records: list[Record]
-    places: list[int]
-    textless: list[Record]
-    lists: Lists
-    duplicates: int
+    items: Sequence[Item]
+    indices: Sequence[int]
+    item_indices: Sequence[int]
+    unique: UniqueDocuments
     over_budget: int
     top_n: int | None
 
     @property
     def arguments(self) -> tuple[str, list[str]]:
-        """What `Scorer.score` gets. A Content is among it only where the scorer takes it."""
+        """What `Scorer.score` gets. A Content is in it only if the scorer takes one."""
         return cast(tuple[str, list[str]], (self.query, self.items))
 
-    def retrieval_order(self) -> list[int]:
-        """The places of the records in the retrievers' order, best first."""
-        return retrieval_order(self.records, self.lists)
+    def retrieval_order(self) -> Sequence[int]:
+        """The positions in the order of the first stages, best first."""
+        ranks = self.unique.ranks(self.indices) if self._has_several_lists else None
+        return range(len(self.indices)) if ranks is None else fused_order(ranks)
+
+    @property
+    def _has_several_lists(self) -> bool:
+        return self.unique.lists is not None and len(self.unique.lists) > 1
 
 
 class Ordering:
-    """Puts records in the order that their scores, and these options, give them.
+    """Puts documents in the order that their scores and these options give them.
 
     Args:
         min_score: See `RerankEngine`, as for the others.
         blend: The weight of the retrieval order.
-        diversity: How much records should differ.
+        diversity: How much the documents should differ.
 
     Raises:
-        InvalidInputError: An argument that can't be used.
+        InvalidInputError: An argument that cannot be used.
         MissingDependencyError: Diversity without the extra `embedded`.
     """
 
@@ -80,83 +84,101 @@ class Ordering:
         self._blend = blend
         self._diversity = diversity
         if diversity:
-            _offline_vectors()  # that they are missing shows here
+            _word_vectors()  # a missing package is an error here, not at the first query
 
     @property
-    def takes_long(self) -> bool:
-        """Whether an event loop should not have to wait for it."""
+    def is_slow(self) -> bool:
+        """Whether an event loop should not wait for it."""
         return bool(self._diversity)
 
-    def best(self, prepared: Prepared, scores: Scores) -> list[Record]:
-        """The records that have a text, each with its score, best first; at most `top_n`."""
-        records, places, top_n = prepared.records, prepared.places, prepared.top_n
+    @property
+    def needs_all_scores(self) -> bool:
+        """Whether the scores beyond the best `top_n` change the order."""
+        return bool(self._blend or self._diversity)
+
+    def best(
+        self, prepared: Prepared, scores: Scores
+    ) -> tuple[list[int], list[float | None], list[int]]:
+        """The order of the documents that were scored, at most `top_n`.
+
+        Returns:
+            Per document, best first: its position; its score, None where no model scored it; and
+            the index of its entry in `scores`.
+        """
+        top_n = prepared.top_n
         if scores.unranked:
-            return [records[place] for place in prepared.retrieval_order()[:top_n]]
-        relevances = [scores.values[place] for place in places]
-        values = relevances
+            order = list(prepared.retrieval_order()[:top_n])
+            return order, [None] * len(order), [prepared.item_indices[i] for i in order]
+        positions, entries = _scored(prepared, scores)
+        relevance = list(map(scores.values.__getitem__, entries))
+        values: Sequence[float] = relevance
         if self._blend:
-            values = _blended(relevances, prepared.retrieval_order(), self._blend)
+            values = _blended(relevance, prepared.retrieval_order(), self._blend)
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # ties stay
-        order, unscored = _split(order, places, scores.tiers)
+        unscored: list[int] = []
+        if scores.tiers is not None:
+            order, unscored = _split(order, [scores.tiers[entry] for entry in entries])
         if self._min_score is not None and order:  # else it has nothing to be compared with
-            order, unscored = [i for i in order if relevances[i] >= self._min_score], []
+            order, unscored = [i for i in order if relevance[i] >= self._min_score], []
         if self._diversity:
-            texts = [text_of(prepared.items[places[i]]) for i in order]
+            texts = [text_of(prepared.items[prepared.item_indices[i]]) for i in order]
             chosen = _diverse([values[i] for i in order], texts, self._diversity, top_n)
             order = [order[i] for i in chosen]
-        passages = scores.passages
-        best = [
-            records[i].scored(values[i], passages[places[i]] if passages else None)
-            for i in order[:top_n]
-        ]
-        room = None if top_n is None else top_n - len(best)
-        return best + [records[i].scored(None) for i in unscored[:room]]
+        order = (order + unscored)[:top_n]
+        without = {*unscored}
+        shown = [None if i in without else values[i] for i in order]
+        return [positions[i] for i in order], shown, [entries[i] for i in order]
 
 
-def _split(
-    order: list[int], places: Sequence[int], tiers: Sequence[int] | None
-) -> tuple[list[int], list[int]]:
+def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence[int]]:
+    """The positions of the documents that have a score, and its index in `scores` for each."""
+    if scores.indices is None:
+        return range(len(prepared.indices)), prepared.item_indices
+    entry_of = {index: entry for entry, index in enumerate(scores.indices)}
+    positions = [i for i, item in enumerate(prepared.item_indices) if item in entry_of]
+    return positions, [entry_of[prepared.item_indices[i]] for i in positions]
+
+
+def _split(order: list[int], tiers: Sequence[int]) -> tuple[list[int], list[int]]:
     """The order of tier 0, and of the others."""
-    if tiers is None:
-        return order, []
-    by_tier = sorted(order, key=lambda i: tiers[places[i]])  # the order stays in each
-    end = sum(tiers[place] == 0 for place in places)
+    by_tier = sorted(order, key=tiers.__getitem__)  # the order within each stays
+    end = sum(tier == 0 for tier in tiers)
     return by_tier[:end], by_tier[end:]
 
 
 def _blended(scores: Sequence[float], order: Iterable[int], weight: float) -> list[float]:
     """Each score mixed with the reciprocal of its rank in the order, which has this weight."""
     mixed = [0.0] * len(scores)
-    for rank, place in enumerate(order, 1):
-        mixed[place] = (1 - weight) * scores[place] + weight / rank
+    for rank, index in enumerate(order, 1):
+        mixed[index] = (1 - weight) * scores[index] + weight / rank
     return mixed
 
 
 def _diverse(
     scores: Sequence[float], texts: Sequence[str], weight: float, count: int | None
 ) -> list[int]:
-    """Places of texts, as many as wanted, each the best one left by maximal marginal relevance.
+    """Indices of texts, so many, each the best one left by maximal marginal relevance.
 
-    That is (1 - weight) · score - weight · the largest cosine with one that was chosen before
+    That is (1 - weight) · score - weight · the largest cosine with one already chosen
     (Carbonell and Goldstein, SIGIR 1998).
     """
     if not texts:
         return []
     import numpy
 
-    directions = _offline_vectors().directions(texts)
-    worths = (1 - weight) * numpy.array(scores)
+    directions = _word_vectors().directions(texts)
+    relevance = (1 - weight) * numpy.array(scores)
     nearest = numpy.zeros(len(texts))
     chosen: list[int] = []
     for _ in texts[:count]:
-        best = int((worths - weight * nearest).argmax())
+        best = int((relevance - weight * nearest).argmax())
         chosen.append(best)
-        worths[best] = -numpy.inf
+        relevance[best] = -numpy.inf
         nearest = numpy.maximum(nearest, directions @ directions[best])
     return chosen
 
 
-def _offline_vectors() -> Vectors:
+def _word_vectors() -> Vectors:
     from qwen_rerank.text.word_vectors import offline_vectors  # late: it reads 16 MB
 
     return offline_vectors()

@@ -1,0 +1,47 @@
+"""The order of documents from several named lists, from their ranks in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["fair_order", "fused_order"]
+
+_RRF = 60
+"""The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+
+
+def fused_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
+    """The documents by reciprocal rank fusion, best first.
+
+    A document's weight is the sum of 1 / (60 + rank) over the lists that have it. Documents of
+    equal weight keep their order.
+
+    Args:
+        ranks: Per document its rank, from 1, in each list that has it.
+
+    Returns:
+        Indices into `ranks`.
+    """
+    weights = list(map(_weight, ranks))
+    return sorted(range(len(ranks)), key=weights.__getitem__, reverse=True)
+
+
+def fair_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
+    """The documents as the lists give them in turn, each its best one first.
+
+    So the first n have at least n // k documents of each of k lists, or all of a shorter one: a
+    longer list, or two that agree, cannot crowd out another. Of documents with the same best rank,
+    the one with the greater fused weight comes first.
+
+    Args:
+        ranks: Per document its rank, from 1, in each list that has it.
+
+    Returns:
+        Indices into `ranks`.
+    """
+    keys = [(min(own.values()), -_weight(own)) for own in ranks]
+    return sorted(range(len(ranks)), key=keys.__getitem__)
+
+
+def _weight(ranks: Mapping[str, int]) -> float:
+    return sum(1 / (_RRF + rank) for rank in ranks.values())
