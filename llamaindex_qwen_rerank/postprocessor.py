@@ -111,9 +111,11 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
 
     def _field_access(self) -> FieldAccess[Any]:
         return FieldAccess(
-            lambda name: self._content
-            if name == self.content_field
-            else lambda scored: scored.node.metadata.get(name),
+            lambda name: (
+                self._content
+                if name == self.content_field
+                else lambda scored: scored.node.metadata.get(name)
+            ),
             lambda scored: (self.content_field, *scored.node.metadata),
             noun="node",
         )

@@ -36,7 +36,7 @@ RECORDS = [
     Record("b", {"text": f"{TEXT} score=0.9"}),
     Record("c", {"text": f"{TEXT} score=0.9"}),
     Record("d", {"text": ""}),
-    Record("a", {"text": f"{TEXT} score=0.4"}),
+    Record("a", {"text": f"{TEXT} score=0.2"}),
 ]
 ONE_A_REQUEST = Limits(documents=1)
 

@@ -154,9 +154,7 @@ def _flattened(
     """The documents of all lists, and the indices of each."""
     try:
         named = (
-            query_results
-            if isinstance(query_results, Mapping)
-            else dict(enumerate(query_results))
+            query_results if isinstance(query_results, Mapping) else dict(enumerate(query_results))
         )
         documents, lists = flattened(named, _present)
         for document in documents[:1]:  # one that can't take a score is an error before it costs

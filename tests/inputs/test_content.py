@@ -30,8 +30,8 @@ from qwen_rerank import (
     Scorer,
     Scores,
 )
-from qwen_rerank.inputs.fields import item_reader
 from tests.support.media import GIF, MP4, PNG, PNG_URI
+from tests.support.records import read_item
 
 URL = "https://images.example/penguin.png"
 
@@ -208,7 +208,7 @@ def test_errors_show_neither_data_nor_secrets(image: str) -> None:
 
 def read(value: Any, rerank_field: Any = "x", **others: Any) -> Any:
     """What is read of a record with this value."""
-    return item_reader(rerank_field)(Record("a", {"x": value, **others}))
+    return read_item(rerank_field, Record("a", {"x": value, **others}))
 
 
 @pytest.mark.parametrize(
@@ -338,10 +338,10 @@ def test_a_content_with_only_text_works_with_every_scorer() -> None:
 @pytest.mark.parametrize(
     ("accepted", "query", "value", "message"),
     [
-        (["text"], "q", IMAGE, "Record 'r1' holds an image, which accepting"),
-        (["text", "image"], "q", Content("b", video=URL), "Record 'r1' holds a video"),
+        (["text"], "q", IMAGE, "Document 'r1' holds an image, which accepting"),
+        (["text", "image"], "q", Content("b", video=URL), "Document 'r1' holds a video"),
         (["text"], Content("q", URL), "b", "The query holds an image"),
-        (["image"], Content(image=URL), IMAGE, "Record 'r0' holds text"),
+        (["image"], Content(image=URL), IMAGE, "Document 'r0' holds text"),
     ],
 )
 def test_what_a_scorer_does_not_accept_is_refused_before_anything_is_sent(

@@ -125,7 +125,9 @@ def test_documents_without_text_are_kept_at_the_end_without_a_score(
     ]
     ranked = compress(QwenRerank(missing="keep"), [*blanks, scored(0.1)], QUERY)
     assert [document.id for document in ranked] == [None, "y", "x"]
-    assert [document.metadata for document in ranked] == [{"relevance_score": 0.1}, {}, {}]
+    assert [document.metadata for document in ranked] == [
+        {"relevance_score": score} for score in (0.1, None, None)
+    ]
 
 
 def test_a_document_without_text_is_an_error_when_asked(
@@ -179,12 +181,22 @@ def test_a_blank_query_is_refused_before_anything_is_sent(
     assert not dashscope.received
 
 
-def test_documents_of_one_id_are_one_document_and_the_first_counts(
+def test_copies_of_a_document_are_one_and_the_first_counts(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    found = [Document(page_content=f"score=0.{number} ", id="same") for number in (3, 8)]
-    assert scores(compress(QwenRerank(), found, QUERY)) == [0.3]
-    assert dashscope.received[0].documents == ["score=0.3 "]
+    copies = [Document("score=0.3 ", id="same", metadata={"page": page}) for page in (1, 2)]
+    (ranked,) = compress(QwenRerank(), copies, QUERY)
+    assert ranked.metadata == {"page": 1, "relevance_score": 0.3}
+
+
+def test_one_id_with_different_texts_is_two_documents_and_a_warning(
+    dashscope: LoopbackDashScope, compress: Compress, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunks = [Document(page_content=f"score=0.{number} ", id="parent") for number in (3, 8)]
+    assert scores(compress(QwenRerank(), chunks, QUERY)) == [0.8, 0.3]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "ids shared: 1" in caplog.text
+    assert "'parent'" in caplog.text
 
 
 def test_equal_texts_of_documents_without_id_are_sent_once_and_all_come_back(
@@ -232,7 +244,7 @@ def test_a_document_without_the_field_counts_as_one_without_text(
 def test_a_field_that_is_no_text_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    with pytest.raises(InvalidInputError, match="photo of record '#0' is bytes"):
+    with pytest.raises(InvalidInputError, match="photo of the document at index 0 is bytes"):
         compress(QwenRerank(rerank_field="photo"), [scored(0.1, photo=b"GIF8")], QUERY)
     assert not dashscope.received
 

@@ -105,8 +105,8 @@ def test_a_query_with_an_image_is_sent_and_told_without_its_data(
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ({"type": "image", "url": URL}, "Record 'd1' holds an image, which gte-rerank-v2"),
-        ({"type": "audio", "url": URL}, "x of record 'd1': A content block of type 'audio'"),
+        ({"type": "image", "url": URL}, "Document 'd1' holds an image, which gte-rerank-v2"),
+        ({"type": "audio", "url": URL}, "x of document 'd1': A content block of type 'audio'"),
     ],
 )
 def test_an_image_that_cannot_be_ranked_is_refused_before_anything_is_sent(

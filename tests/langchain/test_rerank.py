@@ -110,15 +110,21 @@ def test_equal_strings_all_come_back_and_are_sent_once(
     assert sorted(dashscope.received[0].documents) == sorted(TEXTS[:2])
 
 
-def test_the_index_of_documents_of_one_id_is_that_of_the_first(
-    dashscope: LoopbackDashScope, rank: Rank
+@pytest.mark.parametrize(
+    ("texts", "indices"),
+    [((0, 0), [1, 0]), ((0, 1), [2, 1, 0]), ((None, 1), [2, 0])],
+    ids=["copies", "different texts", "first blank"],
+)
+def test_the_index_of_a_document_with_the_id_of_another_is_its_own(
+    dashscope: LoopbackDashScope, rank: Rank, texts: Any, indices: list[int]
 ) -> None:
-    documents = [
-        Document(page_content=TEXTS[3]),
-        Document(page_content=TEXTS[0], id="same"),
-        Document(page_content=TEXTS[1], id="same"),
+    shared = [
+        Document(page_content=" " if text is None else TEXTS[text], id="same") for text in texts
     ]
-    assert [place["index"] for place in rank(QwenRerank(), documents, QUERY)] == [1, 0]
+    documents = [Document(page_content=TEXTS[3]), *shared]
+    order = [entry["index"] for entry in rank(QwenRerank(), documents, QUERY)]
+    assert sorted(order) == sorted(indices)
+    assert order[-1] == 0
 
 
 def test_ids_that_look_like_places_do_not_collide_with_places(

@@ -72,16 +72,16 @@ def test_options_of_the_call_reach_each(dashscope: LoopbackDashScope) -> None:
     assert texts_of(several().invoke(QUERY, most=1)) == ["score=0.7 ", "score=0.1 "]
 
 
-def test_documents_of_one_id_are_one_whatever_their_text(
+def test_documents_of_two_stores_that_number_alike_are_all_ranked(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
     lists = {
         "one": [Document(page_content="score=0.4 ", id="x")],
         "two": [Document(page_content="score=0.9 ", id="x")],
     }
-    (found,) = compress(QwenRerank(keep_lists=True), lists, QUERY)
-    assert found.page_content == "score=0.4 "
-    assert found.metadata["retrieval_lists"] == {"one": 1, "two": 1}
+    ranked = compress(QwenRerank(keep_lists=True), lists, QUERY)
+    assert [document.page_content for document in ranked] == ["score=0.9 ", "score=0.4 "]
+    assert [document.metadata["retrieval_lists"] for document in ranked] == [{"two": 1}, {"one": 1}]
 
 
 @pytest.mark.parametrize("ids", [("x", None), (None, "x")])

@@ -194,12 +194,12 @@ def test_a_missing_query_is_refused_before_anything_is_sent(
     assert not dashscope.received
 
 
-def test_nodes_of_one_id_are_one_node_and_the_first_counts(
-    dashscope: LoopbackDashScope, postprocess: Postprocess
+def test_copies_of_a_node_are_one_and_different_texts_of_one_id_are_two(
+    dashscope: LoopbackDashScope, postprocess: Postprocess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = [node(f"score=0.{number} ", id_="same") for number in (3, 8)]
-    assert scores(postprocess(QwenRerank(), found, query_str=QUERY)) == [0.3]
-    assert dashscope.received[0].documents == ["score=0.3 "]
+    chunks = [node(f"score=0.{number} ", id_="same") for number in (3, 8, 3)]
+    assert scores(postprocess(QwenRerank(), chunks, query_str=QUERY)) == [0.8, 0.3]
+    assert "'same'" in caplog.text
 
 
 def test_equal_texts_are_sent_once_and_all_come_back(

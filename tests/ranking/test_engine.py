@@ -22,7 +22,6 @@ from qwen_rerank import (
     Scores,
     Usage,
 )
-from qwen_rerank.ranking.records import place_ids
 
 
 class LengthScorer(Scorer):
@@ -83,25 +82,26 @@ some_records = st.lists(
 
 
 @given(some_records, st.none() | st.integers(1, 8), st.sampled_from(["skip", "keep"]))
-def test_what_comes_out_is_the_first_with_a_text_of_each_id_in_a_stable_order(
+def test_what_comes_out_is_each_id_and_text_once_in_a_stable_order(
     given_records: list[Record], top_n: int | None, missing: Any
 ) -> None:
     ranking = engine(missing=missing).rerank("q", given_records, top_n)
 
-    def firsts(records: list[Record]) -> list[Record]:
-        unique = {record.id: record for record in reversed(records)}
-        return sorted(unique.values(), key=records.index)
+    def text(record: Record) -> str:
+        return (record.fields["text"] or "").strip() and record.fields["text"]
 
-    texted = firsts([record for record in given_records if (record.fields["text"] or "").strip()])
-    found = {record.id for record in texted}
-    textless = firsts([record for record in given_records if record.id not in found])
-    expected = sorted(texted, key=lambda record: -len(record.fields["text"]))
-    expected += textless if missing == "keep" else []
+    texted = {(record.id, text(record)): record for record in reversed(given_records)}
+    first = sorted((r for r in texted.values() if text(r)), key=given_records.index)
+    with_text = {record.id for record in first}
+    textless = {r.id: r for r in reversed(given_records) if r.id not in with_text}
+    kept = sorted(textless.values(), key=given_records.index)
+    expected = sorted(first, key=lambda record: -len(record.fields["text"]))
+    expected += kept if missing == "keep" else []
     assert ids(ranking) == [record.id for record in expected][:top_n]
-    assert ranking.skipped == (len(textless) if missing == "skip" else 0)
-    assert ranking.duplicates == len(given_records) - len(texted) - len(textless)
+    assert ranking.skipped == (len(kept) if missing == "skip" else 0)
+    assert ranking.duplicates == len(given_records) - len(first) - len(kept)
     assert [record.score for record in ranking] == [
-        float(len(record.fields["text"])) if record in texted else None for record in expected
+        float(len(record.fields["text"])) if record in first else None for record in expected
     ][:top_n]
 
 
@@ -144,7 +144,7 @@ def test_nothing_to_score_is_an_empty_answer_without_a_request(given_records: li
 @pytest.mark.parametrize(
     ("given_records", "warned"),
     [
-        (records("", None), ["None of 2 records has a text to rank: check rerank_field."]),
+        (records("", None), ["None of 2 documents has a text to rank: check rerank_field."]),
         (records("", "a"), []),
         ([], []),
     ],
@@ -166,7 +166,7 @@ def test_records_without_text_are_kept_behind_the_others_unscored() -> None:
 
 def test_records_without_text_can_be_an_error_that_names_the_first() -> None:
     scorer = LengthScorer()
-    with pytest.raises(InvalidInputError, match=r"2 records.*'1'"):
+    with pytest.raises(InvalidInputError, match=r"2 documents.*'1'"):
         engine(scorer, missing="error").rerank("q", records("x", "", None))
     assert scorer.sent == []
 
@@ -266,14 +266,9 @@ def test_what_a_scorer_should_have_returned_is_said(returned: Any, naming: str) 
         engine(Unwrapped()).rerank("q", records("a"))
 
 
-def test_a_place_id_is_never_that_of_another_record() -> None:
-    assert place_ids([None, "#0", None, 7, "##x"]) == ["###0", "#0", "###2", "7", "##x"]
-
-
 def test_records_without_an_id_are_different_records() -> None:
     given_records = [Record("", {"text": "a"}), Record("", {"text": "bb"})]
     assert [record.score for record in engine().rerank("q", given_records)] == [2.0, 1.0]
-    assert place_ids(["", None, "a"]) == ["#0", "#1", "a"]
 
 
 def test_usages_add_up() -> None:

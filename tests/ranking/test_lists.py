@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, QwenReRanker, Ranking, Record, RerankEngine, Scores
-from qwen_rerank.ranking.records import as_lists, fair_order, retrieval_order
+from qwen_rerank.ranking.fusion import fair_order, fused_order
 from tests.ranking.test_engine import LengthScorer, engine, ids
 
 Rank = Callable[..., Ranking]
@@ -44,6 +44,15 @@ def first_of_each(lists: Mapping[str, list[Record]]) -> list[Record]:
     for record in chain.from_iterable(lists.values()):
         found.setdefault(record.id, record)
     return list(found.values())
+
+
+def ranks(records: list[Record], lists: Mapping[str, list[Record]]) -> list[dict[str, int]]:
+    """Per record its rank in each list that has it."""
+    orders = {name: [record.id for record in own] for name, own in lists.items()}
+    return [
+        {name: order.index(record.id) + 1 for name, order in orders.items() if record.id in order}
+        for record in records
+    ]
 
 
 some_lists = st.dictionaries(
@@ -78,9 +87,9 @@ def test_records_of_one_list_without_a_name_know_no_lists(rank: Rank) -> None:
 
 def test_two_lists_of_one_name_are_refused_and_none_is_lost(rank: Rank) -> None:
     lists = {1: named(dense="a")["dense"], "1": named(dense="b")["dense"]}
-    with pytest.raises(InvalidInputError, match="same name as a string, of 1, '1'"):
+    with pytest.raises(InvalidInputError, match="same name as a string: 1, '1'"):
         rank(engine(), "q", lists)
-    with pytest.raises(InvalidInputError, match="same name as a string, of 1, '1'"):
+    with pytest.raises(InvalidInputError, match="same name as a string: 1, '1'"):
         QwenReRanker("q", scorer=LengthScorer(), rerank_field="text").rerank(lists)
 
 
@@ -89,15 +98,35 @@ def test_records_without_an_id_are_each_of_their_own_list(rank: Rank) -> None:
     assert [record.lists for record in rank(engine(), "q", lists)] == [{"one": 1}, {"two": 1}]
 
 
-def test_the_first_of_two_records_with_one_id_counts_whatever_its_rank(rank: Rank) -> None:
+def test_the_better_ranked_copy_of_a_record_stays(rank: Rank) -> None:
+    def copy(of: str) -> Record:
+        return Record("x", {"text": "same", "of": of})
+
     lists = {
-        "one": [Record("x", {"text": "first"}), Record("x", {"text": "again"})],
-        "two": [Record("y", {"text": "y"}), Record("x", {"text": "a longer text than the first"})],
+        "one": [Record("y", {"text": "y"}), copy("one, second"), copy("one, third")],
+        "two": [copy("two, first")],
+        "three": [copy("three, first")],
     }
     ranking = rank(engine(), "q", lists)
-    assert ranking[0].fields == {"text": "first"}
-    assert ranking[0].lists == {"one": 1, "two": 2}
-    assert ranking.duplicates == 2
+    assert ranking[0].fields["of"] == "two, first"
+    assert ranking[0].lists == {"one": 2, "two": 1, "three": 1}
+    assert ranking.duplicates == 3
+
+
+@pytest.mark.parametrize("lists", ["one", "two"])
+def test_one_id_with_different_texts_is_several_records(
+    rank: Rank, lists: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [Record("x", {"text": text}) for text in ("a", "bb", "a", " ")]
+    records.append(Record("y", {"text": "ccc"}))
+    given = {"all": records} if lists == "one" else {"a": records[:2], "b": records[2:]}
+    ranking = rank(engine(), "q", given)
+    assert [record.fields["text"] for record in ranking] == ["ccc", "bb", "a"]
+    assert (ranking.duplicates, ranking.skipped) == (2, 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "ids shared: 1" in caplog.text
+    assert rank(engine(), "q", records)[:] != ()
+    assert [r.fields for r in rank(engine(), "q", records)] == [r.fields for r in ranking]
 
 
 def test_a_record_kept_without_text_knows_its_lists_too(rank: Rank) -> None:
@@ -157,7 +186,7 @@ def test_a_budget_that_is_no_count_is_refused(budget: Any) -> None:
 @given(some_lists)
 def test_lists_are_fused_by_reciprocal_rank(lists: Mapping[str, list[Record]]) -> None:
     records = first_of_each(lists)
-    order = [records[place].id for place in retrieval_order(records, as_lists(lists))]
+    order = [records[index].id for index in fused_order(ranks(records, lists))]
 
     def worth(id_: str) -> float:
         places = [[record.id for record in found] for found in lists.values()]
@@ -171,7 +200,8 @@ def test_lists_are_fused_by_reciprocal_rank(lists: Mapping[str, list[Record]]) -
 def test_in_fair_order_the_lists_take_turns() -> None:
     lists = named(dense="abc", sparse="dbe")
     records = first_of_each(lists)
-    assert [records[place].id for place in fair_order(records, lists)] == ["a", "d", "b", "c", "e"]
+    order = fair_order(ranks(records, lists))
+    assert [records[index].id for index in order] == ["a", "d", "b", "c", "e"]
 
 
 def test_several_lists_of_zvecs_are_ranked_within_the_budget() -> None:

@@ -33,8 +33,8 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.tables import table
 from qwen_rerank.inputs.content import Item, text_of
 from qwen_rerank.ranking.engine import RerankEngine
-from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.ranking.records import Record
+from qwen_rerank.ranking.result import Ranking
 
 __all__ = ["rank"]
 
@@ -97,9 +97,8 @@ def rank(
         timeout=timeout,
         passages=passages,
     ) as chosen:
-        ranking = RerankEngine(chosen, rerank_field=_rerank_field(field)).rerank(
-            query, documents, top_n
-        )
+        engine = RerankEngine(chosen, rerank_field=_rerank_field(field))
+        ranking = engine.rerank(query, documents, top_n)
     if documents and ranking.skipped == len(documents):
         raise InvalidInputError(
             f"None of the {len(documents)} documents has a text in {' or '.join(field or [_TEXT])}."
@@ -110,7 +109,7 @@ def rank(
         for row in _rows(ranking):
             screen.json(row)
     else:
-        _show(screen, ranking, engine)
+        _show(screen, ranking, engine.candidates(ranking).items)
     if ranking.skipped:
         screen.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
 
@@ -165,15 +164,16 @@ def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:
         }
 
 
-def _show(screen: Screen, ranking: Ranking, read: Callable[[Record], Item | None]) -> None:
+def _show(screen: Screen, ranking: Ranking, items: Sequence[Item | None]) -> None:
     shown = table(
         ("rank", "right"), ("score", "right"), ("", "left"), ("line", "right"), ("document", "left")
     )
     scores = [record.score or 0.0 for record in ranking]
     lowest, highest = min([0.0, *scores]), max([0.0, *scores])
-    for number, (record, score) in enumerate(zip(ranking, scores, strict=True), start=1):
+    rows = zip(ranking, scores, items, strict=True)
+    for number, (record, score, item) in enumerate(rows, start=1):
         bar = Bar(highest - lowest or 1.0, 0, score - lowest, width=_BAR)
-        text = one_line(text_of(read(record) or ""))
+        text = one_line(text_of(item or ""))
         shown.add_row(str(number), f"{score:.4f}", bar, str(record.source), text)
     if scores:
         screen.table(shown)

@@ -10,8 +10,8 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.first_stage import CONTENT, Reader
 from qwen_rerank.inputs.fields import RerankField
 from qwen_rerank.ranking.engine import RerankEngine
-from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.ranking.records import Record
+from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.scorers.base import Scorer, Usage
 
 __all__ = ["Reranked", "Reranker", "SecondStage", "second_stage"]

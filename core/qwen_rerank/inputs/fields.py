@@ -98,9 +98,7 @@ class ItemReader(Generic[D]):
             field = error.field or self._label
             raise error.naming(f"{field} of {self._name(ids, len(items))}") from error.cause
         if None in items and self._names:
-            self._check_fields(
-                [d for d, item in zip(documents, items, strict=True) if item is None], len(items)
-            )
+            self._check_fields(documents, items)
         return items
 
     def _name(self, ids: Sequence[Hashable], index: int) -> str:

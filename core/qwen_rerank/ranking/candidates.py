@@ -154,8 +154,8 @@ def _warn_of_shared_ids(first: Mapping[_Document, int]) -> None:
         return
     counts = Counter(key for key, _ in first)
     _log.warning(
-        "%d ids belong to several documents with different texts, for example %r: each document is "
-        "ranked on its own. Give every document its own id.",
+        "Documents with different texts share an id; ids shared: %d, for example %r. Each document "
+        "is ranked on its own. Give every document its own id.",
         sum(count > 1 for count in counts.values()),
         counts.most_common(1)[0][0],
     )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
 from itertools import repeat
-from typing import Literal, cast, ParamSpec, TypeAlias, TypeVar, get_args
+from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
