@@ -123,7 +123,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("fault", "code", "says"),
         [
-            (refuses(401, "InvalidApiKey"), 3, "a key belongs to one region"),
+            (refuses(401, "InvalidApiKey"), 3, "A key belongs to one region"),
             (refuses(400, "ModelNotExist"), 2, "Check the model's name"),
             (refuses(501, "InternalError"), 4, "Try again later."),
         ],

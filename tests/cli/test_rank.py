@@ -171,7 +171,7 @@ def test_options_reach_the_service_and_the_key_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("fault", "code", "says"),
     [
-        (refuses(401, "InvalidApiKey"), 3, "a key belongs to one region"),
+        (refuses(401, "InvalidApiKey"), 3, "A key belongs to one region"),
         (refuses(400, "Arrearage"), 3, "Settle the balance"),
         (refuses(400, "InvalidParameter", "Bad."), 2, "Bad."),
         (refuses(404, "ModelNotExist"), 2, "Check the model's name"),
@@ -235,7 +235,12 @@ def test_a_bad_command_line_is_named_and_ends_with_2(
         ("d.jsonl", b'{"text": "x"}\n', (), "--field text"),
         ("d.jsonl", b'{"text": "x"}\n{"text', ("-f", "text"), "line 2: it is no JSON"),
         ("d.jsonl", b"[1]\n", ("-f", "text"), "line 1: it is no JSON object"),
-        ("d.jsonl", b'{"text": "x"}\n', ("-f", "body"), "None of the 1 documents"),
+        (
+            "d.jsonl",
+            b'{"text": "x"}\n',
+            ("-f", "body"),
+            "None of the 1 records has the field 'body'",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_by_its_line(

@@ -244,7 +244,9 @@ def test_a_document_without_the_field_counts_as_one_without_text(
 def test_a_field_that_is_no_text_is_refused_before_anything_is_sent(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    with pytest.raises(InvalidInputError, match="photo of the document at index 0 is bytes"):
+    with pytest.raises(
+        InvalidInputError, match="photo of the document at index 0 is of type bytes"
+    ):
         compress(QwenRerank(rerank_field="photo"), [scored(0.1, photo=b"GIF8")], QUERY)
     assert not dashscope.received
 

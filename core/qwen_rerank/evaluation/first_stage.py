@@ -94,7 +94,7 @@ class Reader:
 
     def _fields(self, document_id: Any) -> Mapping[str, Any]:
         if self.documents is None:
-            return {}
+            return {CONTENT: None}
         for id_ in (document_id, str(document_id)):
             if id_ in self.documents:
                 return {CONTENT: self.documents[id_]}
