@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from langchain_core.documents import BaseDocumentCompressor, Document
+from pydantic import BaseModel
 
 from qwen_rerank import Content, InvalidInputError
 from qwen_rerank.inputs.content import Item
@@ -230,19 +231,28 @@ def _config(callbacks: Callbacks | None) -> RunnableConfig:
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
-_set = object.__setattr__
-
-
 def _with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
     """A copy of the document with these metadata, as `model_copy` makes it."""
     if type(document) is not Document:
         return document.model_copy(update={"metadata": metadata})
-    copied = Document.__new__(Document)  # a third of the time
-    _set(copied, "__dict__", {**document.__dict__, "metadata": metadata})
-    _set(copied, "__pydantic_fields_set__", {*document.__pydantic_fields_set__, "metadata"})
-    _set(copied, "__pydantic_extra__", None)
-    _set(copied, "__pydantic_private__", None)
+    copied = Document.__new__(Document)
+    _set_values(copied, {**document.__dict__, "metadata": metadata})
+    _set_fields_set(copied, {*document.__pydantic_fields_set__, "metadata"})
+    _set_extra(copied, None)
+    _set_private(copied, None)
     return copied
+
+
+# All that a pydantic model consists of. Set one by one, a copy takes a third of the time.
+_set_values, _set_fields_set, _set_extra, _set_private = (
+    vars(BaseModel)[name].__set__
+    for name in (
+        "__dict__",
+        "__pydantic_fields_set__",
+        "__pydantic_extra__",
+        "__pydantic_private__",
+    )
+)
 
 
 def _documents(documents: Iterable[Document]) -> list[Document]:

@@ -85,18 +85,21 @@ class ItemReader(Generic[D]):
             InvalidInputError: A value that cannot be converted to text, or `rerank_field` names
                 fields that no document has.
         """
-        value_of = self._value
+        values: list[Any] = []
         items: list[Item | None] = []
         try:
-            for document in documents:
-                value = value_of(document)
-                if type(value) is str and value.isascii():
-                    items.append(value if value and not value.isspace() else None)
-                else:
-                    items.append(simplest(value if type(value) is str else _item(value)))
+            values.extend(map(self._value, documents))
+            if {*map(type, values)} <= {str}:
+                items = [
+                    value if value and value.isascii() and not value.isspace() else simplest(value)
+                    for value in values
+                ]
+            else:
+                items.extend(simplest(_item(value)) for value in values)
         except _ValueError as error:
             field = error.field or self._label
-            raise error.naming(f"{field} of {self._name(ids, len(items))}") from error.cause
+            index = len(items) if len(values) == len(documents) else len(values)
+            raise error.naming(f"{field} of {self._name(ids, index)}") from error.cause
         if None in items and self._names:
             self._check_fields(documents, items)
         return items

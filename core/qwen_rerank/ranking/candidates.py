@@ -107,8 +107,10 @@ def _by_text(
 
 
 def _have_distinct_ids(ids: Sequence[Hashable]) -> bool:
-    without = ids.count(None) + ids.count("")
-    return len({*ids} - {None, ""}) == len(ids) - without
+    own = {*ids}
+    if None in own or "" in own:
+        return len(own - {None, ""}) == len(ids) - ids.count(None) - ids.count("")
+    return len(own) == len(ids)
 
 
 def _keys(candidates: Candidates) -> Iterable[Hashable]:

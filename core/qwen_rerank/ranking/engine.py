@@ -19,7 +19,7 @@ from qwen_rerank.ranking.candidates import (
     unique_documents,
 )
 from qwen_rerank.ranking.fusion import fair_order
-from qwen_rerank.ranking.ordering import Ordering, Prepared
+from qwen_rerank.ranking.ordering import Ordering, Prepared, reordered
 from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
 from qwen_rerank.ranking.result import RankedIndices, Ranking
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
@@ -193,7 +193,9 @@ class RerankEngine:
             ranks = unique.ranks(indices)
             order = fair_order(ranks) if ranks else range(len(indices))
             indices = [indices[i] for i in sorted(order[: self._max_candidates])]
-        items = cast(list[Item], [candidates.items[index] for index in indices])
+        items = cast(Sequence[Item], candidates.items)  # None only at other indices
+        if len(indices) < len(items):
+            items = [items[index] for index in indices]
         distinct = list(dict.fromkeys(items))
         check_modalities(
             self.scorer.modalities,
@@ -239,7 +241,7 @@ class RerankEngine:
         enough = self._enough(prepared)
         scores = checked(scores, len(prepared.items), self.scorer.model, enough)
         positions, values, entries = self._ordering.best(prepared, scores)
-        indices = list(map(prepared.indices.__getitem__, positions))
+        indices = list(reordered(prepared.indices, positions))
         passages = scores.passages and list(map(scores.passages.__getitem__, entries))
         blank = prepared.unique.blank if self._missing == "keep" else []
         room = None if prepared.top_n is None else prepared.top_n - len(indices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, text_of
@@ -16,7 +16,9 @@ from qwen_rerank.validation import check_share, is_finite
 if TYPE_CHECKING:
     from qwen_rerank.text.word_vectors import Vectors
 
-__all__ = ["Ordering", "Prepared"]
+__all__ = ["Ordering", "Prepared", "reordered"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Ordering:
 
     def best(
         self, prepared: Prepared, scores: Scores
-    ) -> tuple[list[int], list[float | None], list[int]]:
+    ) -> tuple[Sequence[int], list[float | None], Sequence[int]]:
         """The order of the documents that were scored, at most `top_n`.
 
         Returns:
@@ -108,26 +110,38 @@ class Ordering:
         top_n = prepared.top_n
         if scores.unranked:
             order = list(prepared.retrieval_order()[:top_n])
-            return order, [None] * len(order), [prepared.item_indices[i] for i in order]
+            return order, [None] * len(order), reordered(prepared.item_indices, order)
         positions, entries = _scored(prepared, scores)
-        relevance = list(map(scores.values.__getitem__, entries))
+        relevance = _values_at(scores.values, entries)
         values: Sequence[float] = relevance
         if self._blend:
             values = _blended(relevance, prepared.retrieval_order(), self._blend)
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # ties stay
         unscored: list[int] = []
         if scores.tiers is not None:
-            order, unscored = _split(order, [scores.tiers[entry] for entry in entries])
+            order, unscored = _split(order, _values_at(scores.tiers, entries))
         if self._min_score is not None and order:  # else it has nothing to be compared with
             order, unscored = [i for i in order if relevance[i] >= self._min_score], []
         if self._diversity:
             texts = [text_of(prepared.items[prepared.item_indices[i]]) for i in order]
             chosen = _diverse([values[i] for i in order], texts, self._diversity, top_n)
             order = [order[i] for i in chosen]
-        order = (order + unscored)[:top_n]
-        without = {*unscored}
-        shown = [None if i in without else values[i] for i in order]
-        return [positions[i] for i in order], shown, [entries[i] for i in order]
+        order = order[:top_n]
+        shown: list[float | None] = list(map(values.__getitem__, order))
+        if unscored:
+            order = (order + unscored)[:top_n]
+            shown += [None] * (len(order) - len(shown))
+        return reordered(positions, order), shown, reordered(entries, order)
+
+
+def reordered(indices: Sequence[int], order: Sequence[int]) -> Sequence[int]:
+    """The indices at the positions in `order`. A range is one from 0: what it holds is the same."""
+    return order if isinstance(indices, range) else [indices[i] for i in order]
+
+
+def _values_at(values: Sequence[T], entries: Sequence[int]) -> Sequence[T]:
+    """The value of each entry. A range is all of them."""
+    return values if isinstance(entries, range) else [values[entry] for entry in entries]
 
 
 def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence[int]]:
