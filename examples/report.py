@@ -1,4 +1,4 @@
-"""How the examples show what they did: times, orders before and after, nDCG, cost."""
+"""Print what the examples do: times, rankings before and after, nDCG, and cost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from qwen_rerank import Usage
 
 ScoresById: TypeAlias = dict[str, float]
-"""Passage ids and their scores, best first."""
+"""Scores by passage id, best first."""
 
 Rankings: TypeAlias = Mapping[str, ScoresById]
-"""The ranking for each query, by the query's id."""
+"""The ranking of each query, by query id."""
 
 
 class Comparison(NamedTuple):
-    """The rankings of the first stage alone, and with the reranker behind it."""
+    """The rankings without and with reranking."""
 
     before: Rankings
     after: Rankings
@@ -43,28 +43,28 @@ console = Console(
 )
 
 OFFLINE = """
-Scorer: embedded, offline and no Qwen model. With one: DASHSCOPE_API_KEY=sk-... make quickstart
-It goes mostly by the words that query and passage share: a help to some queries, not to others."""
+Scorer: embedded, offline, not a Qwen model. To use one: DASHSCOPE_API_KEY=sk-... make quickstart
+It mostly compares the words that query and passage share, which helps only some queries."""
 
 ONLINE = """
-Scorer: {model}, by DashScope. By another: make quickstart ARGS="--model qwen3-rerank\""""
+Scorer: {model}, on DashScope. To use another: make quickstart ARGS="--model qwen3-rerank\""""
 
 ORDERS = """
-now, was               the place with the reranker, and that without it
+now, was               the rank with and without reranking
 relevance, retrieval   the reranker's score, and the cosine of the word vectors
-gain                   how it was judged: 3 answers the query, 2 a part of it, 1 is related"""
+gain                   the judgement: 3 answers the query, 2 answers a part of it, 1 is related"""
 
 MEASURE = "nDCG@10"
 
 EXPLANATION = """
-nDCG@10 is 1 for the ideal order of the whole corpus; "at best" is that of the passages retrieved,
-the most that reranking can reach. Nearly half of the relevant passages are in the other language
-than their query, where word vectors find next to nothing."""
+nDCG@10 is 1 for the ideal order of the whole corpus. "at best" is the ideal order of the retrieved
+passages, the most that reranking can reach. Nearly half of the relevant passages are not in the
+language of their query, where word vectors find almost nothing."""
 
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Say how long the step took, once it is done; on a terminal, name it when it starts."""
+    """Print how long the step took; on a terminal, also name it when it starts."""
     if console.is_terminal:
         console.print(f"{'…':>10}  {step}", end="\r")
     start = time.perf_counter()
@@ -73,20 +73,20 @@ def timed(step: str) -> Iterator[None]:
 
 
 def show_heading(text: str) -> None:
-    """Print a line with a text in it."""
+    """Print a heading."""
     console.print()
     console.rule(text)
 
 
 def show_scorer(model: str) -> None:
-    """Print which scorer it is, how to have another, and how to read the orders."""
+    """Print the scorer, how to choose another, and how to read the rankings."""
     console.print(OFFLINE if model == "embedded" else ONLINE.format(model=model), ORDERS, sep="\n")
 
 
 def show_orders(centre: HelpCentre, query_id: str, comparison: Comparison) -> None:
-    """Print which passages are the first three now, and which were before reranking."""
+    """Print the passages that are in the top three with or without reranking."""
     before, after = (rankings[query_id] for rankings in comparison)
-    was, now = places(before), places(after)
+    was, now = ranks(before), ranks(after)
     table = _table("now", "was", "relevance", "retrieval", "gain", "passage")
     for passage_id, relevance in after.items():
         if now[passage_id] <= 3 or was[passage_id] <= 3:
@@ -106,7 +106,7 @@ def show_orders(centre: HelpCentre, query_id: str, comparison: Comparison) -> No
 
 
 def show_ndcg(centre: HelpCentre, comparisons: Mapping[str, Comparison]) -> None:
-    """Print each framework's mean nDCG@10 without and with reranking, by the query's language."""
+    """Print the mean nDCG@10 of each framework without and with reranking, by query language."""
     table = _table("framework", "language", "queries", "retrieved", "reranked", "at best")
     for framework, comparison in comparisons.items():
         report = measured(centre, comparison)
@@ -124,7 +124,7 @@ def show_ndcg(centre: HelpCentre, comparisons: Mapping[str, Comparison]) -> None
 
 
 def show_cost(usage: Usage) -> None:
-    """Print what the scoring cost."""
+    """Print what scoring cost."""
     sent = f"{usage.requests} requests, {usage.tokens:,} tokens billed"
     console.print(
         f"\nScored {usage.texts_sent} texts in {usage.seconds:.2f} s: "
@@ -133,15 +133,15 @@ def show_cost(usage: Usage) -> None:
 
 
 def measured(centre: HelpCentre, comparison: Comparison) -> Report:
-    """Both stages, and the passages retrieved as a perfect reranker would order them."""
+    """Measure both rankings, and the order that a perfect reranker would give."""
     best = perfect(comparison.before, centre.gains)
     runs = {"retrieved": comparison.before, "reranked": comparison.after, "at best": best}
     return compare(runs, centre.gains, measures=[MEASURE])
 
 
-def places(ranking: ScoresById) -> dict[str, int]:
-    """The place of each passage, from 1."""
-    return {passage_id: place for place, passage_id in enumerate(ranking, start=1)}
+def ranks(ranking: ScoresById) -> dict[str, int]:
+    """Return the rank of each passage, from 1."""
+    return {passage_id: rank for rank, passage_id in enumerate(ranking, start=1)}
 
 
 def _table(*columns: str) -> Table:

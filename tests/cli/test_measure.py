@@ -72,8 +72,8 @@ class TestEval:
     ) -> None:
         outcome = cli(*both, "--plot", folder / "gains.svg")
         assert outcome.code == 0
-        assert "Better 1," in outcome.err
-        assert "Better 1," in (folder / "gains.svg").read_text()
+        assert "Queries: 1 better," in outcome.err
+        assert "Queries: 1 better," in (folder / "gains.svg").read_text()
 
     @pytest.mark.parametrize("plot", ["gains.doc", "nowhere/gains.svg"])
     def test_a_plot_that_cannot_be_written_is_said_before_anything_is_printed(

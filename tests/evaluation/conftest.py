@@ -1,4 +1,4 @@
-"""evaluate, as itself and as its asynchronous twin."""
+"""Run a test with `evaluate` and with `aevaluate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen_rerank.evaluation import Report, aevaluate, evaluate
 
 @pytest.fixture(params=["sync", "async"])
 def run(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """Evaluate, and aevaluate in a loop of its own."""
+    """Call `evaluate`, or `aevaluate` in an event loop of its own."""
 
     def call(*args: Any, **kwargs: Any) -> Report:
         if request.param == "sync":

@@ -1,9 +1,9 @@
-"""Retrieving, reranking and measuring, whatever the two stages are made of."""
+"""Retrieving, reranking and measuring with every kind of first and second stage."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,12 +24,12 @@ from qwen_rerank import (
     Scorer,
 )
 from qwen_rerank.evaluation import Report, aevaluate, evaluate
-from tests.evaluation.world import (
-    BEFORE,
+from tests.evaluation.corpus import (
     BY_TEXT,
-    FOUND,
     JUDGEMENTS,
     QUERIES,
+    RETRIEVED,
+    RR_BEFORE,
     TEXTS,
     LangChainSearch,
     LlamaIndexSearch,
@@ -39,41 +39,31 @@ from tests.support.loopback import LoopbackDashScope, refuses
 Run = Callable[..., Report]
 
 RECORDS = {
-    query_id: [Record(id_, {"content": TEXTS[id_]}) for id_ in found]
-    for query_id, found in FOUND.items()
+    query_id: [Record(id_, {"content": TEXTS[id_]}) for id_ in ids]
+    for query_id, ids in RETRIEVED.items()
 }
 SCORED = {
-    query_id: {id_: -float(place) for place, id_ in enumerate(found)}
-    for query_id, found in FOUND.items()
+    query_id: {id_: -float(rank) for rank, id_ in enumerate(ids)}
+    for query_id, ids in RETRIEVED.items()
 }
 
-
-async def found_later(query: str) -> list[str]:
-    await asyncio.sleep(0)
-    return BY_TEXT[query]
-
-
 FIRST_STAGES: dict[str, dict[str, Any]] = {
-    "a run of ids": {"first_stage": FOUND, "documents": TEXTS},
-    "a run with scores": {"first_stage": SCORED, "documents": TEXTS},
-    "a run of records": {"first_stage": RECORDS},
-    "a function": {"first_stage": BY_TEXT.__getitem__, "documents": TEXTS},
-    "LangChain's retriever": {"first_stage": LangChainSearch(), "document_id": "doc"},
-    "LlamaIndex' retriever": {"first_stage": LlamaIndexSearch()},
+    "ids": {"first_stage": RETRIEVED, "documents": TEXTS},
+    "scores": {"first_stage": SCORED, "documents": TEXTS},
+    "records": {"first_stage": RECORDS},
+    "function": {"first_stage": BY_TEXT.__getitem__, "documents": TEXTS},
+    "langchain": {"first_stage": LangChainSearch(), "document_id": "doc"},
+    "llamaindex": {"first_stage": LlamaIndexSearch()},
 }
 RERANKERS: dict[str, Callable[[], Any]] = {
     "scorer": DashScopeScorer,
     "engine": lambda: RerankEngine(DashScopeScorer(), rerank_field="content"),
-    "LangChain's compressor": lambda: langchain_qwen_rerank.QwenRerank(top_n=None),
-    "LlamaIndex' postprocessor": lambda: llamaindex_qwen_rerank.QwenRerank(top_n=None),
+    "compressor": lambda: langchain_qwen_rerank.QwenRerank(top_n=None),
+    "postprocessor": lambda: llamaindex_qwen_rerank.QwenRerank(top_n=None),
 }
 
 
-@pytest.mark.parametrize("first", FIRST_STAGES)
-@pytest.mark.parametrize("second", RERANKERS)
-def test_every_first_stage_goes_with_every_second(
-    run: Run, dashscope: LoopbackDashScope, first: str, second: str
-) -> None:
+def _check_stages(run: Run, first: str, second: str) -> None:
     report = run(
         reranker=RERANKERS[second](),
         queries=QUERIES,
@@ -81,7 +71,7 @@ def test_every_first_stage_goes_with_every_second(
         measures=["RR"],
         **FIRST_STAGES[first],
     )
-    assert report.mean("RR", "retrieved") == pytest.approx(BEFORE)
+    assert report.mean("RR", "retrieved") == pytest.approx(RR_BEFORE)
     assert report.mean("RR", "reranked") == 1
     assert report.runs["reranked"]["q1"] == {"c": 0.9, "b": 0.2, "a": 0.1}
     assert report.notes == ()
@@ -92,28 +82,45 @@ def test_every_first_stage_goes_with_every_second(
         assert report.usage is None
 
 
-def test_a_first_stage_alone_is_one_run(run: Run) -> None:
-    report = run(FOUND, None, QUERIES, JUDGEMENTS, measures=["RR"])
-    assert report.runs == {"retrieved": {id_: dict.fromkeys(ids) for id_, ids in FOUND.items()}}
-    assert report.mean("RR", "retrieved") == pytest.approx(BEFORE)
+@pytest.mark.parametrize("first", FIRST_STAGES)
+def test_every_first_stage_works_with_a_scorer(
+    run: Run, dashscope: LoopbackDashScope, first: str
+) -> None:
+    _check_stages(run, first, "scorer")
 
 
-def test_an_asynchronous_function_is_awaited() -> None:
-    stages = (found_later, None, QUERIES, JUDGEMENTS)
-    report = asyncio.run(aevaluate(*stages, measures=["RR"]))
-    assert report.mean("RR", "retrieved") == pytest.approx(BEFORE)
+@pytest.mark.parametrize("first", ["ids", "langchain", "llamaindex"])
+@pytest.mark.parametrize("second", ["engine", "compressor", "postprocessor"])
+def test_every_second_stage_works_with_ids_and_with_either_framework(
+    run: Run, dashscope: LoopbackDashScope, first: str, second: str
+) -> None:
+    _check_stages(run, first, second)
+
+
+def test_without_a_reranker_there_is_one_run(run: Run) -> None:
+    report = run(RETRIEVED, None, QUERIES, JUDGEMENTS, measures=["RR"])
+    assert report.runs == {"retrieved": {id_: dict.fromkeys(ids) for id_, ids in RETRIEVED.items()}}
+    assert report.mean("RR", "retrieved") == pytest.approx(RR_BEFORE)
+
+
+def test_aevaluate_awaits_an_asynchronous_function_and_evaluate_refuses_it() -> None:
+    async def search(query: str) -> list[str]:
+        return BY_TEXT[query]
+
+    report = asyncio.run(aevaluate(search, None, QUERIES, JUDGEMENTS, measures=["RR"]))
+    assert report.mean("RR", "retrieved") == pytest.approx(RR_BEFORE)
     with pytest.raises(InvalidInputError, match="aevaluate"):
-        evaluate(*stages)
+        evaluate(search, None, QUERIES, JUDGEMENTS)
 
 
-async def test_evaluate_works_where_an_event_loop_runs_as_in_a_notebook(
+async def test_evaluate_works_inside_a_running_event_loop_as_in_a_notebook(
     dashscope: LoopbackDashScope,
 ) -> None:
     report = evaluate(LangChainSearch(), DashScopeScorer(), QUERIES, JUDGEMENTS, document_id="doc")
     assert report.mean("RR", "reranked") == 1
 
 
-def test_queries_run_at_the_same_time(run: Run, dashscope: LoopbackDashScope) -> None:
+def test_queries_run_concurrently(run: Run, dashscope: LoopbackDashScope) -> None:
     queries = {f"q{number}": f"query {number}" for number in range(6)}
     dashscope.answer_only_when(in_flight=3)
     report = run(
@@ -128,7 +135,7 @@ def test_queries_run_at_the_same_time(run: Run, dashscope: LoopbackDashScope) ->
     assert list(report.runs["reranked"]) == list(queries)
 
 
-def test_the_first_failure_ends_it(run: Run, dashscope: LoopbackDashScope) -> None:
+def test_the_first_failure_ends_the_evaluation(run: Run, dashscope: LoopbackDashScope) -> None:
     dashscope.faults.append(refuses(401, "InvalidApiKey"))
     queries = {f"q{number}": f"query {number}" for number in range(50)}
     with pytest.raises(AuthenticationError):
@@ -143,45 +150,48 @@ def test_the_first_failure_ends_it(run: Run, dashscope: LoopbackDashScope) -> No
     assert len(dashscope.received) <= 2
 
 
-@pytest.mark.parametrize("first", [BY_TEXT.__getitem__, FOUND])
-def test_a_failure_says_which_query_it_was(
+@pytest.mark.parametrize("first", [BY_TEXT.__getitem__, RETRIEVED])
+def test_a_failure_has_a_note_with_its_query(
     run: Run, dashscope: LoopbackDashScope, first: Any
 ) -> None:
-    texts = {name: text for name, text in TEXTS.items() if name != "d"}
+    texts = {id_: text for id_, text in TEXTS.items() if id_ != "d"}
     with pytest.raises(InvalidInputError, match="'d'") as caught:
         run(first, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts, concurrency=1)
     assert caught.value.__notes__ == ["This was query 'q2': 'Who steers a ship?'"]
 
 
-def test_progress_is_told(run: Run) -> None:
-    told: list[tuple[int, int]] = []
-    run(FOUND, None, QUERIES, JUDGEMENTS, progress=lambda *counts: told.append(counts))
-    assert told == [(1, 2), (2, 2)]
+def test_progress_is_called_after_each_query(run: Run) -> None:
+    calls: list[tuple[int, int]] = []
+    run(RETRIEVED, None, QUERIES, JUDGEMENTS, progress=lambda *counts: calls.append(counts))
+    assert calls == [(1, 2), (2, 2)]
 
 
-def test_what_is_not_judged_is_neither_retrieved_nor_paid_for(
+def test_unjudged_queries_are_neither_retrieved_nor_paid_for(
     run: Run, dashscope: LoopbackDashScope
 ) -> None:
     report = run(
-        FOUND, DashScopeScorer(), {**QUERIES, "q3": "?"}, {"q1": {"c": 1}, "q9": {"c": 1}},
+        RETRIEVED,
+        DashScopeScorer(),
+        {**QUERIES, "q3": "?"},
+        {"q1": {"c": 1}, "q9": {"c": 1}},
         documents=TEXTS,
-    )  # fmt: skip
+    )
     assert len(dashscope.received) == 1
     assert list(report.queries) == ["q1"]
-    assert "2 of 3 queries are not judged" in report.notes[0]
-    assert "1 of 2 judged queries were not asked for" in report.notes[1]
+    assert report.notes == (
+        "2 of 3 queries have no judgements and were left out.",
+        "1 of 2 judged queries are not in the queries and were left out.",
+    )
 
 
-def test_of_passages_of_one_document_the_best_counts(
-    run: Run, dashscope: LoopbackDashScope
-) -> None:
+def test_of_several_passages_of_a_document_the_best_counts(dashscope: LoopbackDashScope) -> None:
     def passages(query: str) -> list[Document]:
         return [
             Document(page_content=text, metadata={"from": document})
             for document, text in [("x", "score=0.1"), ("y", "score=0.5"), ("x", "score=0.9")]
         ]
 
-    report = run(
+    report = evaluate(
         passages,
         DashScopeScorer(),
         {"q": "?"},
@@ -191,31 +201,26 @@ def test_of_passages_of_one_document_the_best_counts(
     assert report.runs["reranked"]["q"] == {"x": 0.9, "y": 0.5}
 
 
-def test_a_function_as_rerank_field_gets_the_ids_that_were_found(
-    run: Run, dashscope: LoopbackDashScope
+def test_a_rerank_field_function_gets_the_retrieved_ids_even_if_they_look_like_indices(
+    dashscope: LoopbackDashScope,
 ) -> None:
-    """Also where they could be taken for places."""
     corpus = {"1": "score=0.1", "0": "score=0.9"}
-    report = run(
+    report = evaluate(
         {"q": ["1", "0", "1"]},
         DashScopeScorer(),
         {"q": "?"},
         {"q": {"0": 1}},
-        rerank_field=lambda record: corpus[record.id.partition("#")[0]],
+        rerank_field=lambda record: corpus[record.id],
     )
     assert report.runs["reranked"]["q"] == {"0": 0.9, "1": 0.1}
 
 
-def test_documents_may_come_with_scores_and_stay_in_their_order(
-    run: Run, dashscope: LoopbackDashScope
-) -> None:
-    """As a vector store gives distances, of which the lowest is the best."""
-
+def test_documents_with_distances_keep_their_order(dashscope: LoopbackDashScope) -> None:
     def similarity_search_with_score(query: str) -> list[tuple[Document, float]]:
-        found = LangChainSearch().invoke(query)
-        return [(document, 0.1 * place) for place, document in enumerate(found, start=1)]
+        documents = LangChainSearch().invoke(query)
+        return [(document, 0.1 * rank) for rank, document in enumerate(documents, start=1)]
 
-    report = run(
+    report = evaluate(
         similarity_search_with_score,
         langchain_qwen_rerank.QwenRerank(top_n=None),
         QUERIES,
@@ -223,111 +228,109 @@ def test_documents_may_come_with_scores_and_stay_in_their_order(
         document_id="doc",
         measures=["RR"],
     )
-    assert report.mean("RR", "retrieved") == pytest.approx(BEFORE)
+    assert report.mean("RR", "retrieved") == pytest.approx(RR_BEFORE)
     assert report.mean("RR", "reranked") == 1
     assert report.runs["retrieved"]["q2"] == {"d": 0.1, "c": 0.2}
 
 
-def test_texts_may_be_known_by_numbers(run: Run, dashscope: LoopbackDashScope) -> None:
+def test_ids_may_be_numbers_in_every_argument(dashscope: LoopbackDashScope) -> None:
     texts = {0: "score=0.1", 1: "score=0.9"}
-    report = run({7: [0, 1]}, DashScopeScorer(), {7: "?"}, {7: {1: 1}}, documents=texts)
+    report = evaluate({7: [0, 1]}, DashScopeScorer(), {7: "?"}, {7: {1: 1}}, documents=texts)
     assert report.runs["reranked"] == {"7": {"1": 0.9, "0": 0.1}}
 
 
-def test_a_score_that_is_no_number_counts_as_none(run: Run) -> None:
-    found = [Document(id="c", page_content="text", metadata={"relevance_score": "high"})]
-    report = run(lambda query: found, None, QUERIES, JUDGEMENTS)
+def test_a_score_that_is_not_a_number_counts_as_none() -> None:
+    document = Document(id="c", page_content="text", metadata={"relevance_score": "high"})
+    report = evaluate(lambda query: [document], None, QUERIES, JUDGEMENTS)
     assert report.runs["retrieved"]["q1"] == {"c": None}
 
 
-def test_a_reranker_that_returns_fewer_is_told_of(run: Run, dashscope: LoopbackDashScope) -> None:
+def test_a_reranker_that_returns_fewer_documents_is_noted(dashscope: LoopbackDashScope) -> None:
     compressor = langchain_qwen_rerank.QwenRerank(top_n=1)
-    report = run(LangChainSearch(), compressor, QUERIES, JUDGEMENTS, document_id="doc")
-    assert "fewer documents than were found for 2 of 2 queries" in report.notes[0]
+    report = evaluate(LangChainSearch(), compressor, QUERIES, JUDGEMENTS, document_id="doc")
+    assert "fewer documents than were retrieved for 2 of 2 queries" in report.notes[0]
 
 
-def test_a_document_without_text_stays_behind_the_others(
-    run: Run, dashscope: LoopbackDashScope
-) -> None:
-    report = run(
-        {"q1": ["blank", "a", "c"]}, DashScopeScorer(), QUERIES, {"q1": {"c": 1}},
+def test_a_document_without_text_comes_last_and_is_noted(dashscope: LoopbackDashScope) -> None:
+    report = evaluate(
+        {"q1": ["blank", "a", "c"]},
+        DashScopeScorer(),
+        QUERIES,
+        {"q1": {"c": 1}},
         documents={**TEXTS, "blank": " "},
-    )  # fmt: skip
+    )
     assert report.runs["reranked"]["q1"] == {"c": 0.9, "a": 0.1, "blank": None}
-    assert "1 of 3 documents of reranked have no score" in report.notes[-1]
+    assert "1 of 3 documents in reranked have no score" in report.notes[-1]
 
 
-def test_a_query_for_which_nothing_is_found_counts_nothing(
-    run: Run, dashscope: LoopbackDashScope
-) -> None:
+def test_a_query_without_documents_counts_as_0(run: Run, dashscope: LoopbackDashScope) -> None:
     report = run({"q1": ["c"]}, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=TEXTS)
     assert report.mean("RR", "reranked") == 0.5
-    assert "retrieved found nothing for 1 of 2 queries" in report.notes[0]
+    assert report.notes[0] == "retrieved has no documents for 1 of 2 queries, which count as 0."
 
 
 @pytest.mark.parametrize(
-    ("last", "says"),
+    ("last", "note"),
     [
-        (EmbeddedScorer(), "was ranked by embedded for 1 of 2 queries"),
-        (KeepOrder(), "is the order in which they were found for 1 of 2 queries"),
+        (EmbeddedScorer(), "embedded ranked 1 of 2 queries in reranked"),
+        (KeepOrder(), "reranked keeps the order of retrieval for 1 of 2 queries"),
     ],
 )
-def test_a_scorer_that_stood_in_for_another_is_told_of(
-    run: Run, dashscope: LoopbackDashScope, last: Scorer, says: str
+def test_a_fallback_is_noted(
+    run: Run, dashscope: LoopbackDashScope, last: Scorer, note: str
 ) -> None:
     dashscope.faults.append(refuses(400, "InvalidParameter"))
     scorer = FallbackScorer(DashScopeScorer(), last, on=[QwenRerankError])
-    report = run(FOUND, scorer, QUERIES, JUDGEMENTS, documents=TEXTS, concurrency=1)
+    report = run(RETRIEVED, scorer, QUERIES, JUDGEMENTS, documents=TEXTS, concurrency=1)
     assert len(report.notes) == 1
-    assert says in report.notes[0]
-
-
-def judged(found: Any, reranker: Any = None, queries: Any = QUERIES, **options: Any) -> Report:
-    return evaluate(found, reranker, queries, options.pop("judgements", JUDGEMENTS), **options)
+    assert note in report.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "says"),
+    ("changed", "message"),
     [
-        ([42], {}, "a run, a function or a retriever"),
-        ([FOUND, "gte"], {}, "a scorer, an engine, a compressor or a postprocessor"),
-        ([FOUND], {"judgements": {"Q1": {"c": 1}}}, "ids"),
-        ([FOUND], {"judgements": {"q1": {"c": 0.5}}}, "0.5"),
-        ([FOUND], {"judgements": [("q1", "c", 1)]}, "query_id, doc_id and relevance"),
-        ([FOUND], {"measures": "nDCG@10"}, "at least one"),
-        ([FOUND], {"measures": ["nDCG@10", "best"]}, "'best'"),
-        ([FOUND], {"measures": ["R"]}, "'R'"),
-        ([FOUND], {"measures": ["alpha_nDCG@5"]}, "alpha_nDCG"),
-        ([FOUND], {"concurrency": 0}, "concurrency"),
-        ([FOUND], {"rerank_field": "text"}, "rerank_field"),
-        ([FOUND, None, {"q1": " "}], {}, "query"),
-        ([FOUND, None, ["What?"]], {}, "queries"),
-        ([FOUND], {"names": ("run", "run")}, "names"),
-        ([lambda query: [Record("", {})]], {}, "a Record with an id"),
-        ([lambda query: "abc"], {}, "list"),
-        ([lambda query: [{"id": "a"}]], {}, "got {'id': 'a'}"),
-        ([lambda query: {"a": float("nan")}], {}, "nan"),
-        ([lambda query: [Document(page_content="no id")]], {}, "document_id"),
+        ({"first_stage": 42}, "a run, a function or a retriever"),
+        ({"reranker": "gte"}, "a scorer, an engine, a compressor or a postprocessor"),
+        ({"judgements": {"Q1": {"c": 1}}}, "the same ids"),
+        ({"judgements": {"q1": {"c": 0.5}}}, "must be an integer, got 0.5"),
+        ({"judgements": [("q1", "c", 1)]}, "query_id, doc_id and relevance"),
+        ({"measures": "nDCG@10"}, "at least one"),
+        ({"measures": ["nDCG@10", "best"]}, "'best'"),
+        ({"measures": ["R"]}, "'R'"),
+        ({"measures": ["alpha_nDCG@5"]}, "alpha_nDCG"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"rerank_field": "text"}, "rerank_field"),
+        ({"queries": {"q1": " "}}, "query"),
+        ({"queries": ["What?"]}, "queries"),
+        ({"names": ("run", "run")}, "names"),
+        ({"first_stage": lambda query: [Record("", {})]}, "a Record with an id"),
+        ({"first_stage": lambda query: "abc"}, "a list or a dict"),
+        ({"first_stage": lambda query: {"a": float("nan")}}, "'a' is nan"),
+        ({"first_stage": lambda query: [Document(page_content="no id")]}, "document_id"),
     ],
 )
-def test_what_cannot_be_used_is_named(
-    arguments: Sequence[Any], options: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(InvalidInputError, match=says):
-        judged(*arguments, **options)
+def test_an_invalid_argument_is_named(changed: dict[str, Any], message: str) -> None:
+    valid = {
+        "first_stage": RETRIEVED,
+        "reranker": None,
+        "queries": QUERIES,
+        "judgements": JUDGEMENTS,
+    }
+    with pytest.raises(InvalidInputError, match=message):
+        evaluate(**{**valid, **changed})
 
 
-@pytest.mark.parametrize("second", ["scorer", "LangChain's compressor"])
+@pytest.mark.parametrize("second", ["scorer", "compressor"])
 def test_ids_without_texts_are_refused_before_anything_is_sent(
-    run: Run, dashscope: LoopbackDashScope, second: str
+    dashscope: LoopbackDashScope, second: str
 ) -> None:
     with pytest.raises(InvalidInputError, match="documents="):
-        run(FOUND, RERANKERS[second](), QUERIES, JUDGEMENTS)
+        evaluate(RETRIEVED, RERANKERS[second](), QUERIES, JUDGEMENTS)
     with pytest.raises(InvalidInputError, match="'a'"):
-        run(FOUND, RERANKERS[second](), QUERIES, JUDGEMENTS, documents={"c": "text"})
+        evaluate(RETRIEVED, RERANKERS[second](), QUERIES, JUDGEMENTS, documents={"c": "text"})
     assert dashscope.received == []
 
 
-def test_a_wrong_rerank_field_is_refused(run: Run, dashscope: LoopbackDashScope) -> None:
+def test_a_rerank_field_that_no_document_has_is_refused(dashscope: LoopbackDashScope) -> None:
     with pytest.raises(InvalidInputError, match="rerank_field"):
-        run(RECORDS, DashScopeScorer(), QUERIES, JUDGEMENTS, rerank_field="text")
+        evaluate(RECORDS, DashScopeScorer(), QUERIES, JUDGEMENTS, rerank_field="text")

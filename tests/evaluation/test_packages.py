@@ -1,4 +1,4 @@
-"""Without its packages, evaluation names the extra that brings them; nothing else needs them."""
+"""A missing optional package is named together with the extra that installs it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ for missing, ask in {
 """
 
 
-def test_a_missing_package_names_the_extra_and_is_not_needed_before() -> None:
-    said, complaints = python(WITHOUT, *DEVELOPMENT_MODE)
-    imported, *errors = said.splitlines()
+def test_optional_packages_are_imported_on_use_and_errors_name_the_extra() -> None:
+    out, err = python(WITHOUT, *DEVELOPMENT_MODE)
+    imported, *errors = out.splitlines()
     assert imported == "set()"
     assert [error.split()[0] for error in errors] == [
         "numpy",
@@ -42,4 +42,4 @@ def test_a_missing_package_names_the_extra_and_is_not_needed_before() -> None:
         "matplotlib.figure",
     ]
     assert all('pip install "qwen-rerank[evaluation]"' in error for error in errors)
-    assert complaints == ""
+    assert err == ""

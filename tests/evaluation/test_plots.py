@@ -1,4 +1,4 @@
-"""The pictures: drawn, written, readable without being seen, and out of everybody's way."""
+"""Plots: their alternative texts, the files they are saved to, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -50,17 +50,18 @@ def plot(request: pytest.FixtureRequest, report: Report) -> Plot:
     return PLOTS[request.param](report)
 
 
-def test_the_words_of_the_gains_have_the_figures(report: Report) -> None:
+def test_the_alternative_text_of_the_gains_has_their_numbers(report: Report) -> None:
     alt = report.plot_gains().alt
-    assert "A bar a query, 3 in all" in alt
-    assert "RR gains from before to after" in alt
-    assert "Better 1, the same 1, worse 1." in alt
-    assert "from 0.778 to 0.833, +0.056, p = 1.000" in alt
-    assert "gained by q1: +0.667" in alt
-    assert "lost by q2: -0.500" in alt
+    assert alt == (
+        "One bar per query, 3 in all, highest first: the gain in RR from before to after. "
+        "Queries: 1 better, 1 the same, 1 worse. Mean: 0.778 before, 0.833 after, a gain of "
+        "+0.056 with p = 1.000. q1 gains the most: +0.667. q2 loses the most: -0.500."
+    )
 
 
-def test_the_words_of_the_moves_say_where_each_relevant_document_went(report: Report) -> None:
+def test_the_alternative_text_of_the_ranks_says_where_each_relevant_document_went(
+    report: Report,
+) -> None:
     alt = report.plot_ranks("q1", labels={"a": "Penguins"}).alt
     assert "'What do penguins eat?'" in alt
     assert "a (Penguins), gain 3: from 3 to 1" in alt
@@ -68,14 +69,14 @@ def test_the_words_of_the_moves_say_where_each_relevant_document_went(report: Re
     assert "gain 1: from 1 to 2" in report.plot_ranks("q2", top=1).alt
 
 
-def test_the_words_of_the_scores_say_how_well_they_part(report: Report) -> None:
+def test_the_alternative_text_of_the_scores_says_how_well_they_separate(report: Report) -> None:
     alt = report.plot_scores().alt
-    assert "of 3 documents that were judged relevant, between 0.500 and 0.900" in alt
-    assert "of 4 others, between 0.100 and 0.600" in alt
-    assert "in 92% of the cases" in alt
+    assert "3 documents judged relevant score between 0.500 and 0.900" in alt
+    assert "4 others score between 0.100 and 0.600" in alt
+    assert "In 92% of all pairs" in alt
 
 
-def test_a_png_is_a_picture_with_its_description(plot: Plot, tmp_path: Path) -> None:
+def test_a_png_carries_the_alternative_text(plot: Plot, tmp_path: Path) -> None:
     plot.save(tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.text["Description"] == plot.alt
@@ -83,7 +84,9 @@ def test_a_png_is_a_picture_with_its_description(plot: Plot, tmp_path: Path) -> 
         assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_an_svg_is_one_too_and_always_the_same(plot: Plot, tmp_path: Path) -> None:
+def test_an_svg_carries_the_alternative_text_and_is_reproducible(
+    plot: Plot, tmp_path: Path
+) -> None:
     paths = tmp_path / "one.svg", tmp_path / "two.svg"
     for path in paths:
         plot.save(path)
@@ -92,75 +95,78 @@ def test_an_svg_is_one_too_and_always_the_same(plot: Plot, tmp_path: Path) -> No
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_a_pdf_has_the_words_as_its_subject(report: Report, tmp_path: Path) -> None:
+def test_a_pdf_carries_the_alternative_text(report: Report, tmp_path: Path) -> None:
     report.plot_gains().save(tmp_path / "plot.pdf")
-    assert b"/Subject (A bar a query, 3 in all" in (tmp_path / "plot.pdf").read_bytes()
+    assert b"/Subject (One bar per query, 3 in all" in (tmp_path / "plot.pdf").read_bytes()
 
 
-def test_names_are_drawn_as_they_are_on_one_line(report: Report, tmp_path: Path) -> None:
-    """Not as formulas, which they might not even be."""
+def test_labels_are_drawn_literally_on_one_line_not_as_formulas(
+    report: Report, tmp_path: Path
+) -> None:
     plot = report.plot_ranks("q1", labels={"a": r"$\fish for $5", "x": "Krill\nand\tmore"})
     plot.save(tmp_path / "plot.png")
     labels = {label.get_text() for label in plot.figure.axes[0].get_yticklabels()}
     assert labels == {"Krill and more  1", "y  2", r"$\fish for $5 (gain 3)  3"}
 
 
-def test_another_ending_is_refused_with_those_there_are(report: Report, tmp_path: Path) -> None:
+def test_an_unsupported_ending_is_refused_with_the_supported_ones(
+    report: Report, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInputError, match=r"\.png.*\.svg"):
         report.plot_gains().save(tmp_path / "plot.docx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_notebook_shows_the_picture_with_the_words_as_alternative(plot: Plot) -> None:
+def test_a_notebook_shows_the_plot_with_its_alternative_text(plot: Plot) -> None:
     data, metadata = plot._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert metadata["image/png"]["alt"] == plot.alt
     assert plot.alt in data["text/plain"]
 
 
-def test_other_pictures_keep_their_style(report: Report) -> None:
+def test_other_plots_keep_their_style(report: Report) -> None:
     before = dict(matplotlib.rcParams)
     with matplotlib.style.context("dark_background"):
         dark = dict(matplotlib.rcParams)
         report.plot_gains()._repr_mimebundle_()
         assert dict(matplotlib.rcParams) == dark
     assert dict(matplotlib.rcParams) == before
-    assert pyplot.get_fignums() == []  # no window, and no second picture in a notebook's cell
+    assert pyplot.get_fignums() == []  # no window, and no second plot in a notebook cell
 
 
-def test_a_text_that_no_font_has_gives_way_to_the_id(report: Report, tmp_path: Path) -> None:
+def test_a_label_that_no_font_can_draw_falls_back_to_the_id(report: Report, tmp_path: Path) -> None:
     plot = report.plot_ranks("q2", labels={"c": "\U000f0000"})
-    plot.save(tmp_path / "plot.png")  # a missing character would be a warning, which is an error
+    plot.save(tmp_path / "plot.png")  # a missing glyph would be a warning, which fails the test
     assert "企鹅吃什么?" in plot.alt
 
 
 @pytest.mark.parametrize("draw", PLOTS.values(), ids=list(PLOTS))
-def test_names_and_ids_that_no_font_has_get_marks(
+def test_names_and_ids_that_no_font_can_draw_get_question_marks(
     draw: Callable[[Report], Plot], tmp_path: Path
 ) -> None:
-    found = {"q1": AFTER["q1"], "\U000f0000": AFTER["q2"]}
+    ranking = {"q1": AFTER["q1"], "\U000f0000": AFTER["q2"]}
     judgements = {"q1": {"a": 3}, "\U000f0000": {"c": 1}}
-    plot = draw(compare({"\U000f0000 1": found, "\U000f0000 2": found}, judgements))
-    plot.save(tmp_path / "plot.png")  # a missing character would be a warning, which is an error
+    plot = draw(compare({"\U000f0000 1": ranking, "\U000f0000 2": ranking}, judgements))
+    plot.save(tmp_path / "plot.png")  # a missing glyph would be a warning, which fails the test
     assert "\U000f0000 2" in plot.alt
 
 
-def test_long_ids_of_queries_differ_and_leave_room_for_the_bars() -> None:
-    found = {f"a-data-set-with-a-long-name/query-{number}": ["x", "a"] for number in range(20)}
-    report = compare({"before": found, "after": found}, {id_: {"a": 1} for id_ in found})
+def test_long_query_ids_stay_distinct_and_leave_room_for_the_bars() -> None:
+    run = {f"a-data-set-with-a-long-name/query-{number}": ["x", "a"] for number in range(20)}
+    report = compare({"before": run, "after": run}, {id_: {"a": 1} for id_ in run})
     axes = report.plot_gains().figure.axes[0]
     assert axes.get_position().height > 0.5
     assert len({label.get_text() for label in axes.get_xticklabels()}) == 20
 
 
-def test_a_gain_of_next_to_nothing_looks_like_that() -> None:
-    first = [*(f"x{place}" for place in range(3_000)), "a"]
+def test_a_tiny_gain_looks_tiny() -> None:
+    first = [*(f"x{number}" for number in range(3_000)), "a"]
     runs = {"before": {"q1": first}, "after": {"q1": first[1:]}}
     axes = compare(runs, {"q1": {"a": 1}}, measures=["RR"]).plot_gains().figure.axes[0]
     assert axes.get_ylim() == (-0.05, 0.05)
 
 
-def test_short_rankings_take_no_more_room_than_they_need() -> None:
+def test_a_short_ranking_makes_a_small_plot() -> None:
     long = {"q1": list("abcdefghij")}
     heights = [
         compare({"before": run, "after": run}, JUDGEMENTS).plot_ranks("q1").figure.get_figheight()
@@ -170,7 +176,9 @@ def test_short_rankings_take_no_more_room_than_they_need() -> None:
 
 
 @pytest.mark.parametrize("name", ["Where penguins dive for what ", "企鹅吃什么"])
-def test_long_names_are_not_cut_off_at_the_edges(report: Report, tmp_path: Path, name: str) -> None:
+def test_long_labels_are_not_cut_off_at_the_edges(
+    report: Report, tmp_path: Path, name: str
+) -> None:
     plot = report.plot_ranks("q1", labels=dict.fromkeys("axy", name * 9))
     plot.save(tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
@@ -180,24 +188,24 @@ def test_long_names_are_not_cut_off_at_the_edges(report: Report, tmp_path: Path,
         assert [edge.getextrema() for edge in below_the_title] == [(255, 255)] * 2
 
 
-def test_shares_of_scores_are_labelled_as_they_are(report: Report) -> None:
+def test_shares_are_labelled_as_positive_percentages(report: Report) -> None:
     axes = report.plot_scores().figure.axes[0]
     labels = {axes.yaxis.get_major_formatter()(share, 0) for share in (0.025, -0.05, 0.1)}
     assert labels == {"2.5%", "5%", "10%"}
 
 
-def test_many_queries_are_drawn_too() -> None:
+def test_thousands_of_queries_are_drawn() -> None:
     queries = [f"q{number}" for number in range(2_000)]
     runs = {
-        name: {query: ["x", "a"][place % skipped == 0 :] for place, query in enumerate(queries)}
+        name: {query: ["x", "a"][index % skipped == 0 :] for index, query in enumerate(queries)}
         for name, skipped in (("before", 3), ("after", 4))
     }
     report = compare(runs, {query: {"a": 1} for query in queries}, measures=["RR"])
-    assert "A bar a query, 2000 in all" in report.plot_gains().alt
+    assert "One bar per query, 2000 in all" in report.plot_gains().alt
 
 
 @pytest.mark.parametrize(
-    ("draw", "says"),
+    ("draw", "message"),
     [
         (lambda report: report.plot_ranks("q9"), "q9"),
         (lambda report: report.plot_ranks("q1", top=0), "top"),
@@ -207,8 +215,8 @@ def test_many_queries_are_drawn_too() -> None:
         (lambda _: compare({"ids": {"q1": ["a", "x"]}}, JUDGEMENTS).plot_scores(), "scores"),
     ],
 )
-def test_what_is_not_there_is_named(
-    report: Report, draw: Callable[[Report], Plot], says: str
+def test_an_invalid_argument_is_named(
+    report: Report, draw: Callable[[Report], Plot], message: str
 ) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+    with pytest.raises(InvalidInputError, match=message):
         draw(report)

@@ -1,4 +1,4 @@
-"""What a report says of runs, and that it says so everywhere in the same figures."""
+"""Reports: the measures, the comparisons, and every form in which they are shown."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_the_means_are_those_of_ir_measures(name: str, measure: Measure) -> None
     assert compare({"run": shuffled(1)}, JUDGEMENTS, measures=[measure]).values == report.values
 
 
-def test_equal_scores_count_by_their_places_and_not_by_their_ids() -> None:
+def test_ties_count_in_the_order_of_the_run_not_by_id() -> None:
     for ranking in ({"a": 0.5, "z": 0.5}, {"z": 0.5, "a": 0.5}):
         report = compare({"run": {"q4": ranking}}, {"q4": {"a": 1}}, measures=["RR"])
         assert report.mean("RR", "run") == 1 / (1 + list(ranking).index("a"))
 
 
-def test_judgements_may_be_rows_as_ir_measures_reads_them(report: Report) -> None:
+def test_judgements_may_be_rows_of_ir_measures(report: Report) -> None:
     rows = [
         ir_measures.Qrel(query_id, document_id, gain)
         for query_id, gains in JUDGEMENTS.items()
@@ -76,7 +76,7 @@ def test_judgements_may_be_rows_as_ir_measures_reads_them(report: Report) -> Non
     assert compare({"run": AFTER}, rows, measures=["RR"]).mean("RR", "run") == 3 / 4
 
 
-def test_contradicting_rows_are_refused() -> None:
+def test_contradictory_rows_are_refused() -> None:
     rows = [ir_measures.Qrel("q1", "a", gain) for gain in (1, 1, 2)]
     assert compare({"run": AFTER}, rows[:2], measures=["RR"]).mean("RR", "run") == 1
     with pytest.raises(InvalidInputError, match="'a' has more than one relevance"):
@@ -84,7 +84,7 @@ def test_contradicting_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("made", [list, iter, pandas.DataFrame], ids=["list", "iter", "frame"])
-def test_a_run_may_be_rows_as_ir_measures_reads_them(made: Callable[[Any], Any]) -> None:
+def test_a_run_may_be_rows_of_ir_measures_or_a_data_frame(made: Callable[[Any], Any]) -> None:
     rows = [
         ir_measures.ScoredDoc(query_id, document_id, score)
         for query_id, ranking in shuffled(1).items()
@@ -97,10 +97,16 @@ def test_a_run_may_be_rows_as_ir_measures_reads_them(made: Callable[[Any], Any])
 
 
 @pytest.mark.parametrize(
-    "ranking", [[8, 7], {7: 0.1, 8: 0.9}, np.array([8, 7]), [[8, 0.9], (7, None)], ["8", "7"]]
+    ("ranking", "judged"),
+    [
+        ([8, 7], {1: {7: 1}}),
+        ({7: 0.1, 8: 0.9}, {"1": {"7": np.int64(1)}}),
+        (np.array([8, 7]), {1: {7: 1.0}}),
+        ([[8, 0.9], (7, None)], {1: {7: 1}}),
+        (["8", "7"], {1: {7: 1}}),
+    ],
 )
-@pytest.mark.parametrize("judged", [{1: {7: 1}}, {"1": {"7": np.int64(1)}}, {1: {7: 1.0}}])
-def test_ids_may_be_numbers_wherever_they_stand(ranking: Any, judged: Any) -> None:
+def test_ids_may_be_numbers_in_runs_judgements_and_queries(ranking: Any, judged: Any) -> None:
     report = compare({"run": {1: ranking}}, judged, measures=["RR"], queries={1: "one?"})
     assert report.values["run"]["RR"] == {"1": 1 / 2}
     assert report.only([1]).judgements == {"1": {"7": 1}}
@@ -112,12 +118,12 @@ def test_runs_are_compared_by_query(report: Report) -> None:
     assert list(report.values["after"]["RR"].values()) == pytest.approx(RECIPROCAL_RANKS["after"])
     assert report.gains("RR") == pytest.approx({"q1": 1 / 2, "q4": 1 / 6, "q3": 0, "q2": -1 / 2})
     assert list(report.gains("RR")) == ["q1", "q4", "q3", "q2"]
-    found = report.comparison("RR")
-    assert (found.baseline, found.run) == ("before", "after")
-    assert (found.better, found.same, found.worse) == (2, 1, 1)
-    assert found.gain == pytest.approx((1 / 2 + 1 / 6 - 1 / 2) / 4)
-    assert found.p_value == 1
-    assert report.comparison("RR", "before", "after").gain == pytest.approx(-found.gain)
+    comparison = report.comparison("RR")
+    assert (comparison.baseline, comparison.run) == ("before", "after")
+    assert (comparison.better, comparison.same, comparison.worse) == (2, 1, 1)
+    assert comparison.gain == pytest.approx((1 / 2 + 1 / 6 - 1 / 2) / 4)
+    assert comparison.p_value == 1
+    assert report.comparison("RR", "before", "after").gain == pytest.approx(-comparison.gain)
 
 
 def test_every_run_is_compared_with_the_first() -> None:
@@ -132,7 +138,7 @@ def test_every_run_is_compared_with_the_first() -> None:
     assert "not corrected" in str(report)
 
 
-def test_the_table_shows_every_figure(report: Report) -> None:
+def test_the_table_shows_every_number(report: Report) -> None:
     lines = str(report).splitlines()
     assert lines[0].split() == ["measure", "run", "mean", "gain", "p", "better", "same", "worse"]
     assert lines[2].split() == ["RR", "before", "0.708"]
@@ -140,7 +146,7 @@ def test_the_table_shows_every_figure(report: Report) -> None:
     assert "Means over 4 queries." in lines
 
 
-def test_the_table_is_plain_wherever_it_goes(
+def test_the_table_is_plain_text_whatever_the_terminal(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = str(report)
@@ -150,7 +156,7 @@ def test_the_table_is_plain_wherever_it_goes(
     assert "\x1b" not in plain
 
 
-def test_the_html_has_the_same_cells_and_nothing_of_the_users_markup() -> None:
+def test_the_html_has_the_same_cells_and_escapes_names() -> None:
     report = compare({"a": BEFORE, "<b>": AFTER}, JUDGEMENTS, measures=["RR"])
     html = report._repr_html_()
     assert html.count("<tr>") == 3
@@ -160,7 +166,7 @@ def test_the_html_has_the_same_cells_and_nothing_of_the_users_markup() -> None:
     assert "color" not in html
 
 
-def test_the_report_of_some_queries_is_theirs_alone(report: Report) -> None:
+def test_only_reports_some_of_the_queries(report: Report) -> None:
     part = report.only(["q4", "q1"])
     assert list(part.queries) == ["q4", "q1"]
     assert part.mean("RR", "before") == pytest.approx((1 / 2 + 1 / 3) / 2)
@@ -171,7 +177,7 @@ def test_the_report_of_some_queries_is_theirs_alone(report: Report) -> None:
         report.only([])
 
 
-def test_as_json_it_has_means_comparisons_and_every_query(report: Report) -> None:
+def test_to_dict_has_means_comparisons_and_every_query(report: Report) -> None:
     read = json.loads(json.dumps(report.to_dict()))
     assert read["measures"]["RR"] == pytest.approx({"before": 17 / 24, "after": 3 / 4})
     assert read["comparisons"][0]["gain"] == pytest.approx(1 / 24)
@@ -179,20 +185,20 @@ def test_as_json_it_has_means_comparisons_and_every_query(report: Report) -> Non
     assert read["usage"] is None
 
 
-def test_as_a_data_frame_it_has_a_row_a_query(report: Report) -> None:
+def test_to_pandas_has_one_row_per_query(report: Report) -> None:
     frame = report.to_pandas()
     assert list(frame.index) == ["q1", "q2", "q3", "q4"]
     assert frame[("RR", "after")].mean() == pytest.approx(3 / 4)
     assert frame["nDCG@10"].columns.tolist() == ["before", "after"]
 
 
-def test_the_best_order_is_that_of_the_gains() -> None:
+def test_perfect_orders_by_gain() -> None:
     best = perfect({"q1": {"x": 0.9, "b": 0.8, "a": 0.7}, "q9": {"x": None}}, JUDGEMENTS)
     assert best == {"q1": {"a": 3, "b": 1, "x": 0}, "q9": {"x": 0}}
     assert list(best["q1"]) == ["a", "b", "x"]
 
 
-def test_a_judged_query_that_a_run_lacks_counts_nothing_as_by_ir_measures() -> None:
+def test_a_judged_query_that_a_run_lacks_counts_as_0_as_in_ir_measures() -> None:
     runs = {"before": shuffled(1), "after": {"q1": {"a": 1.0}, "q9": {"a": 1.0}}}
     judgements = {**JUDGEMENTS, "q5": {"a": 1}}
     report = compare(runs, judgements, measures=["RR"])
@@ -201,28 +207,28 @@ def test_a_judged_query_that_a_run_lacks_counts_nothing_as_by_ir_measures() -> N
         assert report.mean("RR", name) == pytest.approx(expected)
     assert report.mean("RR", "after") == 1 / 5
     assert report.notes == (
-        "1 of 6 queries are not judged and were left out.",
-        "before found nothing for 1 of 5 queries: they count 0.",
-        "after found nothing for 4 of 5 queries: they count 0.",
+        "1 of 6 queries have no judgements and were left out.",
+        "before has no documents for 1 of 5 queries, which count as 0.",
+        "after has no documents for 4 of 5 queries, which count as 0.",
     )
 
 
 def test_queries_choose_what_is_measured() -> None:
     report = compare({"run": AFTER}, JUDGEMENTS, queries={"q1": "one?"}, measures=["RR"])
     assert report.values["run"]["RR"] == {"q1": 1}
-    assert report.notes == ("3 of 4 judged queries were not asked for and were left out.",)
+    assert report.notes == ("3 of 4 judged queries are not in the queries and were left out.",)
 
 
-def test_a_query_with_nothing_relevant_is_told_of_and_one_without_judgements_left_out() -> None:
+def test_a_query_without_a_relevant_document_is_noted_and_one_without_judgements_left_out() -> None:
     report = compare({"run": BEFORE}, {"q1": {"a": 1}, "q2": {"c": 0, "x": -1}, "q3": {}})
     assert list(report.queries) == ["q1", "q2"]
     assert report.notes == (
-        "2 of 4 queries are not judged and were left out.",
-        "1 of 2 queries have no relevant document: they count 0.",
+        "2 of 4 queries have no judgements and were left out.",
+        "1 of 2 queries have no relevant document and count as 0.",
     )
 
 
-def test_a_reports_runs_keep_their_order_whatever_the_scores() -> None:
+def test_the_runs_of_a_report_keep_their_order_whatever_the_scores() -> None:
     by_distance = compare({"run": {"q1": [("a", 0.1), ("x", 0.2), ("y", None)]}}, JUDGEMENTS)
     assert by_distance.runs["run"]["q1"] == {"a": 0.1, "x": 0.2, "y": None}
     again = compare(by_distance.runs, JUDGEMENTS)
@@ -235,25 +241,27 @@ def test_documents_without_a_score_come_last() -> None:
     assert list(report.runs["run"]["q4"]) == ["y", "a", "x"]
 
 
-def test_a_measure_goes_by_each_of_its_names() -> None:
+def test_a_measure_is_known_by_each_of_its_names() -> None:
     report = compare({"before": BEFORE, "after": AFTER}, JUDGEMENTS, measures=["MRR", nDCG @ 10])
     assert report.mean("MRR", "after") == report.mean(RR, "after") == report.mean("RR", "after")
     assert report.gains(nDCG @ 10) == report.gains("nDCG@10") == report.gains("nDCG(cutoff=10)")
     assert report.comparison("MRR").measure == "RR"
 
 
-def test_what_ir_measures_cannot_compute_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InvalidInputError, match="can't measure ERR@10"):
+def test_a_measure_that_ir_measures_cannot_compute_is_named(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(InvalidInputError, match="can't compute ERR@10"):
         compare({"run": BEFORE}, JUDGEMENTS, measures=["ERR@10"])
 
 
-def test_ids_that_never_meet_are_told_of() -> None:
+def test_a_run_without_any_judged_document_is_noted() -> None:
     report = compare({"run": {"q1": ["A", "B"]}}, JUDGEMENTS)
-    assert any("run has no document that was judged" in note for note in report.notes)
+    assert any("run has no judged document" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
-    ("ask", "says"),
+    ("ask", "message"),
     [
         (lambda report: report.mean("AP", "after"), "RR, nDCG@10"),
         (lambda report: report.mean("RR", "later"), "before, after"),
@@ -271,6 +279,6 @@ def test_ids_that_never_meet_are_told_of() -> None:
         (lambda report: report.mean("best", "after"), "'best'"),
     ],
 )
-def test_what_is_not_there_is_named(report: Report, ask: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
+def test_an_invalid_argument_is_named(report: Report, ask: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         ask(report)

@@ -9,7 +9,7 @@ import typer
 
 from qwen_rerank.cli.options import AsJson
 from qwen_rerank.cli.screen import Screen
-from qwen_rerank.evaluation.tables import table
+from qwen_rerank.evaluation.tables import empty_table
 from qwen_rerank.scorers.catalog import published_prices
 from qwen_rerank.scorers.dashscope import SINGAPORE
 from qwen_rerank.scorers.limits import published_limits, takes_instruct
@@ -27,7 +27,7 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         screen.json(rows, indent=2)
         return
-    shown = table(
+    shown = empty_table(
         ("model", "left"),
         ("region", "left"),
         ("documents", "right"),

@@ -30,7 +30,7 @@ from qwen_rerank.cli.options import (
 from qwen_rerank.cli.screen import Screen, one_line
 from qwen_rerank.datasets import is_json_lines, json_object, lines, numbered, read_at
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.tables import table
+from qwen_rerank.evaluation.tables import empty_table
 from qwen_rerank.inputs.content import Item, text_of
 from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.records import Record
@@ -165,7 +165,7 @@ def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:
 
 
 def _show(screen: Screen, ranking: Ranking, items: Sequence[Item | None]) -> None:
-    shown = table(
+    shown = empty_table(
         ("rank", "right"), ("score", "right"), ("", "left"), ("line", "right"), ("document", "left")
     )
     scores = [record.score or 0.0 for record in ranking]

@@ -1,8 +1,8 @@
-"""What pictures are drawn with: a style, fonts, texts that fit; and a picture with its words.
+"""The style and fonts of plots, texts cut to fit, and a plot with its alternative text.
 
-They are drawn on a light ground of their own, so that they can be read on a dark page too. Colours
-are Okabe and Ito's, which the colour-blind can tell apart ("Color Universal Design", 2008); what a
-colour says, a place, a line style or a hatching says too.
+Plots have a light background of their own, so that you can read them on a dark page too. The
+colours are Okabe and Ito's, which colour-blind readers can tell apart ("Color Universal Design",
+2008). Position, line style or hatching always repeats what a colour says.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.evaluation.packages import import_optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "INK", "ORANGE", "Plot", "axes_of", "drawable"]
+__all__ = ["BLUE", "GREY", "INK", "ORANGE", "Plot", "fit_text", "new_axes"]
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#767676", "#1A1A1A"
 _STYLE = {
@@ -40,14 +40,14 @@ _STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "font.size": 10,
-    "text.parse_math": False,  # a price in a title is no formula
+    "text.parse_math": False,  # a price in a title is not a formula
     "svg.fonttype": "path",
     "svg.hashsalt": "qwen-rerank",
 }
 
-_CHINESE = (
+_CHINESE_FONTS = (
     "Noto Sans CJK SC",
-    "Noto Sans CJK JP",  # all that matplotlib before 3.11 sees of the same file
+    "Noto Sans CJK JP",  # the only name that matplotlib before 3.11 sees in the same file
     "Source Han Sans SC",
     "PingFang SC",
     "Hiragino Sans GB",
@@ -56,57 +56,60 @@ _CHINESE = (
     "WenQuanYi Zen Hei",
     "SimHei",
 )
-"""Fonts with Chinese characters, of which the first that is installed is used too."""
+"""Fonts with Chinese characters. The first one that is installed is used."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plot:
-    """A picture, and what it shows in words. A notebook's cell shows it, with the words for alt.
+    """A plot and its alternative text. A notebook cell shows both.
 
     Attributes:
-        figure: The picture, to change or to draw elsewhere.
-        alt: The alternative text: what the picture shows, with its figures.
+        figure: The matplotlib figure, which you can change or draw elsewhere.
+        alt: The alternative text: what the plot shows, with its numbers.
     """
 
     figure: Figure
     alt: str
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, of PNG, SVG or PDF with the alternative text as its description.
+        """Write the plot to a file. PNG, SVG and PDF files carry the alternative text.
 
         Args:
-            path: Where to. It ends in `.png`, `.svg` or another ending that matplotlib knows.
+            path: The file, whose name ends in `.png`, `.svg` or another ending that matplotlib
+                supports.
 
         Raises:
-            InvalidInputError: matplotlib writes no such files.
+            InvalidInputError: matplotlib does not support the ending.
             OSError: The file can't be written.
         """
-        kind = Path(path).suffix[1:].lower()
-        known = self.figure.canvas.get_supported_filetypes()
-        if kind not in known:
+        file_format = Path(path).suffix[1:].lower()
+        supported = self.figure.canvas.get_supported_filetypes()
+        if file_format not in supported:
             raise InvalidInputError(
-                f"A picture can't be written to {str(path)!r}.",
-                remedy=f"End its name in one of .{', .'.join(sorted(known))}.",
+                f"A plot can't be written to {str(path)!r}.",
+                remedy=f"Use a name that ends in one of .{', .'.join(sorted(supported))}.",
             )
-        Path(path).write_bytes(self._drawn(kind))
+        Path(path).write_bytes(self._rendered(file_format))
 
-    def _drawn(self, kind: str) -> bytes:
-        described = {
+    def _rendered(self, file_format: str) -> bytes:
+        metadata = {
             "svg": {"Description": self.alt, "Date": None},
             "png": {"Description": self.alt},
             "pdf": {"Subject": self.alt, "CreationDate": None},
         }
         file = io.BytesIO()
         with _style():
-            self.figure.savefig(file, format=kind, dpi=144, metadata=described.get(kind))
+            self.figure.savefig(
+                file, format=file_format, dpi=144, metadata=metadata.get(file_format)
+            )
         return file.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
-        picture = base64.b64encode(self._drawn("png")).decode()
-        # Twice the dots of a notebook's, so that it is sharp on dense screens.
+        png = base64.b64encode(self._rendered("png")).decode()
+        # The image has twice as many pixels, so that it is sharp on high-resolution screens.
         width = round(self.figure.get_figwidth() * 72)
         return (
-            {"image/png": picture, "text/plain": repr(self)},
+            {"image/png": png, "text/plain": repr(self)},
             {"image/png": {"width": width, "alt": self.alt}},
         )
 
@@ -116,39 +119,43 @@ class Plot:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """matplotlib's own defaults and ours, whatever style the user has chosen for other pictures."""
-    style = needed("matplotlib.style", "A plot")
-    with style.context(["default", {**_STYLE, "font.family": _fonts()}]):
+    """Apply matplotlib's defaults and our style, whatever style the user chose for other plots."""
+    style = import_optional("matplotlib.style", "A plot")
+    with style.context(["default", {**_STYLE, "font.family": _font_families()}]):
         yield
 
 
-def _fonts() -> list[str]:
-    manager = needed("matplotlib.font_manager", "A plot").fontManager
+def _font_families() -> list[str]:
+    manager = import_optional("matplotlib.font_manager", "A plot").fontManager
     installed = {font.name for font in manager.ttflist}
-    return ["DejaVu Sans", *[name for name in _CHINESE if name in installed][:1]]
+    return ["DejaVu Sans", *[name for name in _CHINESE_FONTS if name in installed][:1]]
 
 
-def drawable(text: str, width: int, otherwise: str | None = None) -> str:
-    """The text on one line, cut to so many letters, of which a Chinese one is two.
+def fit_text(text: str, width: int, fallback: str | None = None) -> str:
+    """Return the text on one line, cut to a width that the installed fonts can draw.
 
-    Where no font has all of its characters, the other text, or question marks for them.
+    Args:
+        text: The text.
+        width: The width in letters; a Chinese character counts as two.
+        fallback: The text to use instead if no font has all characters of `text`. Without it,
+            question marks stand in for the missing ones.
     """
-    known = frozenset[int]().union(*map(_characters, _fonts()))
+    drawable = frozenset[int]().union(*map(_code_points, _font_families()))
     line = " ".join(text.split())
-    if otherwise is not None and not all(ord(character) in known for character in line):
-        return drawable(otherwise, width)
-    return _cut("".join(each if ord(each) in known else "?" for each in line), width)
+    if fallback is not None and not all(ord(character) in drawable for character in line):
+        return fit_text(fallback, width)
+    return _cut_middle("".join(each if ord(each) in drawable else "?" for each in line), width)
 
 
 @cache
-def _characters(family: str) -> frozenset[int]:
-    fonts = needed("matplotlib.font_manager", "A plot")
+def _code_points(family: str) -> frozenset[int]:
+    fonts = import_optional("matplotlib.font_manager", "A plot")
     return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
 
 
-def _cut(text: str, width: int) -> str:
-    """The text, without its middle if it is wider: names tend to differ at their ends."""
-    cells = needed("rich.cells", "A plot")
+def _cut_middle(text: str, width: int) -> str:
+    """Cut the middle out of a text that is too wide: names tend to differ at their ends."""
+    cells = import_optional("rich.cells", "A plot")
     if cells.cell_len(text) <= width:
         return text
     end = text[-(width // 3) :]
@@ -159,13 +166,13 @@ def _cut(text: str, width: int) -> str:
 
 
 @contextmanager
-def axes_of(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A picture of this size in inches. It belongs to no window and no notebook's cell."""
-    figures = needed("matplotlib.figure", "A plot")
+def new_axes(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Open a figure of this size, in inches, that no window and no notebook cell shows."""
+    figures = import_optional("matplotlib.figure", "A plot")
     with _style():
         figure = figures.Figure(figsize=(width, height))
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
         yield figure, figure.add_subplot()
-        # Laid out once: again would move things by a hair, and the same picture is the same file.
+        # A second layout would move things slightly; with one, the same plot is the same file.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

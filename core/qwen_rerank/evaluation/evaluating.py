@@ -1,4 +1,4 @@
-"""Retrieve, rerank, measure."""
+"""Retrieve, rerank and measure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.comparing import check_judged, reported
-from qwen_rerank.evaluation.first_stage import FirstStage, Reader, Search, ranking_of
-from qwen_rerank.evaluation.measuring import parsed
+from qwen_rerank.evaluation.comparing import build_report, check_some_judged
+from qwen_rerank.evaluation.first_stage import FirstStage, RecordReader, Retriever, best_first
+from qwen_rerank.evaluation.measuring import parse_measures
 from qwen_rerank.evaluation.report import DEFAULT_MEASURES, Report
-from qwen_rerank.evaluation.runs import BestFirst, Judgements, Run, by_id, judgements_by_query
+from qwen_rerank.evaluation.runs import (
+    BestFirst,
+    Judgements,
+    Run,
+    judgements_by_query,
+    with_string_ids,
+)
 from qwen_rerank.evaluation.second_stage import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.inputs.fields import RerankField
 from qwen_rerank.ranking.records import Record
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Reranker", "aevaluate", "evaluate"]
 
 Progress: TypeAlias = Callable[[int, int], object]
-"""Called with how many queries are done, and how many there are."""
+"""Called with the number of finished queries and the number of all queries."""
 
 
 def evaluate(
@@ -47,38 +53,39 @@ def evaluate(
     concurrency: int = 8,
     progress: Progress | None = None,
 ) -> Report:
-    """Measure a first stage, and what reranking makes of it.
+    """Measure a first stage, and what reranking changes.
 
-    Queries run at the same time, each in a thread. The first that fails ends the evaluation, with a
-    note in the error of which it was. Means are over the judged queries, one for which nothing is
-    found included.
+    Queries run concurrently, each in a thread. The first failure ends the evaluation; a note in the
+    error says which query it was. Means are over the judged queries, including those for which the
+    first stage returns nothing.
 
     Args:
-        first_stage: What finds documents: a run (by query id, the ids, best first, or their
-            scores; or rows such as ir_measures.ScoredDoc), a function of the query's text, or a
-            retriever of LangChain's or LlamaIndex'.
-        reranker: A scorer, an engine, a compressor or a postprocessor; None for none. A compressor
-            with a `top_n` shortens the ranking, and so what is measured: pass it `top_n=None`.
-        queries: The queries' texts by their ids.
-        judgements: The gains of documents by query id; or rows such as ir_measures.Qrel. Queries
-            without any are left out, before anything is retrieved.
-        measures: Names of ir-measures', such as `"nDCG@10"`, or its measures.
-        documents: Texts by document id, where the first stage gives ids alone.
-        rerank_field: Where a scorer finds a record's text: `"content"` by default, which is the
-            content of a framework's document. Goes with a scorer alone.
-        document_id: The id that a framework's document is judged by: a metadata key, a function, or
-            None for its own. Of several documents with one id the first one counts.
-        names: What the two runs are called.
-        concurrency: Queries that run at the same time, at least 1. 1 for a first stage that is not
-            safe to use from several threads.
-        progress: Called after each query with how many are done, and how many there are.
+        first_stage: What retrieves documents. A run, which maps each query id to document ids, best
+            first, or to their scores, or is rows, such as ir_measures.ScoredDoc; a function that
+            takes the text of a query; or a LangChain or LlamaIndex retriever.
+        reranker: A scorer, an engine, a LangChain compressor or a LlamaIndex postprocessor; None to
+            measure the first stage alone. A `top_n` shortens the ranking that is measured, so give
+            a compressor or postprocessor `top_n=None`.
+        queries: The texts of the queries by id.
+        judgements: The gains of documents by query id; or rows, such as ir_measures.Qrel. Queries
+            without judgements are left out before anything is retrieved.
+        measures: Names that ir-measures knows, such as `"nDCG@10"`, or its measures.
+        documents: The texts of documents by id, for a first stage that returns ids alone.
+        rerank_field: For a scorer, what of a record to score: `"content"` by default, the content
+            of a framework's document. Other rerankers have their own.
+        document_id: The id by which a framework's document is judged: a metadata key, a function,
+            or None for its own id. Of several documents with one id, the first counts.
+        names: What to call the two runs.
+        concurrency: How many queries run at the same time, at least 1. Use 1 for a first stage that
+            is not thread-safe.
+        progress: Called after each query with the number of finished queries and of all queries.
 
     Raises:
-        InvalidInputError: An argument that can't be used, or no judged query.
+        InvalidInputError: An argument is invalid, or no query is judged.
         QwenRerankError: Whatever the reranker raises.
         MissingDependencyError: The extra `evaluation` is not installed.
     """
-    work = _Work.of(
+    evaluation = _Evaluation.of(
         first_stage,
         reranker,
         queries,
@@ -91,27 +98,29 @@ def evaluate(
     )
     check_whole("concurrency", concurrency, at_least=1)
     outcomes: dict[str, _Outcome] = {}
-    is_over = Event()
+    has_ended = Event()
 
-    def one(query_id: str) -> None:
-        if is_over.is_set():
+    def run_query(query_id: str) -> None:
+        if has_ended.is_set():
             return
         try:
-            outcomes[query_id] = work.outcome(query_id)
+            outcomes[query_id] = evaluation.outcome(query_id)
         except BaseException:
-            is_over.set()
+            has_ended.set()
             raise
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate") as pool:
-        futures = [pool.submit(copy_context().run, one, query_id) for query_id in work.queries]
+        futures = [
+            pool.submit(copy_context().run, run_query, query_id) for query_id in evaluation.queries
+        ]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 if progress is not None:
                     progress(done, len(futures))
         finally:
-            is_over.set()
-    return work.report(outcomes)
+            has_ended.set()
+    return evaluation.report(outcomes)
 
 
 async def aevaluate(
@@ -128,11 +137,11 @@ async def aevaluate(
     concurrency: int = 8,
     progress: Progress | None = None,
 ) -> Report:
-    """The same as `evaluate`, without blocking the event loop.
+    """Do the same as `evaluate` without blocking the event loop.
 
-    A function as the first stage may be asynchronous.
+    The first stage may be an asynchronous function.
     """
-    work = _Work.of(
+    evaluation = _Evaluation.of(
         first_stage,
         reranker,
         queries,
@@ -147,11 +156,11 @@ async def aevaluate(
     outcomes: dict[str, _Outcome] = {}
     slots = asyncio.Semaphore(concurrency)
 
-    async def one(query_id: str) -> None:
+    async def run_query(query_id: str) -> None:
         async with slots:
-            outcomes[query_id] = await work.aoutcome(query_id)
+            outcomes[query_id] = await evaluation.aoutcome(query_id)
 
-    tasks = [asyncio.create_task(one(query_id)) for query_id in work.queries]
+    tasks = [asyncio.create_task(run_query(query_id)) for query_id in evaluation.queries]
     try:
         for done, task in enumerate(asyncio.as_completed(tasks), start=1):
             await task
@@ -161,12 +170,12 @@ async def aevaluate(
         for unfinished in tasks:
             unfinished.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return await asyncio.to_thread(work.report, outcomes)
+    return await asyncio.to_thread(evaluation.report, outcomes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of one query. Not the records, which may be large."""
+    """What is kept of one query: not the records, which may be large."""
 
     before: BestFirst
     after: BestFirst
@@ -176,12 +185,22 @@ class _Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What is evaluated. `queries` are those that are judged, `asked` all of them."""
+class _Evaluation:
+    """The checked arguments of an evaluation.
 
-    search: Search
-    second: SecondStage | None
-    asked: Mapping[str, str]
+    Attributes:
+        retriever: The first stage.
+        second_stage: The second stage, if there is one.
+        all_queries: The texts of all queries, by id.
+        queries: The texts of those that are judged.
+        judgements: The gains of documents by query id.
+        measures: What to compute.
+        names: The names of the two runs.
+    """
+
+    retriever: Retriever
+    second_stage: SecondStage | None
+    all_queries: Mapping[str, str]
     queries: Mapping[str, str]
     judgements: dict[str, dict[str, int]]
     measures: list[Measure]
@@ -199,56 +218,57 @@ class _Work:
         rerank_field: RerankField | None,
         document_id: str | Callable[[Any], str | None] | None,
         names: tuple[str, str],
-    ) -> _Work:
-        reader = Reader(documents, document_id)
-        asked, gains = by_id(queries, "queries"), judgements_by_query(judgements)
-        check_judged(asked, gains)
-        judged = {id_: text for id_, text in asked.items() if id_ in gains}
+    ) -> _Evaluation:
+        reader = RecordReader(documents, document_id)
+        all_queries = with_string_ids(queries, "queries")
+        gains = judgements_by_query(judgements)
+        check_some_judged(all_queries, gains)
+        judged = {id_: text for id_, text in all_queries.items() if id_ in gains}
         for id_, text in judged.items():
-            with _naming(id_, text):
+            with _noting_query(id_, text):
                 check_query(text)
         if isinstance(names, str) or len(set(names)) != 2:
-            raise InvalidInputError(f"names must be two names, got {names!r}.")
+            raise InvalidInputError(f"names must be two different names, got {names!r}.")
         return cls(
-            Search(first_stage, reader),
+            Retriever(first_stage, reader),
             second_stage(reranker, rerank_field, reader),
-            asked,
+            all_queries,
             judged,
             gains,
-            parsed(measures),
+            parse_measures(measures),
             names,
         )
 
     def outcome(self, query_id: str) -> _Outcome:
         query = self.queries[query_id]
-        with _naming(query_id, query):
-            found = self.search.find(query_id, query)
-            if self.second is None or not found:
-                return _outcome(found, Reranked(found))
-            return _outcome(found, self.second.rank(query, found))
+        with _noting_query(query_id, query):
+            retrieved = self.retriever.retrieve(query_id, query)
+            if self.second_stage is None or not retrieved:
+                return _outcome(retrieved, Reranked(retrieved))
+            return _outcome(retrieved, self.second_stage.rank(query, retrieved))
 
     async def aoutcome(self, query_id: str) -> _Outcome:
         query = self.queries[query_id]
-        with _naming(query_id, query):
-            found = await self.search.afind(query_id, query)
-            if self.second is None or not found:
-                return _outcome(found, Reranked(found))
-            return _outcome(found, await self.second.arank(query, found))
+        with _noting_query(query_id, query):
+            retrieved = await self.retriever.aretrieve(query_id, query)
+            if self.second_stage is None or not retrieved:
+                return _outcome(retrieved, Reranked(retrieved))
+            return _outcome(retrieved, await self.second_stage.arank(query, retrieved))
 
     def report(self, outcomes: Mapping[str, _Outcome]) -> Report:
-        """Measure both runs, or the one that there is."""
+        """Measure both runs, or the only one."""
         first, second = self.names
         runs: dict[str, Run] = {first: {id_: outcomes[id_].before for id_ in self.queries}}
-        if self.second is not None:
+        if self.second_stage is not None:
             runs[second] = {id_: outcomes[id_].after for id_ in self.queries}
-        report = reported(runs, self.asked, self.judgements, self.measures)
-        notes = (*report.notes, *_notes(second, list(outcomes.values())))
-        return replace(report, usage=_total(outcomes.values()), notes=notes)
+        report = build_report(runs, self.all_queries, self.judgements, self.measures)
+        notes = (*report.notes, *_second_stage_notes(second, list(outcomes.values())))
+        return replace(report, usage=_total_usage(outcomes.values()), notes=notes)
 
 
 @contextmanager
-def _naming(query_id: str, query: str) -> Iterator[None]:
-    """What is raised says in a note which query it was."""
+def _noting_query(query_id: str, query: str) -> Iterator[None]:
+    """Add a note to an error that says which query it was."""
     try:
         yield
     except Exception as error:
@@ -256,32 +276,32 @@ def _naming(query_id: str, query: str) -> Iterator[None]:
         raise
 
 
-def _outcome(found: Iterable[Record], reranked: Reranked) -> _Outcome:
-    before, after = ranking_of(found), ranking_of(reranked.records)
+def _outcome(retrieved: Iterable[Record], reranked: Reranked) -> _Outcome:
+    before, after = best_first(retrieved), best_first(reranked.records)
     return _Outcome(before, after, reranked.usage, reranked.unranked, reranked.fallback)
 
 
-def _total(outcomes: Iterable[_Outcome]) -> Usage | None:
-    known = [outcome.usage for outcome in outcomes if outcome.usage is not None]
-    return sum(known, Usage()) if known else None
+def _total_usage(outcomes: Iterable[_Outcome]) -> Usage | None:
+    usages = [outcome.usage for outcome in outcomes if outcome.usage is not None]
+    return sum(usages, Usage()) if usages else None
 
 
-def _notes(name: str, outcomes: Sequence[_Outcome]) -> Iterator[str]:
-    of = f"of {len(outcomes)} queries"
+def _second_stage_notes(name: str, outcomes: Sequence[_Outcome]) -> Iterator[str]:
+    total = f"of {len(outcomes)} queries"
     if shorter := sum(len(outcome.after) < len(outcome.before) for outcome in outcomes):
         yield (
-            f"{name} has fewer documents than were found for {shorter} {of}, as a top_n, a "
-            "min_score, max_candidates or documents without text make it."
+            f"{name} has fewer documents than were retrieved for {shorter} {total}. Check top_n, "
+            "min_score, max_candidates and documents without text."
         )
     ranked = [outcome for outcome in outcomes if not outcome.unranked]
     scores = [score for outcome in ranked for score in outcome.after.values()]
     if 0 < (unscored := scores.count(None)) < len(scores):
         yield (
-            f"{unscored} of {len(scores)} documents of {name} have no score: they have no text, or "
-            "were ranked by a cascade's first scorer alone."
+            f"{unscored} of {len(scores)} documents in {name} have no score: they have no text, or "
+            "only the first scorer of a cascade ranked them."
         )
     if unranked := len(outcomes) - len(ranked):
-        yield f"{name} is the order in which they were found for {unranked} {of}: no model ranked."
+        yield f"{name} keeps the order of retrieval for {unranked} {total}: no model ranked them."
     for model, count in Counter(outcome.fallback for outcome in ranked).items():
         if model is not None:
-            yield f"{name} was ranked by {model} for {count} {of}: the scorer before it failed."
+            yield f"{model} ranked {count} {total} in {name}, because the scorer before it failed."

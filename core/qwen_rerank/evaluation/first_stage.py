@@ -1,4 +1,4 @@
-"""The first stage: what finds the documents of a query, and those documents as records."""
+"""The first stage: what retrieves documents, and its results as records."""
 
 from __future__ import annotations
 
@@ -10,125 +10,131 @@ from numbers import Integral
 from typing import Any, Protocol, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.runs import BestFirst, by_query, by_score
+from qwen_rerank.evaluation.runs import BestFirst, rankings_by_query, sorted_by_score
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.validation import is_finite
 
-__all__ = ["CONTENT", "FirstStage", "Ranked", "Reader", "Search", "ranking_of"]
+__all__ = ["CONTENT", "AnyRun", "FirstStage", "RecordReader", "Results", "Retriever", "best_first"]
 
 CONTENT = "content"
 """The field of a record that holds the text of a document."""
 
 
 class LangChainRetriever(Protocol):
-    """What is used of LangChain's retrievers, and of any Runnable from query to documents."""
+    """The methods used of a LangChain retriever, or of any Runnable from query to documents."""
 
     def invoke(self, input: str, /) -> Any: ...
     async def ainvoke(self, input: str, /) -> Any: ...
 
 
 class LlamaIndexRetriever(Protocol):
-    """What is used of LlamaIndex' retrievers."""
+    """The methods used of a LlamaIndex retriever."""
 
     def retrieve(self, str_or_query_bundle: str, /) -> Any: ...
     async def aretrieve(self, str_or_query_bundle: str, /) -> Any: ...
 
 
-Ranked: TypeAlias = Mapping[str, float | None] | Iterable[Any]
-"""Documents of one query: scores by id, the highest being the best and None the last; or best
-first, ids, Records, LangChain's Documents, LlamaIndex' NodeWithScores, or pairs of one of these and
-a score."""
+Results: TypeAlias = Mapping[str, float | None] | Iterable[Any]
+"""The documents of one query.
 
-Rankings: TypeAlias = Mapping[str, Ranked] | Iterable[Any]
-"""A run: by query id the documents; or rows that have a query_id, a doc_id and a score, as
-ir_measures.ScoredDoc or a DataFrame has."""
+Either scores by document id, the highest being the best and None the last; or, best first, ids,
+Records, LangChain Documents, LlamaIndex NodeWithScores, or pairs of one of these and a score.
+"""
 
-FirstStage: TypeAlias = Rankings | Callable[[str], Any] | LangChainRetriever | LlamaIndexRetriever
-"""What finds documents: a run, a function of the query's text, or a retriever."""
+AnyRun: TypeAlias = Mapping[str, Results] | Iterable[Any]
+"""A run: results by query id; or rows with the attributes query_id, doc_id and score, such as
+ir_measures.ScoredDoc or the rows of a DataFrame."""
+
+FirstStage: TypeAlias = AnyRun | Callable[[str], Any] | LangChainRetriever | LlamaIndexRetriever
+"""What retrieves documents: a run, a function that takes the text of a query, or a retriever."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads what a first stage found as records.
+class RecordReader:
+    """Reads the results of a first or second stage as records.
 
     Attributes:
-        documents: Texts by document id, for those of which only the id is known.
-        document_id: The id that a framework's document is judged by: a metadata key, a function, or
-            None for its own id.
+        documents: The texts of documents by id, for results that are ids alone.
+        document_id: The id by which a framework's document is judged: a metadata key, a function,
+            or None for the document's own id.
     """
 
     documents: Mapping[str, str] | None = None
     document_id: str | Callable[[Any], str | None] | None = None
 
-    def records(self, found: Ranked) -> list[Record]:
-        """The documents as records, best first.
+    def read(self, results: Results) -> list[Record]:
+        """Return the documents as records, best first.
 
         Raises:
-            InvalidInputError: Something that is no document, or has no id.
+            InvalidInputError: A result is not a document, or has no id.
         """
-        if isinstance(found, Mapping):
-            found = (found if isinstance(found, BestFirst) else by_score(found)).items()
-        if isinstance(found, str) or not isinstance(found, Iterable):
-            raise InvalidInputError(f"A ranking must be a list or a dict, got {found!r:.80}.")
-        return [self._record(thing) for thing in found]
+        if isinstance(results, Mapping):
+            ranking = results if isinstance(results, BestFirst) else sorted_by_score(results)
+            results = ranking.items()
+        if isinstance(results, str) or not isinstance(results, Iterable):
+            raise InvalidInputError(f"A ranking must be a list or a dict, got {results!r:.80}.")
+        return [self._record(result) for result in results]
 
-    def _record(self, thing: Any) -> Record:
-        if isinstance(thing, Record) and thing.id:
-            return thing
-        if isinstance(thing, str | Integral):
-            return Record(str(thing), self._fields(thing))
-        if _is_scored(thing):
-            return self._record(thing[0]).scored(thing[1])
-        if hasattr(thing, "page_content"):
-            fields = {**thing.metadata, CONTENT: thing.page_content}
-            score = thing.metadata.get("relevance_score")
-            return Record(self._id(thing, thing.id), fields, score, thing)
-        if hasattr(thing, "node"):
-            fields = {**thing.node.metadata, CONTENT: _node_content(thing.node)}
-            return Record(self._id(thing.node, thing.node.node_id), fields, thing.score, thing)
+    def _record(self, result: Any) -> Record:
+        if isinstance(result, Record) and result.id:
+            return result
+        if isinstance(result, str | Integral):
+            return Record(str(result), self._fields_by_id(result))
+        if _is_pair_with_score(result):
+            document, score = result
+            return self._record(document).scored(score)
+        if hasattr(result, "page_content"):
+            fields = {**result.metadata, CONTENT: result.page_content}
+            score = result.metadata.get("relevance_score")
+            return Record(self._document_id(result, result.id), fields, score, result)
+        if hasattr(result, "node"):
+            node = result.node
+            fields = {**node.metadata, CONTENT: _node_text(node)}
+            return Record(self._document_id(node, node.node_id), fields, result.score, result)
         raise InvalidInputError(
-            "A document must be an id, a Record with an id, a Document of LangChain's, a "
-            "NodeWithScore of LlamaIndex', or a pair of one of them and a score, got "
-            f"{thing!r:.80}."
+            "A document must be an id, a Record with an id, a LangChain Document, a LlamaIndex "
+            f"NodeWithScore, or a pair of one of these and a score, got {result!r:.80}."
         )
 
-    def _fields(self, document_id: Any) -> Mapping[str, Any]:
+    def _fields_by_id(self, document_id: Any) -> Mapping[str, Any]:
         if self.documents is None:
             return {CONTENT: None}
         for id_ in (document_id, str(document_id)):
             if id_ in self.documents:
                 return {CONTENT: self.documents[id_]}
         raise InvalidInputError(
-            f"documents has no text for {document_id!r}, which the first stage found.",
-            remedy="Pass the texts of all documents that can be found.",
+            f"documents has no text for {document_id!r}, which the first stage returned.",
+            remedy="Pass the texts of all documents that the first stage can return.",
         )
 
-    def _id(self, document: Any, own: str | None) -> str:
-        chosen = self.document_id
-        if chosen is not None:
-            own = chosen(document) if callable(chosen) else document.metadata.get(chosen)
-        if own is None or own == "":
+    def _document_id(self, document: Any, own_id: str | None) -> str:
+        id_ = own_id
+        if callable(self.document_id):
+            id_ = self.document_id(document)
+        elif self.document_id is not None:
+            id_ = document.metadata.get(self.document_id)
+        if id_ is None or id_ == "":
             raise InvalidInputError(
-                f"A document has no id that it could be judged by: {document!r:.200}.",
-                remedy="Pass document_id=, the metadata key that has it, or a function.",
+                f"A document has no id to look up its judgement by: {document!r:.200}.",
+                remedy="Pass document_id=, the metadata key that holds the id, or a function.",
             )
-        return str(own)
+        return str(id_)
 
 
-def _node_content(node: Any) -> str:
+def _node_text(node: Any) -> str:
     from llama_index.core.schema import MetadataMode  # installed, or there would be no node
 
     text: str = node.get_content(MetadataMode.EMBED)
     return text
 
 
-def _is_scored(thing: Any) -> bool:
-    is_pair = isinstance(thing, tuple | list) and len(thing) == 2
-    return is_pair and (thing[1] is None or is_finite(thing[1]))
+def _is_pair_with_score(result: Any) -> bool:
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    return is_pair and (result[1] is None or is_finite(result[1]))
 
 
-def ranking_of(records: Iterable[Record]) -> BestFirst:
-    """The ids, best first, with the scores; one that comes again counts where it was first."""
+def best_first(records: Iterable[Record]) -> BestFirst:
+    """Return the ids of the records with their scores; of several with one id, the first counts."""
     ranking = BestFirst()
     for record in records:
         score = float(record.score) if is_finite(record.score) else None
@@ -136,43 +142,43 @@ def ranking_of(records: Iterable[Record]) -> BestFirst:
     return ranking
 
 
-class Search:
-    """A first stage, whatever it is made of.
+class Retriever:
+    """Retrieves records from a first stage of any kind.
 
     Raises:
-        InvalidInputError: It is none of the things it can be.
+        InvalidInputError: It is not a first stage.
     """
 
-    def __init__(self, stage: FirstStage, reader: Reader) -> None:
+    def __init__(self, stage: FirstStage, reader: RecordReader) -> None:
         self._reader = reader
-        self._find, self._afind = _ways(stage)
+        self._search, self._asearch = _search_functions(stage)
 
-    def find(self, query_id: str, query: str) -> list[Record]:
-        """The documents for the query."""
-        found = self._find(query_id, query)
-        if inspect.isawaitable(found):
-            if inspect.iscoroutine(found):
-                found.close()
+    def retrieve(self, query_id: str, query: str) -> list[Record]:
+        """Return the documents for a query."""
+        results = self._search(query_id, query)
+        if inspect.isawaitable(results):
+            if inspect.iscoroutine(results):
+                results.close()
             raise InvalidInputError(
-                "The first stage is asynchronous.", remedy="Call aevaluate, and await it."
+                "The first stage is asynchronous.", remedy="Await aevaluate instead."
             )
-        return self._reader.records(found)
+        return self._reader.read(results)
 
-    async def afind(self, query_id: str, query: str) -> list[Record]:
-        """The same; what is not asynchronous runs in a worker thread."""
-        if self._afind is None:
-            found = await asyncio.to_thread(self._find, query_id, query)
+    async def aretrieve(self, query_id: str, query: str) -> list[Record]:
+        """Return the documents for a query; a synchronous function runs in a worker thread."""
+        if self._asearch is None:
+            results = await asyncio.to_thread(self._search, query_id, query)
         else:
-            found = self._afind(query_id, query)
-        return self._reader.records(await found if inspect.isawaitable(found) else found)
+            results = self._asearch(query_id, query)
+        return self._reader.read(await results if inspect.isawaitable(results) else results)
 
 
-Find: TypeAlias = Callable[[str, str], Any]
-"""From a query's id and text to its documents."""
+SearchFunction: TypeAlias = Callable[[str, str], Any]
+"""Takes the id and the text of a query, and returns its results."""
 
 
-def _ways(stage: Any) -> tuple[Find, Find | None]:
-    """How to find documents, and how to without blocking an event loop, where there is a way."""
+def _search_functions(stage: Any) -> tuple[SearchFunction, SearchFunction | None]:
+    """Return a function that searches, and one that does not block an event loop, if possible."""
     if hasattr(stage, "invoke"):
         return (lambda _, query: stage.invoke(query)), (lambda _, query: stage.ainvoke(query))
     if hasattr(stage, "retrieve"):
@@ -182,7 +188,7 @@ def _ways(stage: Any) -> tuple[Find, Find | None]:
     if callable(stage):
         return (lambda _, query: stage(query)), None
     if isinstance(stage, Iterable) and not isinstance(stage, str):
-        run = by_query(stage)
+        run = rankings_by_query(stage)
         return (lambda id_, _: run.get(id_, ())), (lambda id_, _: run.get(id_, ()))
     raise InvalidInputError(
         f"The first stage must be a run, a function or a retriever, got {stage!r:.80}."

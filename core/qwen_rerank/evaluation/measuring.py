@@ -1,4 +1,4 @@
-"""Measures, by the names that ir-measures gives them."""
+"""Compute measures with ir-measures, by the names it gives them."""
 
 from __future__ import annotations
 
@@ -8,83 +8,87 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.evaluation.packages import import_optional
 from qwen_rerank.evaluation.runs import Run
 
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-__all__ = ["measured", "parsed"]
+__all__ = ["compute_values", "parse_measures"]
 
-_SIMPLE = re.compile(r"(?P<name>\w+)(?:@(?P<cutoff>\d+))?")
+_SIMPLE_NAME = re.compile(r"(?P<name>\w+)(?:@(?P<cutoff>\d+))?")
 
 
-def parsed(measures: Iterable[str | Measure]) -> list[Measure]:
-    """The measures of these names.
+def parse_measures(measures: Iterable[str | Measure]) -> list[Measure]:
+    """Return the measures with these names, each once.
 
     Raises:
-        InvalidInputError: One that ir-measures does not know, or none at all.
+        InvalidInputError: There are no names, or ir-measures does not know one.
         MissingDependencyError: ir-measures is not installed.
     """
-    if isinstance(measures, str) or not (given := list(measures)):
+    if isinstance(measures, str) or not (requested := list(measures)):
         raise InvalidInputError(
-            f"measures must be names of measures, at least one, got {measures!r}.",
+            f"measures must be a list of at least one measure, got {measures!r}.",
             remedy='Pass for example ["nDCG@10", "RR"].',
         )
-    ir_measures = needed("ir_measures", "Measuring")
-    return list(dict.fromkeys(_measure(ir_measures, measure) for measure in given))
+    ir_measures = import_optional("ir_measures", "Measuring")
+    return list(dict.fromkeys(_parse_measure(ir_measures, measure) for measure in requested))
 
 
-def _measure(ir_measures: Any, given: str | Measure) -> Measure:
+def _parse_measure(ir_measures: Any, requested: str | Measure) -> Measure:
     try:
-        measure = _found(ir_measures, given)
+        measure = _lookup(ir_measures, requested)
         measure.validate_params()
-        ir_measures.evaluator([measure], {"query": {"document": 1}})  # has it an implementation
+        # Raises ValueError unless one of its tools implements the measure.
+        ir_measures.evaluator([measure], {"query": {"document": 1}})
     except (AssertionError, AttributeError, NameError, TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"There is no measure {given!r}: {error}.",
-            remedy="Pass a name of ir-measures', such as nDCG@10, RR, R@50, P@5 or AP.",
+            f"ir-measures has no measure {requested!r}: {error}.",
+            remedy="Use one of its names, such as nDCG@10, RR, R@50, P@5 or AP.",
         ) from error
     return cast("Measure", measure)
 
 
-def _found(ir_measures: Any, given: str | Measure) -> Any:
-    """By the simple names without ir-measures' own parser, which needs what Python 3.14 lacks."""
-    simple = _SIMPLE.fullmatch(given) if isinstance(given, str) else None
-    known = ir_measures.measures.registry.get(simple["name"]) if simple else None
-    if simple is None or known is None:
-        with warnings.catch_warnings():  # of its own, from Python 3.12 on
+def _lookup(ir_measures: Any, requested: str | Measure) -> Any:
+    """Look up simple names directly: ir-measures' parser needs what Python 3.14 removed."""
+    simple = _SIMPLE_NAME.fullmatch(requested) if isinstance(requested, str) else None
+    measure = ir_measures.measures.registry.get(simple["name"]) if simple else None
+    if simple is None or measure is None:
+        with warnings.catch_warnings():  # the parser's own, from Python 3.12 on
             warnings.simplefilter("ignore", DeprecationWarning)
-            return ir_measures.parse_measure(given)
-    return known @ int(simple["cutoff"]) if simple["cutoff"] else known
+            return ir_measures.parse_measure(requested)
+    return measure @ int(simple["cutoff"]) if simple["cutoff"] else measure
 
 
-def measured(
+def compute_values(
     run: Run, judgements: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]
 ) -> dict[str, dict[str, float]]:
-    """By each measure's name the value for each judged query, 0 where the run has none.
+    """Compute each measure for each judged query, 0 where the run has no documents.
 
-    Documents count by their place: by score, equal ones would be ordered by their ids.
+    Documents count in the order of the run. By score, ir-measures would order ties by document id.
+
+    Returns:
+        The values by measure name and query id.
 
     Raises:
         InvalidInputError: ir-measures fails.
     """
-    ir_measures = needed("ir_measures", "Measuring")
-    places = {
-        query_id: {document_id: -float(place) for place, document_id in enumerate(ranking)}
+    ir_measures = import_optional("ir_measures", "Measuring")
+    by_rank = {
+        query_id: {document_id: -float(rank) for rank, document_id in enumerate(ranking, start=1)}
         for query_id, ranking in run.items()
         if ranking
     }
     values: dict[str, dict[str, float]] = {str(measure): {} for measure in measures}
     try:
-        for value in ir_measures.iter_calc(measures, judgements, places) if places else ():
+        for value in ir_measures.iter_calc(measures, judgements, by_rank) if by_rank else ():
             values[str(value.measure)][value.query_id] = float(value.value)
-    except Exception as error:  # of the tools that ir-measures runs, whatever they are written in
+    except Exception as error:  # the tools behind ir-measures raise whatever they like
         raise InvalidInputError(
-            f"ir-measures can't measure {', '.join(values)}: {error!r}.",
-            remedy="Leave out the measure; some, such as ERR, take whole numbers alone for ids.",
+            f"ir-measures can't compute {', '.join(values)}: {error!r}.",
+            remedy="Leave out the measure. Some, such as ERR, accept only integer ids.",
         ) from error
-    # In the order of the judgements, so that nothing depends on that of ir-measures.
+    # In the order of the judgements, so that nothing depends on the order of ir-measures.
     return {
         name: {query_id: of_query.get(query_id, 0.0) for query_id in judgements}
         for name, of_query in values.items()

@@ -1,4 +1,4 @@
-"""Packages that only evaluation needs."""
+"""Import the packages that only evaluation needs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from qwen_rerank.errors import MissingDependencyError
 
-__all__ = ["needed"]
+__all__ = ["import_optional"]
 
 
-def needed(module: str, why: str) -> Any:
-    """The module, imported.
+def import_optional(module: str, purpose: str) -> Any:
+    """Import a module of an optional package.
 
     Args:
-        module: Its name, such as `"ir_measures"`.
-        why: What needs it, as the beginning of a sentence.
+        module: The module's name, such as `"ir_measures"`.
+        purpose: What needs it, as the start of a sentence, such as `"A plot"`.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: The package is not installed.
     """
     try:
         return import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{why} needs the package {module.partition('.')[0]} ({error}).",
+            f"{purpose} needs the package {module.partition('.')[0]} ({error}).",
             remedy='Install it: pip install "qwen-rerank[evaluation]"',
         ) from error

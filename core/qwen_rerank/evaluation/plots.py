@@ -1,294 +1,309 @@
-"""A report in pictures, each of which can say in words what it shows."""
+"""Plots of a report, each with an alternative text that says in words what it shows."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.drawing import BLUE, GREY, INK, ORANGE, Plot, axes_of, drawable
-from qwen_rerank.evaluation.tables import p_value
+from qwen_rerank.evaluation.drawing import BLUE, GREY, INK, ORANGE, Plot, fit_text, new_axes
+from qwen_rerank.evaluation.significance import Comparison
+from qwen_rerank.evaluation.tables import format_p
 from qwen_rerank.validation import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axes._secondary_axes import SecondaryAxis
 
-    from qwen_rerank.evaluation.report import Comparison, Report
+__all__ = ["RankChanges", "plot_gains", "plot_scores"]
 
-__all__ = ["gains", "ranks", "scores"]
+_MAX_LABELLED = 40
+"""Up to this many queries, each bar has room for the id of its query."""
 
-_NAMED = 40
-"""With more queries than these, a bar has no room for its query's id."""
+_MIN_SLOTS = 10
+"""With fewer queries than this, the bars are as wide as with this many."""
 
-_FEWEST = 10
-"""With fewer queries than these, bars are no wider than with so many."""
+_MIN_EXTENT = 0.05
+"""How far the axis of gains reaches at least, so that rounding does not look like a gain."""
 
-_LEAST = 0.05
-"""What the axis of gains reaches at least, so that rounding does not look like a gain."""
-
-_ID, _NAME, _LABEL, _TITLE = 14, 22, 36, 100
-"""The widths in letters of a query's id, a run's name, a document and a title, of which what is
-wider is cut; a Chinese character is two."""
+_ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH, _TITLE_WIDTH = 14, 22, 36, 100
+"""The widths, in letters, to which query ids, run names, document labels and titles are cut."""
 
 
-def gains(report: Report, found: Comparison) -> Plot:
-    """See `Report.plot_gains`."""
-    by_query = report.gains(found.measure, found.run, found.baseline)
-    values = list(by_query.values())
-    with axes_of(8, 3.6) as (figure, axes):
-        _bars(axes, list(by_query), values)
+def plot_gains(comparison: Comparison, gains: Mapping[str, float]) -> Plot:
+    """Draw one bar per query.
+
+    Args:
+        comparison: The comparison to describe.
+        gains: How much each query gains, highest first.
+    """
+    with new_axes(8, 3.6) as (figure, axes):
+        _draw_bars(axes, list(gains), list(gains.values()))
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_ylabel(f"gain in {found.measure}")
+        axes.set_ylabel(f"gain in {comparison.measure}")
         axes.set_xlabel("queries, by gain")
-        run, baseline = (drawable(name, _NAME) for name in (found.run, found.baseline))
-        axes.set_title(
-            f"{run} beside {baseline}: {found.better} better, {found.same} the same, "
-            f"{found.worse} worse"
+        run, baseline = (
+            fit_text(name, _NAME_WIDTH) for name in (comparison.run, comparison.baseline)
         )
-    return Plot(figure, _words_of_gains(found, by_query))
+        axes.set_title(
+            f"{run} compared with {baseline}: {comparison.better} better, {comparison.same} the "
+            f"same, {comparison.worse} worse"
+        )
+    return Plot(figure, _describe_gains(comparison, gains))
 
 
-def _bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None:
-    """Bars with names; of many queries, one area above the line and one below."""
-    are_named = len(values) <= _NAMED
-    places = range(len(values))
-    edges = [place - 0.5 for place in range(len(values) + 1)]
-    for colour, hatch, shown in (
+def _draw_bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None:
+    """Draw bars with query ids; with many queries, one area above the axis and one below."""
+    is_labelled = len(values) <= _MAX_LABELLED
+    positions = range(len(values))
+    edges = [position - 0.5 for position in range(len(values) + 1)]
+    for colour, hatch, heights in (
         (BLUE, "", [max(value, 0.0) for value in values]),
         (ORANGE, "//", [min(value, 0.0) for value in values]),
     ):
         look: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "hatch": hatch}
-        if are_named:
-            axes.bar(places, shown, width=0.85, **look)
+        if is_labelled:
+            axes.bar(positions, heights, width=0.85, **look)
         else:
-            axes.stairs(shown, edges, fill=True, linewidth=0, **look)
-    names = [drawable(query_id, _ID) for query_id in query_ids] if are_named else []
-    axes.set_xticks(places[: len(names)], names, rotation=90, fontsize=8)
-    axes.set_xlim(-0.7, max(len(values), _FEWEST) - 0.3)
+            axes.stairs(heights, edges, fill=True, linewidth=0, **look)
+    labels = [fit_text(query_id, _ID_WIDTH) for query_id in query_ids] if is_labelled else []
+    axes.set_xticks(positions[: len(labels)], labels, rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, max(len(values), _MIN_SLOTS) - 0.3)
     lowest, highest = axes.get_ylim()
-    axes.set_ylim(min(lowest, -_LEAST), max(highest, _LEAST))
+    axes.set_ylim(min(lowest, -_MIN_EXTENT), max(highest, _MIN_EXTENT))
 
 
-def _words_of_gains(found: Comparison, by_query: Mapping[str, float]) -> str:
-    best, worst = next(iter(by_query.items())), list(by_query.items())[-1]
-    words = (
-        f"A bar a query, {len(by_query)} in all: how much {found.measure} gains from "
-        f"{found.baseline} to {found.run}, highest first. Better {found.better}, "
-        f"the same {found.same}, worse {found.worse}. The mean goes from {found.before:.3f} to "
-        f"{found.after:.3f}, {found.gain:+.3f}, p {_equals(found.p_value)}."
+def _describe_gains(comparison: Comparison, gains: Mapping[str, float]) -> str:
+    (best_id, most), (worst_id, least) = next(iter(gains.items())), list(gains.items())[-1]
+    p = format_p(comparison.p_value)
+    text = (
+        f"One bar per query, {len(gains)} in all, highest first: the gain in {comparison.measure} "
+        f"from {comparison.baseline} to {comparison.run}. Queries: {comparison.better} better, "
+        f"{comparison.same} the same, {comparison.worse} worse. Mean: {comparison.before:.3f} "
+        f"before, {comparison.after:.3f} after, a gain of {comparison.gain:+.3f} with "
+        f"p {p if p.startswith('<') else f'= {p}'}."
     )
-    if best[1] > 0:
-        words += f" The most is gained by {best[0]}: {best[1]:+.3f}."
-    if worst[1] < 0:
-        words += f" The most is lost by {worst[0]}: {worst[1]:+.3f}."
-    return words
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"
+    if most > 0:
+        text += f" {best_id} gains the most: {most:+.3f}."
+    if least < 0:
+        text += f" {worst_id} loses the most: {least:+.3f}."
+    return text
 
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One document: its places before and after, from 1, or None, and its gain."""
+    """One document: its ranks before and after, from 1, or None, and its gain."""
 
-    id: str
+    document_id: str
     before: int | None
     after: int | None
     gain: int
 
+    @property
+    def is_relevant(self) -> bool:
+        return self.gain > 0
 
-def ranks(
-    report: Report,
-    query_id: str,
-    baseline: str,
-    run: str,
-    labels: Mapping[str, str],
-    top: int,
-) -> Plot:
-    """See `Report.plot_ranks`."""
-    check_whole("top", top, at_least=1)
-    moves = _moves(report, query_id, baseline, run, top)
-    if not moves:
-        raise InvalidInputError(f"Neither {baseline} nor {run} found anything for {query_id!r}.")
-    top = min(top, max(len(report.runs[name].get(query_id, ())) for name in (baseline, run)))
-    lowest = max(max(_ends(move, top)) for move in moves)
-    with axes_of(9, 1.4 + 0.3 * lowest) as (figure, axes):
+
+@dataclass(frozen=True, slots=True)
+class RankChanges:
+    """How the ranks of one query's documents differ between two runs.
+
+    Attributes:
+        query_id: The id of the query.
+        query: Its text, or "".
+        baseline: The name of the run to compare with.
+        run: The name of the other run.
+        before: The documents in the baseline, best first.
+        after: The documents in the run, best first.
+        gains: The gains of judged documents.
+        labels: What to call documents, by id.
+        top: Documents are shown that are among this many of either run, at least 1.
+    """
+
+    query_id: str
+    query: str
+    baseline: str
+    run: str
+    before: Collection[str]
+    after: Collection[str]
+    gains: Mapping[str, int]
+    labels: Mapping[str, str]
+    top: int
+
+    def plot(self) -> Plot:
+        """Draw one line per document, from its rank in the baseline to its rank in the run.
+
+        Raises:
+            InvalidInputError: Neither run has a document, or `top` is not an integer of at least 1.
+        """
+        check_whole("top", self.top, at_least=1)
+        moves = self._moves()
+        if not moves:
+            raise InvalidInputError(
+                f"Neither {self.baseline} nor {self.run} has a document for {self.query_id!r}."
+            )
+        top = min(self.top, max(len(self.before), len(self.after)))
+        lowest = max(max(_line_ends(move, top)) for move in moves)
+        with new_axes(9, 1.4 + 0.3 * lowest) as (figure, axes):
+            for move in moves:
+                _draw_line(axes, move, top)
+            axes.set_ylim(lowest + 0.5, 0.5)
+            axes.set_xlim(0, 1)
+            names = [fit_text(name, _NAME_WIDTH) for name in (self.baseline, self.run)]
+            axes.set_xticks([0, 1], names)
+            axes.tick_params(length=0, labeltop=True, labelbottom=False)
+            axes.spines[["left", "bottom"]].set_visible(False)
+            # Tick labels rather than texts, so that the layout makes room for them.
+            self._label_ranks(axes, {m.before: m for m in moves}, top, "{label}  {rank}")
+            right = axes.secondary_yaxis("right")
+            self._label_ranks(right, {m.after: m for m in moves}, top, "{rank}  {label}")
+            title = f"{self.query_id}: {self.query}" if self.query else self.query_id
+            title = fit_text(title, _TITLE_WIDTH, self.query_id)
+            figure.suptitle(title, x=0.015, ha="left", fontsize=11)
+            _draw_legend(axes, top, lowest)
+        return Plot(figure, self._describe(moves, top))
+
+    def _moves(self) -> list[_Move]:
+        before, after = (
+            {id_: rank for rank, id_ in enumerate(ranking, start=1)}
+            for ranking in (self.before, self.after)
+        )
+        shown = dict.fromkeys((*islice(after, self.top), *islice(before, self.top)))
+        return [
+            _Move(id_, before.get(id_), after.get(id_), self.gains.get(id_, 0)) for id_ in shown
+        ]
+
+    def _label_ranks(
+        self,
+        axes: Axes | SecondaryAxis,
+        moves: Mapping[int | None, _Move],
+        top: int,
+        template: str,
+    ) -> None:
+        """Label each of the top ranks with its document, in bold if it is relevant."""
+        shown = {rank: move for rank, move in moves.items() if rank is not None and rank <= top}
+        texts = [template.format(rank=r, label=self._label(m)) for r, m in shown.items()]
+        axes.set_yticks(list(shown), texts, fontsize=8)
+        axes.tick_params(axis="y", length=0, pad=8)
+        axes.spines[["left", "right"]].set_visible(False)
+        for tick, move in zip(axes.get_yticklabels(), shown.values(), strict=True):
+            tick.set_fontweight("bold" if move.is_relevant else "normal")
+
+    def _label(self, move: _Move) -> str:
+        id_ = move.document_id
+        label = fit_text(self.labels.get(id_, id_), _LABEL_WIDTH, id_)
+        return f"{label} (gain {move.gain})" if move.is_relevant else label
+
+    def _describe(self, moves: Sequence[_Move], top: int) -> str:
+        query = f"{self.query_id} ({self.query!r})" if self.query else self.query_id
+        relevant = list(self._describe_relevant(moves))
+        return (
+            f"Lines from the ranks of documents in {self.baseline} to their ranks in {self.run}, "
+            f"for query {query} and the documents among the top {top} of either. "
+            f"Judged relevant: {'; '.join(relevant) or 'none'}. "
+            f"{len(moves) - len(relevant)} others are not judged relevant."
+        )
+
+    def _describe_relevant(self, moves: Sequence[_Move]) -> Iterator[str]:
         for move in moves:
-            _line(axes, move, top)
-        axes.set_ylim(lowest + 0.5, 0.5)
-        axes.set_xlim(0, 1)
-        axes.set_xticks([0, 1], [drawable(name, _NAME) for name in (baseline, run)])
-        axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        # Ticks, not texts, so that the layout makes room for them.
-        _name(axes, {m.before: m for m in moves}, top, labels, "{called}  {place}")
-        right = axes.secondary_yaxis("right")
-        _name(right, {m.after: m for m in moves}, top, labels, "{place}  {called}")
-        title = f"{query_id}: {report.queries[query_id]}" if report.queries[query_id] else query_id
-        figure.suptitle(drawable(title, _TITLE, query_id), x=0.015, ha="left", fontsize=11)
-        _legend(axes, top, lowest)
-    return Plot(figure, _words_of_moves(report, query_id, baseline, run, moves, labels, top))
+            if move.is_relevant:
+                id_ = move.document_id
+                name = f"{id_} ({self.labels[id_]})" if id_ in self.labels else id_
+                before, after = (rank or "unranked" for rank in (move.before, move.after))
+                yield f"{name}, gain {move.gain}: from {before} to {after}"
 
 
-def _moves(report: Report, query_id: str, baseline: str, run: str, top: int) -> list[_Move]:
-    before, after = (
-        {id_: place for place, id_ in enumerate(report.runs[name].get(query_id, {}), start=1)}
-        for name in (baseline, run)
-    )
-    shown = dict.fromkeys((*islice(after, top), *islice(before, top)))
-    gained = report.judgements[query_id]
-    return [_Move(id_, before.get(id_), after.get(id_), gained.get(id_, 0)) for id_ in shown]
+def _line_ends(move: _Move, top: int) -> list[int]:
+    """Return the ranks where the line starts and ends; a rank below the top is drawn just below."""
+    return [min(rank or top + 1, top + 1) for rank in (move.before, move.after)]
 
 
-def _ends(move: _Move, top: int) -> list[int]:
-    """Where its line begins and ends: below the first ones where it is not among them."""
-    return [min(place or top + 1, top + 1) for place in (move.before, move.after)]
-
-
-def _line(axes: Axes, move: _Move, top: int) -> None:
-    is_relevant = move.gain > 0
-    colour, width = (BLUE, 2.2) if is_relevant else (GREY, 1.0)
-    style = "solid" if is_relevant else "dotted"
+def _draw_line(axes: Axes, move: _Move, top: int) -> None:
     axes.plot(
         [0, 1],
-        _ends(move, top),
-        color=colour,
-        linewidth=width,
-        linestyle=style,
+        _line_ends(move, top),
+        color=BLUE if move.is_relevant else GREY,
+        linewidth=2.2 if move.is_relevant else 1.0,
+        linestyle="solid" if move.is_relevant else "dotted",
         marker="o",
         clip_on=False,
     )
 
 
-def _legend(axes: Axes, top: int, lowest: int) -> None:
-    text = "solid and blue: judged relevant, with the gain; dotted: not"
+def _draw_legend(axes: Axes, top: int, lowest: int) -> None:
+    text = "solid blue: judged relevant, with the gain; dotted: not"
     if lowest > top:
-        text += f"\nat the bottom: below place {top}, or not there"
+        text += f"\nat the bottom: below rank {top}, or not in the run"
     axes.text(0.5, -0.01, text, transform=axes.transAxes, ha="center", va="top", fontsize=8)
 
 
-def _name(
-    axes: Axes | SecondaryAxis,
-    at: Mapping[int | None, _Move],
-    top: int,
-    labels: Mapping[str, str],
-    form: str,
-) -> None:
-    """Write at each of the first places which document is there; in bold if it is relevant."""
-    here = {place: move for place, move in at.items() if place is not None and place <= top}
-    texts = [form.format(place=p, called=_called(m, labels)) for p, m in here.items()]
-    axes.set_yticks(list(here), texts, fontsize=8)
-    axes.tick_params(axis="y", length=0, pad=8)
-    axes.spines[["left", "right"]].set_visible(False)
-    for tick, move in zip(axes.get_yticklabels(), here.values(), strict=True):
-        tick.set_fontweight("bold" if move.gain > 0 else "normal")
+def plot_scores(run: str, relevant: Sequence[float], others: Sequence[float]) -> Plot:
+    """Draw two histograms.
 
+    Args:
+        run: The name of the run.
+        relevant: The scores of documents that are judged relevant.
+        others: The scores of all others.
 
-def _called(move: _Move, labels: Mapping[str, str]) -> str:
-    label = drawable(labels.get(move.id, move.id), _LABEL, move.id)
-    return f"{label} (gain {move.gain})" if move.gain > 0 else label
-
-
-def _words_of_moves(
-    report: Report,
-    query_id: str,
-    baseline: str,
-    run: str,
-    moves: Sequence[_Move],
-    labels: Mapping[str, str],
-    top: int,
-) -> str:
-    def name(move: _Move) -> str:
-        return f"{move.id} ({labels[move.id]})" if move.id in labels else move.id
-
-    def went(move: _Move) -> str:
-        before, after = (place or "nowhere" for place in (move.before, move.after))
-        return f"{name(move)}, gain {move.gain}: from {before} to {after}"
-
-    text = report.queries[query_id]
-    relevant = [went(move) for move in moves if move.gain > 0]
-    others = len(moves) - len(relevant)
-    return (
-        f"Lines from the places of documents in {baseline} to those in {run} for the query "
-        f"{query_id}{f', {text!r}' if text else ''}, for those among the first {top} of either. "
-        + (
-            f"Judged relevant: {'; '.join(relevant)}."
-            if relevant
-            else "None of them was judged relevant."
-        )
-        + f" {others} others are not judged relevant."
-    )
-
-
-def scores(report: Report, run: str) -> Plot:
-    """See `Report.plot_scores`."""
-    relevant, others = _by_relevance(report, run)
+    Raises:
+        InvalidInputError: Either has no scores.
+    """
     if not relevant or not others:
         raise InvalidInputError(
-            f"{run} has {len(relevant)} scores of relevant documents and {len(others)} of others: "
-            "there is nothing to compare.",
+            f"{run} has {len(relevant)} scores of relevant documents and {len(others)} of others, "
+            "so there is nothing to compare.",
             remedy="Choose a run with scores.",
         )
     lowest, highest = min(*relevant, *others), max(*relevant, *others)
-    with axes_of(8, 3.6) as (figure, axes):
-        for values, up, name, colour, hatch in (
+    with new_axes(8, 3.6) as (figure, axes):
+        for scores, sign, group, colour, hatch in (
             (relevant, 1, "judged relevant", BLUE, ""),
             (others, -1, "not relevant, or not judged", ORANGE, "//"),
         ):
             axes.hist(
-                values,
-                _bins(lowest, highest),
-                weights=[up / len(values)] * len(values),
-                label=f"{name} ({len(values)})",
+                scores,
+                _bin_edges(lowest, highest),
+                weights=[sign / len(scores)] * len(scores),
+                label=f"{group} ({len(scores)})",
                 color=colour,
                 edgecolor="white",
                 hatch=hatch,
             )
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda share, _: f"{abs(share) * 100:g}%")
-        name = drawable(run, _NAME)
-        axes.set_xlabel(f"score of {name}")
-        axes.set_ylabel("share of each kind")
+        name = fit_text(run, _NAME_WIDTH)
+        axes.set_xlabel(f"score in {name}")
+        axes.set_ylabel("share of each group")
         figure.legend(frameon=False, loc="outside lower center", ncols=2)
         axes.set_title(f"{name}: scores of relevant documents and of others")
-    return Plot(figure, _words_of_scores(run, relevant, others))
+    return Plot(figure, _describe_scores(run, relevant, others))
 
 
-def _by_relevance(report: Report, run: str) -> tuple[list[float], list[float]]:
-    parted: tuple[list[float], list[float]] = ([], [])
-    for query_id, ranking in report.runs[run].items():
-        gained = report.judgements[query_id]
-        for document_id, score in ranking.items():
-            if score is not None:
-                parted[gained.get(document_id, 0) <= 0].append(score)
-    return parted
-
-
-def _bins(lowest: float, highest: float, count: int = 20) -> list[float]:
+def _bin_edges(lowest: float, highest: float, count: int = 20) -> list[float]:
     step = (highest - lowest) / count or 1.0
-    return [lowest + step * place for place in range(count + 1)]
+    return [lowest + step * index for index in range(count + 1)]
 
 
-def _words_of_scores(run: str, relevant: Sequence[float], others: Sequence[float]) -> str:
+def _describe_scores(run: str, relevant: Sequence[float], others: Sequence[float]) -> str:
     return (
-        f"Two histograms of the scores of {run}: of {len(relevant)} documents that were judged "
-        f"relevant, between {min(relevant):.3f} and {max(relevant):.3f}, half of them above "
-        f"{median(relevant):.3f}; and of {len(others)} others, between {min(others):.3f} and "
-        f"{max(others):.3f}, half of them above {median(others):.3f}. Of two documents, one of "
-        f"each, the relevant one has the higher score in {_share_above(relevant, others):.0%} of "
-        "the cases."
+        f"Two histograms of the scores in {run}. {len(relevant)} documents judged relevant score "
+        f"between {min(relevant):.3f} and {max(relevant):.3f}, with a median of "
+        f"{median(relevant):.3f}. {len(others)} others score between {min(others):.3f} and "
+        f"{max(others):.3f}, with a median of {median(others):.3f}. In "
+        f"{_share_ranked_right(relevant, others):.0%} of all pairs of a relevant document and "
+        "another, the relevant one has the higher score."
     )
 
 
-def _share_above(relevant: Sequence[float], others: Sequence[float]) -> float:
-    """The share of pairs whose relevant document scores higher, equal ones by half: the AUC."""
+def _share_ranked_right(relevant: Sequence[float], others: Sequence[float]) -> float:
+    """Return the share of pairs in which the relevant document scores higher (the AUC).
+
+    A pair with equal scores counts half.
+    """
     ordered = sorted(others)
     below = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in relevant)
     return below / 2 / (len(relevant) * len(ordered))

@@ -1,83 +1,113 @@
-"""A report as a table: text for a terminal, HTML for a notebook."""
+"""Tables of a report, as plain text and as HTML, and empty ones for the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from qwen_rerank.evaluation.packages import needed
+from qwen_rerank.evaluation.packages import import_optional
+from qwen_rerank.evaluation.significance import Comparison
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qwen_rerank.evaluation.report import Comparison, Report
-
-__all__ = ["COLUMNS", "as_html", "as_text", "caption", "p_value", "rows", "table"]
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "as_html",
+    "as_text",
+    "baseline_row",
+    "caption",
+    "comparison_row",
+    "empty_table",
+    "format_p",
+]
 
 COLUMNS = ("measure", "run", "mean", "gain", "p", "better", "same", "worse")
+"""The columns of a report."""
 
-_WORDS = 2
-"""How many of the columns hold words, to the left; numbers stand to the right."""
+_TEXT_COLUMNS = 2
+"""How many of the columns, from the left, hold text, which is aligned left; numbers, right."""
 
-Row = tuple[str, ...]
-
-
-def rows(report: Report) -> Iterator[Sequence[Row]]:
-    """For each measure the rows of all runs, the first run's first."""
-    baseline, *others = report.runs
-    for measure in report.measures:
-        first = (measure, baseline, f"{report.mean(measure, baseline):.3f}", "", "", "", "", "")
-        yield [first, *(_row(report.comparison(measure, run, baseline)) for run in others)]
+Row: TypeAlias = tuple[str, ...]
+"""The cells of one row."""
 
 
-def _row(found: Comparison) -> Row:
-    counts = map(str, (found.better, found.same, found.worse))
-    gain = f"{found.gain:+.3f}"
-    return ("", found.run, f"{found.after:.3f}", gain, p_value(found.p_value), *counts)
+def baseline_row(measure: str, run: str, mean: float) -> Row:
+    """Return the first row of a measure: the run that the others are compared with."""
+    return (measure, run, f"{mean:.3f}", "", "", "", "", "")
 
 
-def _side(place: int) -> Literal["left", "right"]:
-    return "left" if place < _WORDS else "right"
+def comparison_row(comparison: Comparison) -> Row:
+    """Return the row of another run, below the first row of its measure."""
+    return (
+        "",
+        comparison.run,
+        f"{comparison.after:.3f}",
+        f"{comparison.gain:+.3f}",
+        format_p(comparison.p_value),
+        str(comparison.better),
+        str(comparison.same),
+        str(comparison.worse),
+    )
 
 
-def p_value(p: float) -> str:
-    """The p-value as it is printed: what is below 0.001 says little more exactly."""
+def format_p(p: float) -> str:
+    """Format a p-value to three decimals: more digits of a smaller one would say little."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
-def caption(report: Report) -> Iterator[str]:
-    """What stands below the table, a sentence each."""
-    count = len(report.queries)
-    yield f"Means over {count} {'query' if count == 1 else 'queries'}."
-    if len(report.runs) > 1:
-        baseline, *others = report.runs
-        yield (
-            f"gain, better, same, worse: beside {baseline}, by query. p: two-sided paired "
-            "randomisation test."
-        )
-        if len(others) * len(report.measures) > 1:
-            yield "p is not corrected for the number of comparisons."
-    yield from report.notes
+def caption(
+    runs: Sequence[str], *, queries: int, measures: int, notes: Sequence[str]
+) -> Iterator[str]:
+    """Yield the sentences below a report's table.
+
+    Args:
+        runs: The names of the runs; the others are compared with the first.
+        queries: How many queries were measured.
+        measures: How many measures there are.
+        notes: The report's notes.
+    """
+    baseline, *others = runs
+    yield f"Means over {queries} {'query' if queries == 1 else 'queries'}."
+    if others:
+        yield f"gain, better, same, worse: compared with {baseline}, per query."
+        is_multiple = len(others) * measures > 1
+        correction = ", not corrected for multiple comparisons" if is_multiple else ""
+        yield f"p: two-sided paired randomisation test{correction}."
+    yield from notes
 
 
-def table(*columns: tuple[str, Literal["left", "right"]]) -> Table:
-    """An empty table with these heads, whose columns are to the left or to the right."""
-    rich_table, box = (needed(module, "A table") for module in ("rich.table", "rich.box"))
-    shown: Table = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for head, side in columns:
-        shown.add_column(head, justify=side, no_wrap=True)
-    return shown
+def _alignment(column: int) -> Literal["left", "right"]:
+    return "left" if column < _TEXT_COLUMNS else "right"
 
 
-def as_text(report: Report) -> str:
-    """The table in plain text, without colours."""
-    console_module = needed("rich.console", "A table")
-    shown = table(*((column, _side(place)) for place, column in enumerate(COLUMNS)))
-    for of_measure in rows(report):
-        for row in of_measure:
-            shown.add_row(*row, end_section=row is of_measure[-1])
-    console = console_module.Console(
+def empty_table(*columns: tuple[str, Literal["left", "right"]]) -> Table:
+    """Return a table without rows.
+
+    Args:
+        columns: The heading and the alignment of each column.
+    """
+    rich_table, box = (import_optional(module, "A table") for module in ("rich.table", "rich.box"))
+    table: Table = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading, alignment in columns:
+        table.add_column(heading, justify=alignment, no_wrap=True)
+    return table
+
+
+def as_text(sections: Sequence[Sequence[Row]], sentences: Sequence[str]) -> str:
+    """Return a report's table as plain text, without colours.
+
+    Args:
+        sections: The rows of each measure.
+        sentences: The caption.
+    """
+    table = empty_table(*((heading, _alignment(column)) for column, heading in enumerate(COLUMNS)))
+    for rows in sections:
+        for row in rows:
+            table.add_row(*row, end_section=row is rows[-1])
+    console = import_optional("rich.console", "A table").Console(
         width=200,
         color_system=None,
         highlight=False,
@@ -86,22 +116,27 @@ def as_text(report: Report) -> str:
         force_jupyter=False,
     )
     with console.capture() as captured:
-        console.print(shown)
+        console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, *caption(report)])
+    return "\n".join([*lines, *sentences])
 
 
-def as_html(report: Report) -> str:
-    """The table in HTML without colours, so that it has those of the page."""
-    head = _cells("th", COLUMNS)
-    body = "".join(_cells("td", row) for of_measure in rows(report) for row in of_measure)
-    notes = "".join(f"<p>{escape(sentence)}</p>" for sentence in caption(report))
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
+def as_html(sections: Sequence[Sequence[Row]], sentences: Sequence[str]) -> str:
+    """Return a report's table as HTML without colours, so that it takes those of the page.
+
+    Args:
+        sections: The rows of each measure.
+        sentences: The caption.
+    """
+    head = _html_row("th", COLUMNS)
+    body = "".join(_html_row("td", row) for rows in sections for row in rows)
+    paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>{paragraphs}"
 
 
-def _cells(tag: str, row: Row) -> str:
+def _html_row(tag: str, row: Row) -> str:
     cells = (
-        f'<{tag} style="text-align: {_side(place)}">{escape(cell)}</{tag}>'
-        for place, cell in enumerate(row)
+        f'<{tag} style="text-align: {_alignment(column)}">{escape(cell)}</{tag}>'
+        for column, cell in enumerate(row)
     )
     return f"<tr>{''.join(cells)}</tr>"

@@ -1,4 +1,4 @@
-"""A small corpus whose service ranks it perfectly: a text says what score it gets."""
+"""A small corpus that the service ranks perfectly: each text names the score it gets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ QUERIES = {"q1": "What do penguins eat?", "q2": "Who steers a ship?"}
 
 TEXTS = {"a": "score=0.1", "b": "score=0.2", "c": "score=0.9", "d": "score=0.5"}
 
-FOUND = {"q1": ["a", "b", "c"], "q2": ["d", "c"]}
-"""What the first stage finds: the relevant one is third, and second."""
+RETRIEVED = {"q1": ["a", "b", "c"], "q2": ["d", "c"]}
+"""What the first stage returns. The relevant document is third and second."""
 
 JUDGEMENTS = {"q1": {"c": 1}, "q2": {"c": 1, "d": 0}}
 
-BEFORE = (1 / 3 + 1 / 2) / 2
-"""The mean reciprocal rank of what was found."""
+RR_BEFORE = (1 / 3 + 1 / 2) / 2
+"""The mean reciprocal rank of the first stage."""
 
-BY_TEXT = {QUERIES[id_]: found for id_, found in FOUND.items()}
+BY_TEXT = {QUERIES[query_id]: ids for query_id, ids in RETRIEVED.items()}
 
 
 class LangChainSearch(BaseRetriever):
-    """Finds it as LangChain's documents."""
+    """A LangChain retriever. Documents are judged by their metadata key "doc"."""
 
     def _get_relevant_documents(self, query: str, *, run_manager: object) -> list[Document]:
         return [
@@ -33,10 +33,10 @@ class LangChainSearch(BaseRetriever):
 
 
 class LlamaIndexSearch(LlamaIndexBaseRetriever):
-    """Finds it as LlamaIndex' nodes."""
+    """A LlamaIndex retriever."""
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [
-            NodeWithScore(node=TextNode(id_=id_, text=TEXTS[id_]), score=1 / place)
-            for place, id_ in enumerate(BY_TEXT[query_bundle.query_str], start=1)
+            NodeWithScore(node=TextNode(id_=id_, text=TEXTS[id_]), score=1 / rank)
+            for rank, id_ in enumerate(BY_TEXT[query_bundle.query_str], start=1)
         ]
