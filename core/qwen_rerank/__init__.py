@@ -17,7 +17,8 @@ from qwen_rerank.errors import (
 )
 from qwen_rerank.inputs.content import Content, Modality
 from qwen_rerank.inputs.fields import RerankField
-from qwen_rerank.ranking.engine import Missing, RerankEngine, UsageCallback
+from qwen_rerank.options import Missing, UsageCallback
+from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.reranker import QwenReRanker

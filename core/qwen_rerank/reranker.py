@@ -11,12 +11,13 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, checked_query
+from qwen_rerank.options import DocumentField
 from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
-from qwen_rerank.settings import DocumentField, RerankSettings
+from qwen_rerank.settings import RerankSettings
 from qwen_rerank.validation import check_top_n
 
 __all__ = ["QwenReRanker", "ScoredDocument"]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from pydantic import (
-    AliasChoices,
-    BaseModel,
     ConfigDict,
-    Field,
     PrivateAttr,
-    SecretStr,
     field_serializer,
     field_validator,
 )
@@ -22,84 +17,35 @@ from pydantic.json_schema import SkipJsonSchema
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
-from qwen_rerank.ranking.engine import Missing, RerankEngine, UsageCallback
+from qwen_rerank.options import DashScopeOptions, DocumentField, RankingOptions
+from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.validation import check_top_n
 
-__all__ = ["DocumentField", "PluginSettings", "RerankSettings"]
-
-DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], Item | None]]
-"""Where a document's text is: a field, several, a format string, or a function of the document."""
-
-_SCORER_OPTIONS = (
-    "model",
-    "api_key",
-    "base_url",
-    "workspace",
-    "region",
-    "instruct",
-    "timeout",
-    "deadline",
-    "max_retries",
-    "max_concurrency",
-    "requests_per_minute",
-    "tokens_per_minute",
-)
-"""The options that make a DashScopeScorer, and have no place beside a scorer of the user's own."""
+__all__ = ["PluginSettings", "RerankSettings"]
 
 _NOT_SAVED = "not_saved"
 
-if TYPE_CHECKING:
-    _Key: TypeAlias = SecretStr | str  # either can be passed; it is a SecretStr from then on
-else:
-    _Key = SecretStr
 
+class RerankSettings(DashScopeOptions, RankingOptions):
+    """The options of a reranker: those of `DashScopeOptions` and `RankingOptions`, and these.
 
-def _key_from_environment() -> SecretStr | None:
-    key = os.environ.get("DASHSCOPE_API_KEY")
-    return SecretStr(key) if key else None
-
-
-class RerankSettings(BaseModel):
-    """Options of a reranker. Unknown ones are refused; one that is assigned later counts at once.
+    Unknown options are refused. You can assign to an option later: it applies from the next call.
 
     Attributes:
-        model: The DashScope model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"`, ….
-        api_key: The DashScope key; DASHSCOPE_API_KEY by default. Also taken as
-            `dashscope_api_key`. It is in no repr, dump, pickle or message.
-        base_url: See `DashScopeScorer`, as for all down to tokens_per_minute.
-        workspace: The workspace that the requests are for.
-        region: `"cn-beijing"`, `"ap-southeast-1"`, or with a workspace any.
-        instruct: What relevant means, for models that take an instruction.
-        timeout: Seconds for one attempt of one request.
-        deadline: Seconds for one call with all its retries; None for no limit.
-        max_retries: Attempts of one request after the first.
-        max_concurrency: Requests of one call that run at the same time.
-        requests_per_minute: Requests that may go out in any minute; None for no limit.
-        tokens_per_minute: Tokens that may go out in any minute; None for no limit.
-        scorer: Gives the scores instead of DashScope. None of the options above goes with it.
+        scorer: Gives the scores instead of DashScope. None of `DashScopeOptions` goes with it.
         top_n: How many documents to return at most, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
             several keys, for a text of `key: value` lines; a format string of keys, such as
             `"{title}\\n{content}"`; or a function from document to text. A `Content` or content
-            blocks can stand in place of text.
-        min_score: Documents that score less are left out; None for no threshold.
-        missing: What to do with a document without text: `"skip"`, `"keep"` (behind the ranked
-            ones) or `"error"`.
-        max_candidates: How many documents are scored at most, at least 1: the first ones, of
-            several lists an equal share; None for all.
-        blend: The weight, in [0, 1], of the retrieval order in a document's score; see
-            `RerankEngine`, as for diversity. None for none.
-        diversity: How much, in [0, 1], the documents should differ from each other rather than be
-            relevant; needs the extra `embedded`. None for not at all.
-        usage_callback: Is called with the `Usage` of each ranking.
+            blocks can stand in for text.
 
     Raises:
         pydantic.ValidationError: An unknown option, or one of the wrong type.
-        InvalidInputError: An option that can't be used.
+        InvalidInputError: An option that cannot be used.
         MissingKeyError: No key, and no scorer of your own.
     """
 
@@ -109,33 +55,12 @@ class RerankSettings(BaseModel):
         validate_assignment=True,
         hide_input_in_errors=True,  # the input may be the key
         protected_namespaces=(),
+        use_attribute_docstrings=False,  # reading the source of a user's subclass takes time
     )
 
-    model: str = "gte-rerank-v2"
-    api_key: _Key | None = Field(
-        default_factory=_key_from_environment,
-        validation_alias=AliasChoices("api_key", "dashscope_api_key"),
-        exclude=True,
-    )
-    base_url: str | None = None
-    workspace: str | None = None
-    region: str | None = None
-    instruct: str | None = None
-    timeout: float = 30.0
-    deadline: float | None = None
-    max_retries: int = 3
-    max_concurrency: int = 8
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
     scorer: SkipJsonSchema[Scorer | None] = None
     top_n: int | None = 3
     rerank_field: DocumentField | None = None
-    min_score: float | None = None
-    missing: Missing = "skip"
-    max_candidates: int | None = None
-    blend: float | None = None
-    diversity: float | None = None
-    usage_callback: SkipJsonSchema[UsageCallback | None] = None
 
     content_field: ClassVar[str] = "content"
     """The field of a record that holds the content when rerank_field is None."""
@@ -172,12 +97,7 @@ class RerankSettings(BaseModel):
         engine = RerankEngine(
             self._scorer(),
             rerank_field=_of_source(field) if callable(field) else field,
-            missing=self.missing,
-            min_score=self.min_score,
-            max_candidates=self.max_candidates,
-            blend=self.blend,
-            diversity=self.diversity,
-            usage_callback=self.usage_callback,
+            **{name: getattr(self, name) for name in RankingOptions.model_fields},
         )
         return _Built(options, engine, ItemReader(field, self._field_access()))
 
@@ -190,8 +110,9 @@ class RerankSettings(BaseModel):
 
     def _scorer(self) -> Scorer:
         if self.scorer is None:
-            return DashScopeScorer(**{name: getattr(self, name) for name in _SCORER_OPTIONS})
-        lost = [name for name in _SCORER_OPTIONS if self._is_chosen(name)]
+            names = DashScopeOptions.model_fields
+            return DashScopeScorer(**{name: getattr(self, name) for name in names})
+        lost = [name for name in DashScopeOptions.model_fields if self._is_chosen(name)]
         if lost:
             raise InvalidInputError(
                 f"{', '.join(lost)} would have no effect beside scorer={self.scorer!r}.",

@@ -7,11 +7,18 @@ import logging
 from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
 from itertools import repeat
-from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import ParamSpec, TypeVar, Unpack, cast, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
+from qwen_rerank.options import (
+    Missing,
+    RankingArguments,
+    RankingOptions,
+    UsageCallback,
+    with_defaults,
+)
 from qwen_rerank.ranking.candidates import (
     Candidates,
     Lists,
@@ -26,18 +33,12 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check
 from qwen_rerank.telemetry import ranking_span
 from qwen_rerank.validation import check_top_n
 
-__all__ = ["MANY", "Missing", "RerankEngine", "UsageCallback", "offloaded"]
+__all__ = ["MANY", "RerankEngine", "offloaded"]
 
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Missing: TypeAlias = Literal["skip", "keep", "error"]
-"""What to do with a document without text: leave it out, keep it after the others, or raise."""
-
-UsageCallback: TypeAlias = Callable[[Usage], object]
-"""Called with what each ranking cost."""
 
 
 class RerankEngine:
@@ -54,19 +55,7 @@ class RerankEngine:
         rerank_field: Where a record's text is: the name of a field; several names, for a text of
             `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
             function from record to text. A `Content` or content blocks can stand in for text.
-        missing: What to do with a document whose text is missing or blank: `"skip"` leaves it out
-            and counts it, `"keep"` puts it after the ranked ones without a score, `"error"` raises.
-        min_score: Documents that score less are left out; None for no threshold.
-        max_candidates: How many documents to score at most, at least 1: the first ones, or an equal
-            share of each of several lists; None for all.
-        blend: The weight, in [0, 1], of the retrieval order in a document's score, which is then
-            (1 - blend) · relevance + blend / rank, with rank from 1; None or 0 for relevance alone.
-            `min_score` is compared with the relevance.
-        diversity: How much, in [0, 1], the returned documents should differ in content rather than
-            be relevant: maximal marginal relevance over offline word vectors; None or 0 for not at
-            all. Documents are then in the order in which they were chosen, not by score.
-        usage_callback: Called, not awaited, with the usage of each ranking. Errors that it raises
-            are logged.
+        options: See `RankingOptions`.
 
     Raises:
         InvalidInputError: An argument that cannot be used.
@@ -78,27 +67,23 @@ class RerankEngine:
         scorer: Scorer,
         *,
         rerank_field: RerankField,
-        missing: Missing = "skip",
-        min_score: float | None = None,
-        max_candidates: int | None = None,
-        blend: float | None = None,
-        diversity: float | None = None,
-        usage_callback: UsageCallback | None = None,
+        **options: Unpack[RankingArguments],
     ) -> None:
-        if missing not in get_args(Missing):
+        chosen = cast(RankingArguments, with_defaults(RankingOptions, options))
+        if chosen["missing"] not in get_args(Missing):
             raise InvalidInputError(
-                f"missing must be one of {', '.join(get_args(Missing))}, got {missing!r}."
+                f"missing must be one of {', '.join(get_args(Missing))}, got {chosen['missing']!r}."
             )
-        check_top_n(max_candidates, "max_candidates")
+        check_top_n(chosen["max_candidates"], "max_candidates")
         check_scorer(scorer, "scorer must be a Scorer")
-        _check_callback(usage_callback)
+        _check_callback(chosen["usage_callback"])
         self.scorer = scorer
         self._reader = ItemReader(rerank_field, _RECORD_FIELDS)
-        self._missing = missing
-        self._ordering = Ordering(min_score, blend, diversity)
+        self._missing = chosen["missing"]
+        self._ordering = Ordering(chosen["min_score"], chosen["blend"], chosen["diversity"])
         self._can_score_top = can_score_top(scorer) and not self._ordering.needs_all_scores
-        self._max_candidates = max_candidates
-        self._usage_callback = usage_callback
+        self._max_candidates = chosen["max_candidates"]
+        self._usage_callback = chosen["usage_callback"]
 
     def rerank(self, query: Item, records: RecordLists, top_n: int | None = None) -> Ranking:
         """Rank records for the query.

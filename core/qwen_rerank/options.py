@@ -1,0 +1,189 @@
+"""Every option once: its name, type, default and meaning.
+
+A scorer or an engine takes options as keyword arguments, typed by the TypedDict beside the model
+that has their defaults and descriptions; the plugins inherit the models themselves, and the command
+line reads them. So a new option is two lines here, and the code that uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic.json_schema import SkipJsonSchema
+
+from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.base import Usage
+
+__all__ = [
+    "DashScopeArguments",
+    "DashScopeOptions",
+    "DocumentField",
+    "Missing",
+    "RankingArguments",
+    "RankingOptions",
+    "RequestArguments",
+    "RequestOptions",
+    "UsageCallback",
+    "with_defaults",
+]
+
+DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], Item | None]]
+"""Where a document's text is: a field, several, a format string, or a function of the document."""
+
+Missing: TypeAlias = Literal["skip", "keep", "error"]
+"""What to do with a document without text: leave it out, keep it after the others, or raise."""
+
+UsageCallback: TypeAlias = Callable[[Usage], object]
+"""Called with what each ranking cost."""
+
+if TYPE_CHECKING:
+    _Key: TypeAlias = SecretStr | str  # either can be passed; it is a SecretStr from then on
+else:
+    _Key = SecretStr
+
+
+class RequestOptions(BaseModel):
+    """How requests to a service are sent. All scorers of remote services take these."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    timeout: float = 30.0
+    """Seconds for one attempt of one request."""
+    deadline: float | None = None
+    """Seconds for one call with all its requests, retries and waits; None for no limit."""
+    max_retries: int = 3
+    """Attempts of one request after the first, with exponential backoff and jitter, on 408, 409,
+    429, 5xx except 501, throttling, timeouts and lost connections. Retry-After is honored unless it
+    would pass the deadline or, without one, is more than a minute.
+    """
+    max_concurrency: int = 8
+    """Requests of one call that run at the same time."""
+    requests_per_minute: int | None = None
+    """Requests that may go out in any minute, counting each attempt; None for no limit. A request
+    waits for its turn, or fails with RateLimitError if that is after the deadline. All scorers of
+    the process with the same key, address and limit share it.
+    """
+    tokens_per_minute: int | None = None
+    """Tokens that may go out in any minute, as the Qwen tokenizer counts them; None for no limit.
+    It is also the largest size of a request.
+    """
+
+
+class RequestArguments(TypedDict, total=False):
+    """`RequestOptions` as keyword arguments."""
+
+    timeout: float
+    deadline: float | None
+    max_retries: int
+    max_concurrency: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+
+
+def _key_from_environment() -> SecretStr | None:
+    key = os.environ.get("DASHSCOPE_API_KEY")
+    return SecretStr(key) if key else None
+
+
+class DashScopeOptions(RequestOptions):
+    """Which DashScope model to ask, where, and how."""
+
+    model: str = "gte-rerank-v2"
+    """The DashScope model: "qwen3-rerank", "qwen3-vl-rerank", "gte-rerank-v2" or another."""
+    api_key: _Key | None = Field(
+        default_factory=_key_from_environment,
+        validation_alias=AliasChoices("api_key", "dashscope_api_key"),
+        exclude=True,
+    )
+    """The DashScope key; DASHSCOPE_API_KEY by default. It is in no repr, dump, pickle or message.
+
+    Also taken as `dashscope_api_key`.
+    """
+    base_url: str | None = None
+    """The API's address up to and including /api/v1; by default DASHSCOPE_BASE_URL, then
+    DASHSCOPE_HTTP_BASE_URL, then the address of the region.
+    """
+    workspace: str | None = None
+    """The workspace of the requests, if it is not the key's default one."""
+    region: str | None = None
+    """The region: "cn-beijing" (the default) or "ap-southeast-1" (Singapore); with a workspace any.
+    A key works in its own region only.
+    """
+    instruct: str | None = None
+    """What relevant means, for models that take an instruction; best in English."""
+
+
+class DashScopeArguments(RequestArguments, total=False):
+    """`DashScopeOptions` as keyword arguments, but for the model and the key."""
+
+    base_url: str | None
+    workspace: str | None
+    region: str | None
+    instruct: str | None
+
+
+class RankingOptions(BaseModel):
+    """Which documents are scored, and how scores become an order."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    missing: Missing = "skip"
+    """What to do with a document whose text is missing or blank: "skip" leaves it out and counts
+    it, "keep" puts it after the ranked ones without a score, "error" raises.
+    """
+    min_score: float | None = None
+    """Documents that score less are left out; None for no threshold."""
+    max_candidates: int | None = None
+    """How many documents to score at most, at least 1: the first ones, or an equal share of each of
+    several lists; None for all.
+    """
+    blend: float | None = None
+    """The weight, in [0, 1], of the retrieval order in a document's score, which is then (1 -
+    blend) * relevance + blend / rank, with rank from 1. min_score is compared with the relevance.
+    None or 0 for relevance alone.
+    """
+    diversity: float | None = None
+    """How much, in [0, 1], the returned documents should differ in content rather than be relevant:
+    maximal marginal relevance over offline word vectors, for which the extra embedded is needed.
+    They are then in the order in which they were chosen. None or 0 for not at all.
+    """
+    usage_callback: SkipJsonSchema[UsageCallback | None] = None
+    """Called, not awaited, with the Usage of each ranking. Errors that it raises are logged."""
+
+
+class RankingArguments(TypedDict, total=False):
+    """`RankingOptions` as keyword arguments."""
+
+    missing: Missing
+    min_score: float | None
+    max_candidates: int | None
+    blend: float | None
+    diversity: float | None
+    usage_callback: UsageCallback | None
+
+
+def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, and the default of each option that they leave out.
+
+    Raises:
+        InvalidInputError: An argument that is not an option; it names the nearest one.
+    """
+    fields = options.model_fields
+    for name in arguments:
+        if name not in fields:
+            raise unknown_option(name, fields)
+    return {name: field.get_default() for name, field in fields.items()} | dict(arguments)
+
+
+def unknown_option(name: str, names: Sequence[str] | Mapping[str, Any]) -> InvalidInputError:
+    """The error for an option that does not exist."""
+    near = get_close_matches(name, names, 1)
+    return InvalidInputError(
+        f"There is no option {name!r}.",
+        remedy=f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(names)}.",
+    )
