@@ -23,9 +23,8 @@ from qwen_rerank.ranking.records import Record
 from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.reranker import QwenReRanker
 from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
-from qwen_rerank.scorers.catalog import Price, published_prices
+from qwen_rerank.scorers.catalog import Limits, Price, published_prices
 from qwen_rerank.scorers.dashscope import DashScopeScorer
-from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.settings import RerankSettings
 
 if TYPE_CHECKING:

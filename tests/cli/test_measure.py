@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 from qwen_rerank import Usage
 from qwen_rerank.cli.screen import spent
 from qwen_rerank.evaluation import compare, read_judgements, read_run
-from qwen_rerank.scorers.catalog import published_price
-from qwen_rerank.scorers.limits import published_limits
+from qwen_rerank.scorers.catalog import CATALOG
 from tests.cli.conftest import Cli
 from tests.support.loopback import LoopbackDashScope, edits, refuses
 from tests.support.servers import SERVERS
@@ -124,7 +124,7 @@ class TestCheck:
         ("fault", "code", "says"),
         [
             (refuses(401, "InvalidApiKey"), 3, "A key belongs to one region"),
-            (refuses(400, "ModelNotExist"), 2, "Check the model's name"),
+            (refuses(400, "ModelNotExist"), 2, "Use a model that the region"),
             (refuses(501, "InternalError"), 4, "Try again later."),
         ],
     )
@@ -168,27 +168,26 @@ def give(values: list[float]) -> Any:
 
 
 class TestModels:
-    def test_the_limits_are_the_libraries(self, cli: Cli) -> None:
+    def test_the_json_is_the_catalog(self, cli: Cli) -> None:
         rows = json.loads(cli("models", "--json").out)
-        assert {row["model"] for row in rows} == {
-            "gte-rerank-v2", "qwen3-rerank", "qwen3-vl-rerank",
-        }  # fmt: skip
-        for row in rows:
-            limits = published_limits(row["model"], singapore=row["region"] == "ap-southeast-1")
-            assert (row["documents"], row["item_tokens"], row["request_tokens"]) == (
-                limits.documents, limits.item_tokens, limits.request_tokens,
-            )  # fmt: skip
+        assert [(row["model"], row["region"]) for row in rows] == [
+            (entry.model, entry.region) for entry in CATALOG
+        ]
+        for row, entry in zip(rows, CATALOG, strict=True):
+            if entry.limits is not None:
+                assert row["request_tokens"] == entry.limits.request_tokens
+            assert row["usd_per_million_tokens"] == entry.usd.text
+            assert row["cny_per_million_tokens"] == entry.cny.text
+            assert row["discontinued"] == entry.discontinued
 
-            price = published_price(row["model"], row["region"])
-            assert price is not None
-            assert row["dollars_per_million_tokens"] == price.text
-
-    def test_the_table_shows_them_in_the_width_of_a_terminal(self, cli: Cli) -> None:
-        lines = cli("models").out.splitlines()
-        assert len(lines) == 6
+    def test_the_table_shows_it_in_the_width_of_a_terminal(self, cli: Cli) -> None:
+        outcome = cli("models")
+        lines = outcome.out.splitlines()
+        assert len(lines) == len(CATALOG) + 2
         assert max(map(len, lines)) <= 110
-        assert "120,000" in lines[-1]
-        assert "0.258" in lines[-1]
+        shown = r"qwen3-rerank +cn-beijing +500 +30,000 +4,000 +5,400 +yes +0\.069"
+        assert re.search(shown, outcome.out)
+        assert "gte-rerank is discontinued since 2026-05-30: use qwen3-rerank." in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_options_reach_the_service_and_the_key_comes_from_the_environment(
         (refuses(401, "InvalidApiKey"), 3, "A key belongs to one region"),
         (refuses(400, "Arrearage"), 3, "Settle the balance"),
         (refuses(400, "InvalidParameter", "Bad."), 2, "Bad."),
-        (refuses(404, "ModelNotExist"), 2, "Check the model's name"),
+        (refuses(404, "ModelNotExist"), 2, "Use a model that the region"),
         (refuses(400, "DataInspectionFailed"), 1, "Leave out the text"),
         (refuses(501, "InternalError"), 4, "Try again later."),
     ],

@@ -136,7 +136,7 @@ def test_two_thousand_documents_come_back_whole_and_in_order(
     [
         ("qwen3-rerank", None, 4),
         ("qwen3-rerank", "ap-southeast-1", 1),
-        ("gte-rerank-v2", "ap-southeast-1", 4),
+        ("qwen3.7-text-rerank", "cn-beijing", 1),
     ],
 )
 def test_the_model_and_the_region_set_the_limits(
@@ -343,7 +343,10 @@ def test_retried_failures_are_no_errors_in_the_log(
         ({"base_url": "https://:word@dashscope.aliyuncs.com/api/v1"}, "base_url"),
         ({"base_url": "https://dashscope.aliyuncs.com/api/v1?api_key=word"}, "base_url"),
         ({"base_url": "https://{workspace_id}.cn-beijing.maas.aliyuncs.com/api/v1"}, "base_url"),
-        ({"base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1"}, "OpenAI-compatible"),
+        ({"base_url": "https://proxy.example/compatible-mode/v1"}, "OpenAI-compatible"),
+        ({"base_url": ""}, "base_url"),
+        ({"model": "Qwen/Qwen3-Reranker-0.6B"}, "open model"),
+        ({"model": "gte-rerank-v2", "region": "ap-southeast-1"}, "not served in the region"),
         ({"region": "eu-central-1"}, "region 'eu-central-1'"),
         ({"region": "evil.example/"}, "region"),
         ({"workspace": "ws.evil.example"}, "workspace"),
@@ -398,7 +401,7 @@ def test_the_address_follows_the_options(
 def test_the_argument_goes_before_the_environment_and_that_before_the_region(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make = partial(DashScopeScorer, api_key=KEY, region="ap-southeast-1")
+    make = partial(DashScopeScorer, "qwen3-rerank", KEY, region="ap-southeast-1")
     monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", "https://second/api/v1")
     assert make().base_url == "https://second/api/v1"
     monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://first/api/v1")
@@ -410,12 +413,12 @@ def test_a_region_that_is_not_that_of_the_address_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://dashscope.aliyuncs.com/api/v1")
-    with pytest.raises(InvalidInputError, match=r"'ap-southeast-1', but .* is of 'cn-beijing'"):
+    with pytest.raises(InvalidInputError, match=r"'ap-southeast-1', but .* is in 'cn-beijing'"):
         DashScopeScorer(api_key=KEY, region="ap-southeast-1")
     at_workspace = "https://ws.eu-central-1.maas.aliyuncs.com/api/v1"
-    with pytest.raises(InvalidInputError, match="is of 'eu-central-1'"):
+    with pytest.raises(InvalidInputError, match="is in 'eu-central-1'"):
         DashScopeScorer(api_key=KEY, base_url=at_workspace, region="cn-beijing")
-    assert DashScopeScorer(api_key=KEY, base_url=at_workspace, region="eu-central-1")
+    assert DashScopeScorer("qwen3-rerank", KEY, base_url=at_workspace, region="eu-central-1")
 
 
 def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:

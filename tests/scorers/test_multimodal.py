@@ -25,8 +25,8 @@ from qwen_rerank import (
     ServerScorer,
 )
 from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.catalog import published_limits
 from qwen_rerank.scorers.http.batching import plan
-from qwen_rerank.scorers.limits import published_limits
 from tests.support.loopback import LoopbackDashScope, refuses, token_count
 from tests.support.media import MP4, PNG, PNG_URI
 

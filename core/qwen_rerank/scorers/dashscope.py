@@ -1,85 +1,83 @@
 """DashScopeScorer: Alibaba Cloud's TextReRank service.
 
-It speaks the documented HTTP protocol itself. The SDK's clients turn an answer without output into
-an empty result, hide an error code that comes under HTTP 200, log documents, or belong to one event
-loop; and each costs several times the time of the request (`benchmarks/client.py`).
+It implements the documented HTTP protocol itself. The SDK's clients turn a response without output
+into an empty result, hide an error code under HTTP 200, log documents, or are bound to one event
+loop; and each takes several times as long as the request (`benchmarks/client.py`).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from qwen_rerank.errors import InvalidInputError, MissingKeyError
-from qwen_rerank.inputs.content import MULTIMODAL, TEXT_ONLY, Modality
-from qwen_rerank.scorers.catalog import published_price
-from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
+from qwen_rerank.errors import MissingKeyError
+from qwen_rerank.inputs.content import Modality
+from qwen_rerank.scorers.catalog import (
+    Limits,
+    catalog_entry,
+    check_model,
+    published_limits,
+    published_price,
+)
+from qwen_rerank.scorers.http.addresses import dashscope_region, dashscope_url, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
-from qwen_rerank.scorers.limits import Limits, published_limits, takes_instruct, takes_objects
 from qwen_rerank.validation import check_text
 
 __all__ = ["DashScopeScorer"]
 
-SINGAPORE = "ap-southeast-1"
-
-_GATEWAYS = {
-    "cn-beijing": "https://dashscope.aliyuncs.com/api/v1",
-    SINGAPORE: "https://dashscope-intl.aliyuncs.com/api/v1",
-}
-
 
 class DashScopeScorer(ServiceScorer):
-    """Scores by DashScope's TextReRank: any number of texts, of any length.
+    """Scores with DashScope's TextReRank: any number of texts, of any length.
 
-    With qwen3-vl-rerank the query and each text may be a `Content` too, which holds an image, a
-    video, or a text with one of them.
+    With qwen3-vl-rerank, the query and each text can also be a `Content` with an image, a video, or
+    text and one of them.
 
-    Texts are packed into as few requests as the service's limits allow, and those run at the same
-    time. One that fails after its retries cancels the others and raises: a result is whole or it is
-    an error. Connections are shared by all scorers of the process and by its threads and event
-    loops, so that a scorer costs nothing to make; one that is forgotten leaves nothing behind.
+    Texts are sent in as few requests as the service's limits allow, and these run concurrently. If
+    one fails after its retries, the others are cancelled and the error is raised: a result is
+    complete or an error. Connections are shared by all scorers, threads and event loops of the
+    process, so a scorer is cheap to make, and you don't have to close it.
 
-    Scores are in [0, 1]. The usage has the cost, by `published_prices`, where the price is known.
+    Scores are in [0, 1]. The usage has the cost by `published_prices`, if the price is known.
 
     Args:
-        model: `"gte-rerank-v2"`, `"qwen3-rerank"`, `"qwen3-vl-rerank"` or another of the service's.
+        model: `"qwen3-rerank"`, `"gte-rerank-v2"`, `"qwen3-vl-rerank"` or another of the service's
+            models.
         api_key: The key; DASHSCOPE_API_KEY if None. It is in no repr, pickle or message.
-        base_url: The API's address up to and including `/api/v1`; DASHSCOPE_BASE_URL if None,
-            then DASHSCOPE_HTTP_BASE_URL, then that of the region.
-        workspace: The workspace that the requests are for, if it is not the key's default one.
-        region: `"cn-beijing"` (the default) or `"ap-southeast-1"` (Singapore); with a workspace,
-            any region, at that workspace's own address. A key works in its own region only. Beside
-            an address that is not the service's own, such as a proxy's, it says what is behind it.
-        instruct: What relevant means, for qwen3-rerank and qwen3-vl-rerank; best in English. The
+        base_url: The API's address up to and including `/api/v1`. If None, DASHSCOPE_BASE_URL, then
+            DASHSCOPE_HTTP_BASE_URL, then the address of the region. The OpenAI-compatible address
+            of the service's own hosts is turned into the native one.
+        workspace: The workspace of the requests, if it is not the key's default.
+        region: `"cn-beijing"` (default) or `"ap-southeast-1"` (Singapore); with a workspace, any
+            region, at that workspace's own address. A key works in its own region only. With an
+            address that is not the service's own, such as a proxy's, it says which region is behind
+            the proxy.
+        instruct: What relevant means, for models that take an instruction; best in English. The
             service's default is "Given a web search query, retrieve relevant passages that answer
             the query."
         timeout: Seconds for one attempt of one request.
         deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
-        max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx but 501,
-            throttling under 200 or 400, timeouts and dropped connections, with jittered
-            exponential backoff.
-            Retry-After is honoured, unless it would pass the deadline or, where there is none, is
-            more than a minute; then the error is raised at once.
-        max_concurrency: Requests of one call that run at the same time.
-        requests_per_minute: How many requests may go out in any minute, each attempt counted; None
-            for no limit. One that would go out too early waits for its turn, and RateLimitError is
-            raised at once where that is after the deadline. It is shared by all scorers of the
-            process that have the same key, address and limit; others have one of their own.
-        tokens_per_minute: The same for tokens, which the Qwen tokenizer then counts. Requests are
-            made no larger than that.
-        limits: How large a request may be; what the service publishes for the model if None.
+        max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx except 501,
+            throttling under 200 or 400, timeouts and lost connections, with jittered exponential
+            backoff. Retry-After is honored, unless the wait would pass the deadline or, without
+            one, is more than a minute; then the error is raised immediately.
+        max_concurrency: Requests of one call that run concurrently.
+        requests_per_minute: How many requests can be sent in any minute, counting each attempt;
+            None for no limit. A request that would be too early waits for its turn. If that is
+            after the deadline, RateLimitError is raised immediately. All scorers of the process
+            with the same key, address and limit share it.
+        tokens_per_minute: The same for tokens, counted with the Qwen tokenizer. No request is made
+            larger than that.
+        limits: How much a request may hold; if None, what the service publishes for the model.
 
     Raises:
-        MissingKeyError: No key, or a string that can't be one.
-        InvalidInputError: Another argument that can't be used.
+        MissingKeyError: There is no key, or it is not a valid one.
+        InvalidInputError: Another argument cannot be used, or the region does not serve the model.
     """
 
     def __init__(
@@ -99,12 +97,13 @@ class DashScopeScorer(ServiceScorer):
         tokens_per_minute: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        _check_model(model, instruct)
+        check_text("model", model)
         self._api_key: SecretStr | None = _checked_key(api_key)
-        self._base_url = _endpoint(base_url, workspace, region)
-        warn_if_unencrypted(self._base_url, stacklevel=3)
+        self._base_url = dashscope_url(base_url, workspace, region)
         self._workspace = workspace
-        served_in = _region(self._base_url, region)
+        served_in = dashscope_region(self._base_url, region)
+        check_model(model, served_in, instruct, stacklevel=3)
+        warn_if_unencrypted(self._base_url, stacklevel=3)
         super().__init__(
             model,
             url=f"{self._base_url}{PATH}",
@@ -112,19 +111,19 @@ class DashScopeScorer(ServiceScorer):
             instruct=instruct,
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
-            limits=limits or published_limits(model, singapore=served_in == SINGAPORE),
+            limits=limits or published_limits(model, served_in),
             rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
             price=published_price(model, served_in),
         )
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """Texts, images and videos with qwen3-vl-rerank, else texts only."""
-        return MULTIMODAL if takes_objects(self._model) else TEXT_ONLY
+        """Text, images and videos with qwen3-vl-rerank, else text only."""
+        return catalog_entry(self._model).modalities
 
     @property
     def base_url(self) -> str:
-        """The address that requests go to, up to `/api/v1`."""
+        """The address of the API, up to and including `/api/v1`."""
         return self._base_url
 
     def _headers(self) -> dict[str, str]:
@@ -138,88 +137,17 @@ class DashScopeScorer(ServiceScorer):
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the key: where it is unpickled, DASHSCOPE_API_KEY gives it, at the first call.
+        # Without the key: DASHSCOPE_API_KEY provides it at the first call after unpickling.
         return {**self.__dict__, "_api_key": None}
 
 
-def _check_model(model: str, instruct: str | None) -> None:
-    check_text("model", model)
-    if instruct is not None and not takes_instruct(model):
-        raise InvalidInputError(
-            f"{model} takes no instruct, got {instruct!r}.",
-            remedy='Pass model="qwen3-rerank", which does, or leave instruct out.',
-        )
-
-
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
-    key = api_key or os.environ.get("DASHSCOPE_API_KEY")
-    if not key:
+    """Return the key, or that of the environment. An empty key is never replaced by another."""
+    key = os.environ.get("DASHSCOPE_API_KEY") or None if api_key is None else api_key
+    if key is None:
         raise MissingKeyError(
-            "There is no DashScope API key.",
-            remedy="Make one in the Alibaba Cloud Model Studio console, then pass api_key= or set "
-            "the environment variable DASHSCOPE_API_KEY.",
+            "No DashScope API key.",
+            remedy="Create one in the Alibaba Cloud Model Studio console, then pass api_key= or "
+            "set the environment variable DASHSCOPE_API_KEY.",
         )
     return checked_key("DashScope API key", key)
-
-
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
-"""What may stand between two dots of a host name: nothing that could lead elsewhere."""
-
-
-def _endpoint(base_url: str | None, workspace: str | None, region: str | None) -> str:
-    for name, label in (("workspace", workspace), ("region", region)):
-        if label is not None and not (isinstance(label, str) and _LABEL.fullmatch(label)):
-            raise InvalidInputError(f"{name} must be letters, digits and hyphens, got {label!r}.")
-    given = (
-        base_url
-        or os.environ.get("DASHSCOPE_BASE_URL")
-        or os.environ.get("DASHSCOPE_HTTP_BASE_URL")
-    )
-    return _native(given) if given else _regional(workspace, region)
-
-
-def _native(url: str) -> str:
-    url = checked_url("base_url", url, example=_GATEWAYS["cn-beijing"])
-    if "/compatible-" in url:
-        raise InvalidInputError(
-            f"base_url {url!r} belongs to the OpenAI-compatible API, which is not supported here.",
-            remedy=f"Pass the native one, such as {_GATEWAYS['cn-beijing']!r}, or unset "
-            "DASHSCOPE_BASE_URL.",
-        )
-    return url
-
-
-def _regional(workspace: str | None, region: str | None) -> str:
-    if workspace and region:
-        return f"https://{workspace}.{region}.maas.aliyuncs.com/api/v1"
-    try:
-        return _GATEWAYS[region or "cn-beijing"]
-    except KeyError:
-        raise InvalidInputError(
-            f"region {region!r} has no address that all workspaces share.",
-            remedy=f"Pass workspace= too, or one of {', '.join(_GATEWAYS)}.",
-        ) from None
-
-
-_REGIONAL = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
-"""The hosts that workspaces have, each with its region in it."""
-
-
-def _region(base_url: str, given: str | None) -> str | None:
-    """By the address, where it is the service's own; a proxy's says nothing, so as it is given."""
-    own = _own_region(urlsplit(base_url).hostname or "")
-    if own and given and own != given:
-        raise InvalidInputError(
-            f"region is {given!r}, but the address {base_url!r} is of {own!r}.",
-            remedy="Pass one of them; the address may come from DASHSCOPE_BASE_URL or "
-            "DASHSCOPE_HTTP_BASE_URL.",
-        )
-    return own or given
-
-
-def _own_region(host: str) -> str | None:
-    for region, gateway in _GATEWAYS.items():
-        if host == urlsplit(gateway).hostname:
-            return region
-    regional = _REGIONAL.fullmatch(host)
-    return regional[1] if regional else None

@@ -1,4 +1,4 @@
-"""ServerScorer: rerankers on servers of one's own."""
+"""ServerScorer: rerankers on your own servers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
 from qwen_rerank.scorers.base import Scores
-from qwen_rerank.scorers.http.addresses import checked_url, warn_if_unencrypted
+from qwen_rerank.scorers.catalog import Limits
+from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
-from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
 from qwen_rerank.validation import check_whole
 
@@ -31,44 +31,44 @@ ServerName: TypeAlias = Literal[
 _EXAMPLE = "http://localhost:8000/v1/rerank"
 
 _KEY = "QWEN_RERANK_SERVER_KEY"
-"""Where a scorer that was unpickled finds the key that it had."""
+"""The environment variable with the key of a scorer that was unpickled."""
 
 
 class ServerScorer(ServiceScorer):
-    """Scores by a server of your own: vLLM, SGLang, llama.cpp, Infinity, TEI and others.
+    """Scores with your own server: vLLM, SGLang, llama.cpp, Infinity, TEI and others.
 
-    Sends, retries, checks and cancels as DashScopeScorer does; texts go out `batch_size` a request
-    at most, whatever their length: the server knows what its model can read.
+    It sends, retries, checks and cancels like DashScopeScorer. Each request has at most
+    `batch_size` texts, of any length: the server knows how much its model can read.
 
-    Scores are what the server gives: in [0, 1] or, with some servers and models, logits; docs/
-    scorers.md says which. `logits=True` makes probabilities of them, in the same order.
+    Scores are what the server returns: in [0, 1] or, with some servers and models, logits;
+    docs/scorers.md says which. `logits=True` turns logits into probabilities in the same order.
 
     Args:
-        url: Where the server ranks, such as `"http://localhost:8000/v1/rerank"`; or its root or a
-            part of the path, to which the dialect adds what is missing.
-        model: The server's name of the model; needed by Xinference and DashScope, and by others
-            only where they serve several.
-        api_key: The key, if the server asks for one; it is sent as a bearer token, and is in no
-            repr, pickle or message. None sends none, whatever the environment holds.
+        url: The address of the rerank endpoint, such as `"http://localhost:8000/v1/rerank"`; or the
+            server's root or a part of the path, which the dialect completes.
+        model: The server's name of the model. Xinference and DashScope need it; others only if they
+            serve several models.
+        api_key: The key, if the server requires one. It is sent as a bearer token, and is in no
+            repr, pickle or message. If None, no key is sent, even if the environment has one.
         instruct: What relevant means, for vLLM, SGLang and DashScope; None for the model's default.
-        dialect: Which server it is, as in `ServerName`. Not needed where the path ends in `rerank`,
+        dialect: Which server it is, as in `ServerName`. Not needed if the path ends in `rerank`,
             `reranking` or `reranks` and there is no instruct, except for TEI.
-        batch_size: Texts a request, at least 1. None for 128, in TEI's case for the 32 that it
-            takes by default, and in DashScope's for its published limits.
-        logits: Whether the server gives logits: their sigmoid is then the score.
+        batch_size: Texts per request, at least 1. If None, 128; for TEI the 32 that it accepts by
+            default, and for DashScope its published limits.
+        logits: Whether the server returns logits. A score is then the sigmoid of its logit.
         timeout: Seconds for one attempt of one request.
         deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
-        max_retries: Attempts of one request after the first, as DashScopeScorer makes them; a
-            server that is still loading its model, with 503, is waited for by these.
-        max_concurrency: Requests of one call that run at the same time.
-        requests_per_minute: How many requests may go out in any minute, as with DashScopeScorer;
+        max_retries: Attempts of one request after the first, as in DashScopeScorer. They also wait
+            for a server that is still loading its model and answers with 503.
+        max_concurrency: Requests of one call that run concurrently.
+        requests_per_minute: How many requests can be sent in any minute, as in DashScopeScorer;
             None for no limit.
-        tokens_per_minute: The same for tokens, as the Qwen tokenizer counts them.
+        tokens_per_minute: The same for tokens, counted with the Qwen tokenizer.
 
     Raises:
-        InvalidInputError: An argument that can't be used, or an address that does not tell which
-            server it is.
-        MissingKeyError: A string that can't be a key.
+        InvalidInputError: An argument cannot be used, or the address does not tell which server it
+            is.
+        MissingKeyError: The string cannot be a key.
     """
 
     def __init__(
@@ -89,55 +89,54 @@ class ServerScorer(ServiceScorer):
         tokens_per_minute: int | None = None,
     ) -> None:
         url = checked_url("url", url, example=_EXAMPLE)
-        spoken = _dialect(url, dialect)
-        _check_fit(spoken, model, instruct)
-        place = urlsplit(url)
-        path = _completed(place.path, spoken)
-        url = place._replace(path=path).geturl()
+        server = _dialect(url, dialect)
+        _check_fit(server, model, instruct)
+        url = _completed(url, server)
+        parts = urlsplit(url)
         self._api_key = None if api_key is None else checked_key("server's API key", api_key)
         self._is_keyed = api_key is not None
         self._logits = logits
         if self._is_keyed:
             warn_if_unencrypted(url, stacklevel=3)
         super().__init__(
-            place.netloc if model is None else model,
+            parts.netloc if model is None else model,
             url=url,
             dialect=replace(
-                spoken,
-                path=path,
+                server,
+                path=parts.path,
                 names_model=model is not None,
                 logits=logits,
-                score_range=ANY_SCORE if logits else spoken.score_range,
+                score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
             retry_policy=RetryPolicy(timeout, deadline, max_retries),
             max_concurrency=max_concurrency,
-            limits=_limits(spoken, batch_size),
+            limits=_limits(server, batch_size),
             rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
         )
 
     @property
     def url(self) -> str:
-        """The address that requests go to."""
+        """The address of the rerank endpoint."""
         return self._url
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """The address too, as models' names are a server's own, and whether scores were logits."""
+        """Also the address, as each server names its own models, and whether scores were logits."""
         return (*super().fingerprint, self._url, self._logits)
 
     def check(self) -> Scores:
-        """See that the server tells a text that answers a query from others that do not.
+        """Check that the server scores a relevant text above irrelevant ones.
 
-        A model that runs without its prompt template, or that is no reranker, answers as if all
-        were well, with scores that mean nothing. Worth a call wherever a server is set up.
+        A model that runs without its prompt template, or that is not a reranker, returns scores
+        that look normal and mean nothing. Call this whenever you set up a server.
 
         Returns:
-            The scores of what was sent, that of the relevant text first.
+            The scores of the texts that were sent. The first is that of the relevant text.
 
         Raises:
-            BadResponseError: The relevant text does not score above each of the others.
-            QwenRerankError: What `score` raises.
+            BadResponseError: The relevant text does not score above all others.
+            QwenRerankError: As `score` raises.
         """
         return check_probe(self, self.score(QUERY, TEXTS))
 
@@ -148,28 +147,32 @@ class ServerScorer(ServiceScorer):
     def _headers(self) -> dict[str, str]:
         if not self._is_keyed:
             return {}
-        key = self._api_key or _key_where_loaded(self)
+        key = self._api_key or _key_of_unpickled(self)
         return {"Authorization": f"Bearer {key.get_secret_value()}"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the key, but not without the need for one: see _key_where_loaded.
+        # Without the key, but still in need of one: see _key_of_unpickled.
         return {**self.__dict__, "_api_key": None}
 
 
 def _dialect(url: str, name: str | None) -> ServerDialect:
+    """Return the dialect of this name; if None, the one that the address tells."""
     if name is not None:
         if isinstance(name, str) and name in SERVERS:
             return SERVERS[name]
-        raise InvalidInputError(f"dialect {name!r} is not known.", remedy=f"Pass {_choices()}.")
+        raise InvalidInputError(f"Unknown dialect {name!r}.", remedy=f"Use {_choices()}.")
     path = urlsplit(url).path
-    if _is_whole(path):
-        return SERVERS["dashscope"] if path.endswith("/reranks") else COMMON
+    if is_dashscope(url) or path.endswith("/reranks"):
+        return SERVERS["dashscope"]
+    if _is_complete(path):
+        return COMMON
     raise InvalidInputError(
-        f"The address {url!r} does not tell which server is there.",
-        remedy=f"Pass dialect=, as {_choices()}, or where it ranks, such as {_EXAMPLE!r}.",
+        f"The address {url!r} does not tell which server it is.",
+        remedy=f"Pass dialect= as {_choices()}, or the address of the rerank endpoint, such as "
+        f"{_EXAMPLE!r}.",
     )
 
 
@@ -178,17 +181,21 @@ def _choices() -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def _is_whole(path: str) -> bool:
+def _is_complete(path: str) -> bool:
     return path.endswith(("/rerank", "/reranking", "/reranks"))
 
 
-def _completed(path: str, dialect: ServerDialect) -> str:
-    """The path with as much of the dialect's own as it lacks."""
-    if _is_whole(path):
-        return path
+def _completed(url: str, dialect: ServerDialect) -> str:
+    """Return the address with what its path lacks of the dialect's path."""
+    parts = urlsplit(url)
+    if _is_complete(parts.path):
+        return url
+    if dialect is SERVERS["dashscope"] and is_dashscope(url):  # such as /compatible-mode/v1
+        return parts._replace(path=dialect.path).geturl()
     steps = dialect.path.split("/")
-    starts = ("/".join(steps[:count]) for count in range(len(steps), 1, -1))
-    return path.removesuffix(next(filter(path.endswith, starts), "")) + dialect.path
+    beginnings = ("/".join(steps[:count]) for count in range(len(steps), 1, -1))
+    base = parts.path.removesuffix(next(filter(parts.path.endswith, beginnings), ""))
+    return parts._replace(path=base + dialect.path).geturl()
 
 
 def _check_fit(dialect: ServerDialect, model: str | None, instruct: str | None) -> None:
@@ -199,7 +206,7 @@ def _check_fit(dialect: ServerDialect, model: str | None, instruct: str | None) 
     if instruct is not None and dialect is COMMON:
         raise InvalidInputError(
             "Servers take instruct under different names, or not at all.",
-            remedy=f"Pass dialect= beside it, as {_choices()}.",
+            remedy=f"Pass dialect= too, as {_choices()}.",
         )
     if instruct is not None and dialect.instruct is None:
         raise InvalidInputError(
@@ -214,11 +221,11 @@ def _limits(dialect: ServerDialect, batch_size: int | None) -> Limits:
     return replace(dialect.limits, documents=batch_size)
 
 
-def _key_where_loaded(scorer: ServerScorer) -> SecretStr:
+def _key_of_unpickled(scorer: ServerScorer) -> SecretStr:
     key = os.environ.get(_KEY)
     if not key:
         raise MissingKeyError(
-            f"{scorer!r} was pickled, and its key was left behind.",
-            remedy=f"Set the environment variable {_KEY} where it is loaded, or make a new one.",
+            f"{scorer!r} was unpickled, and pickles do not hold the key.",
+            remedy=f"Set the environment variable {_KEY}, or make a new scorer.",
         )
     return checked_key(f"key in {_KEY}", key)

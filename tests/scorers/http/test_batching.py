@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, Limits
 from qwen_rerank.scorers.http.batching import Plan, byte_bound, pack, plan
-from qwen_rerank.scorers.limits import published_limits
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.tokenizer import count_tokens
 from tests.support.loopback import token_count
@@ -224,20 +223,3 @@ def test_text_without_long_runs_of_marks_is_normalized_as_ever(text: str) -> Non
 def test_a_limit_below_one_is_refused(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=f"limits.{name}"):
         Limits(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("model", "singapore", "published"),
-    [
-        ("gte-rerank-v2", False, Limits(500, 4_000, 30_000)),
-        ("gte-rerank-v2", True, Limits(500, 4_000, 30_000)),
-        ("qwen3-rerank", False, Limits(500, 4_000, 30_000)),
-        ("qwen3-rerank", True, Limits(500, 4_000, 120_000)),
-        ("qwen3-vl-rerank", False, Limits(100, 8_000, 120_000)),
-        ("of-tomorrow", False, Limits(500, 4_000, 30_000)),
-    ],
-)
-def test_the_limits_are_those_that_the_service_publishes(
-    model: str, singapore: bool, published: Limits
-) -> None:
-    assert published_limits(model, singapore=singapore) == published

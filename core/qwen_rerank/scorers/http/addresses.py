@@ -1,7 +1,9 @@
-"""Addresses of services: what can be one, and when sending a key there is unsafe."""
+"""Addresses of services: which can be used, and when sending a key there is unsafe."""
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from functools import cache
 from ipaddress import ip_address
@@ -9,41 +11,62 @@ from urllib.parse import urlsplit
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["checked_url", "warn_if_unencrypted"]
+__all__ = [
+    "checked_url",
+    "dashscope_region",
+    "dashscope_url",
+    "is_dashscope",
+    "warn_if_unencrypted",
+]
+
+_GATEWAYS = {
+    "cn-beijing": "https://dashscope.aliyuncs.com/api/v1",
+    "ap-southeast-1": "https://dashscope-intl.aliyuncs.com/api/v1",
+}
+"""The addresses that all workspaces share, by region."""
+
+_WORKSPACE_HOST = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
+"""The hosts of workspaces, each with its region in it."""
+
+_ENDPOINT = re.compile(r"/services/rerank(/text-rerank){0,2}$|(?<=/api/v1)/services(/.*)?$")
+"""What follows the API's address in the address of one of its endpoints."""
+
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
+"""What can stand between two dots of a host name: nothing that could lead elsewhere."""
 
 
 def checked_url(name: str, url: str, *, example: str) -> str:
-    """The address without white space around it and slashes behind it.
+    """Return the address without surrounding white space and trailing slashes.
 
     Args:
-        name: What the argument is called in messages.
+        name: The argument's name in messages.
         url: The address.
-        example: An address that can be used, for messages.
+        example: A valid address, for messages.
 
     Raises:
-        InvalidInputError: It is not one, or holds more than one: the address is then not quoted, as
-            what does not belong in it may be a key or a password.
+        InvalidInputError: The address cannot be used, or has parts that it must not have. It is not
+            quoted, because these may be a key or a password.
     """
     try:
         parts = urlsplit(url.strip())
         host = parts.hostname
-        usable = parts.scheme in ("http", "https") and host and parts.port != 0
+        is_usable = parts.scheme in ("http", "https") and host and parts.port != 0
     except (ValueError, AttributeError):
-        usable = False
-    if not usable or "@" in parts.netloc or parts.query or parts.fragment or "{" in url:
+        is_usable = False
+    if not is_usable or "@" in parts.netloc or parts.query or parts.fragment or "{" in url:
         raise InvalidInputError(
-            f"{name} must be an http or https address, with no user, query, fragment or braces.",
-            remedy=f"Pass for example {example!r}.",
+            f"{name} must be an http or https address without user, query, fragment or braces.",
+            remedy=f"Pass, for example, {example!r}.",
         )
     return url.strip().rstrip("/")
 
 
 def warn_if_unencrypted(url: str, *, stacklevel: int) -> None:
-    """Warn, once a host and process, where a key would go unencrypted to another machine.
+    """Warn, once per host and process, that a key would go unencrypted to another machine.
 
     Args:
         url: A checked address.
-        stacklevel: As in `warnings.warn`: 2 is who calls this.
+        stacklevel: As in `warnings.warn`: 2 is the caller.
     """
     parts = urlsplit(url)
     if parts.scheme == "http" and not _is_this_machine(str(parts.hostname)):
@@ -62,7 +85,96 @@ def _is_this_machine(host: str) -> bool:
 @cache
 def _warn_unencrypted(host: str, stacklevel: int) -> None:
     warnings.warn(
-        f"Requests to {host} go over plain http: whoever carries them can read the key and the "
-        "texts. Use an https address.",
+        f"Requests to {host} are not encrypted: anyone on the way can read the key and the texts. "
+        "Use an https address.",
         stacklevel=stacklevel,
     )
+
+
+def is_dashscope(url: str) -> bool:
+    """Whether a checked address is one of DashScope's own."""
+    return (urlsplit(url).hostname or "").endswith(".aliyuncs.com")
+
+
+def dashscope_url(base_url: str | None, workspace: str | None, region: str | None) -> str:
+    """Return the address of DashScope's native API, up to and including `/api/v1`.
+
+    An address of one of its endpoints, and of the OpenAI-compatible API on the service's own hosts,
+    is turned into that of the native API.
+
+    Args:
+        base_url: The address; if None, that in DASHSCOPE_BASE_URL or DASHSCOPE_HTTP_BASE_URL, else
+            that of the workspace or the region.
+        workspace: The workspace's id.
+        region: The region.
+
+    Raises:
+        InvalidInputError: An argument cannot be used, or the region has no address that all
+            workspaces share.
+    """
+    for name, label in (("workspace", workspace), ("region", region)):
+        if label is not None and not (isinstance(label, str) and _LABEL.fullmatch(label)):
+            raise InvalidInputError(f"{name} must be letters, digits and hyphens, got {label!r}.")
+    if base_url is not None:
+        return _native_url("base_url", base_url)
+    for variable in ("DASHSCOPE_BASE_URL", "DASHSCOPE_HTTP_BASE_URL"):
+        if url := os.environ.get(variable):
+            return _native_url(variable, url)
+    return _regional_url(workspace, region)
+
+
+def _native_url(name: str, url: str) -> str:
+    example = _GATEWAYS["cn-beijing"]
+    url = checked_url(name, url, example=example)
+    parts = urlsplit(url)
+    path = _ENDPOINT.sub("", parts.path)
+    is_compatible = "/compatible-" in path
+    if is_dashscope(url) and (is_compatible or not path):
+        path = "/api/v1"
+    elif is_compatible:
+        raise InvalidInputError(
+            f"{name} {url!r} is the address of an OpenAI-compatible API, which is not supported "
+            "here.",
+            remedy=f"Use the address of the native API, such as {example!r}.",
+        )
+    return parts._replace(path=path).geturl()
+
+
+def _regional_url(workspace: str | None, region: str | None) -> str:
+    if workspace and region:
+        return f"https://{workspace}.{region}.maas.aliyuncs.com/api/v1"
+    try:
+        return _GATEWAYS[region or "cn-beijing"]
+    except KeyError:
+        raise InvalidInputError(
+            f"The region {region!r} has no address that all workspaces share.",
+            remedy=f"Pass workspace= too, or one of the regions {', '.join(_GATEWAYS)}.",
+        ) from None
+
+
+def dashscope_region(base_url: str, region: str | None) -> str | None:
+    """Return the region that answers at an address of the native API; None if it is not known.
+
+    Args:
+        base_url: The address.
+        region: The user's option, which counts if the address is not the service's own.
+
+    Raises:
+        InvalidInputError: The option is not the region of the address.
+    """
+    own = _region_of_host(urlsplit(base_url).hostname or "")
+    if own and region and own != region:
+        raise InvalidInputError(
+            f"region is {region!r}, but the address {base_url!r} is in {own!r}.",
+            remedy="Pass only one of them. The address may come from DASHSCOPE_BASE_URL or "
+            "DASHSCOPE_HTTP_BASE_URL.",
+        )
+    return own or region
+
+
+def _region_of_host(host: str) -> str | None:
+    for region, gateway in _GATEWAYS.items():
+        if host == urlsplit(gateway).hostname:
+            return region
+    workspace_host = _WORKSPACE_HOST.fullmatch(host)
+    return workspace_host[1] if workspace_host else None

@@ -1,4 +1,4 @@
-"""API keys: what can be one."""
+"""API keys: which strings can be one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["checked_key"]
 
 
 def checked_key(name: str, key: str | SecretStr) -> SecretStr:
-    """The key, kept from being shown.
+    """Return the key in a form that does not show it.
 
     Args:
-        name: What the key is called in messages.
+        name: The key's name in messages.
         key: The key.
 
     Raises:
-        MissingKeyError: It can't be one. It is not quoted.
+        MissingKeyError: The string cannot be a key. It is not quoted.
     """
     plain = key.get_secret_value() if isinstance(key, SecretStr) else key
-    usable = isinstance(plain, str) and plain and plain.isascii() and plain.isprintable()
-    if not usable or " " in plain:
+    is_usable = isinstance(plain, str) and plain and plain.isascii() and plain.isprintable()
+    if not is_usable or " " in plain:
         raise MissingKeyError(
-            f"The {name} is empty, or holds white space or characters that no key has.",
+            f"The {name} is empty, or has spaces or other characters that a key cannot have.",
             remedy="Copy it again, without quotes or a line break.",
         )
     return SecretStr(plain)

@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
 from qwen_rerank.inputs.content import Content, Item, text_of
-from qwen_rerank.scorers.limits import Limits
+from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.validation import not_utf8
 

@@ -18,12 +18,11 @@ from pydantic_core import to_json
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
-from qwen_rerank.scorers.catalog import Price
+from qwen_rerank.scorers.catalog import Limits, Price
 from qwen_rerank.scorers.http.batching import Plan, plan
 from qwen_rerank.scorers.http.dialects.base import Dialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
-from qwen_rerank.scorers.limits import Limits
 from qwen_rerank.telemetry import request_span
 from qwen_rerank.text.tokenizer import count_tokens
 from qwen_rerank.validation import check_text, check_whole

@@ -16,15 +16,15 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
 )
 from qwen_rerank.inputs.content import Item
+from qwen_rerank.scorers.catalog import catalog_entry, model_names
 from qwen_rerank.scorers.http.dialects.base import Dialect, ErrorMapping
-from qwen_rerank.scorers.limits import takes_objects
 
 __all__ = ["CODES", "PATH", "DashScopeDialect"]
 
 PATH = "/services/rerank/text-rerank/text-rerank"
 """The path of the endpoint, after that of the API."""
 
-_MODEL = "Check the model's name, and that the region of base_url serves it."
+_MODEL = f"Use a model that the region of base_url serves. Known are {', '.join(model_names())}."
 
 CODES: Mapping[str, ErrorMapping] = {
     "Throttling": (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
@@ -57,7 +57,7 @@ class DashScopeDialect(Dialect):
         top_n: int | None = None,
     ) -> dict[str, Any]:
         inputs: dict[str, Any] = {"query": query, "documents": documents}
-        if takes_objects(model):
+        if catalog_entry(model).takes_objects:
             inputs = {"query": _as_object(query), "documents": list(map(_as_object, documents))}
         parameters: dict[str, Any] = {"return_documents": False}
         if top_n is not None:

@@ -16,6 +16,7 @@ from typing import Any
 from qwen_rerank.errors import InvalidInputError, ServiceError
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.scorers.base import sigmoid
+from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.dialects import dashscope
 from qwen_rerank.scorers.http.dialects.base import (
     Dialect,
@@ -23,7 +24,6 @@ from qwen_rerank.scorers.http.dialects.base import (
     ErrorResponse,
     RankingResponse,
 )
-from qwen_rerank.scorers.limits import Limits
 
 __all__ = ["ANY_SCORE", "COMMON", "SERVERS", "ServerDialect"]
 
