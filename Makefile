@@ -1,9 +1,9 @@
-# Needs only Python (3.11 or newer, with venv) and make. Everything goes into .venv.
+# Needs Python 3.11 or newer (with venv) and make. Everything is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# LocalScorer's packages; elsewhere its tests are skipped.
+# Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
 .PHONY: quickstart test pythons lowest lint format hooks notebooks docs picture table build release-check bench clean
@@ -14,7 +14,7 @@ quickstart: .venv/examples
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-# All that pyenv has are to be found, not only the one it has chosen.
+# Make all of pyenv's Pythons visible, not just the selected one.
 pythons: .venv/tools
 	PYENV_VERSION="$$(pyenv versions --bare 2>/dev/null | paste -sd: -)" $(BIN)/nox --session tests -- $(ARGS)
 
@@ -40,7 +40,7 @@ docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo "build/docs/index.html"
 
-# What the README shows; the figures are those of `make bench ARGS="--json benchmarks/client.json"`.
+# The READMEs' pictures and tables. Update the figures with `make bench ARGS="--json benchmarks/client.json"`.
 picture: .venv/dev
 	$(BIN)/python scripts/picture.py
 
@@ -53,7 +53,7 @@ build: .venv/release
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 
-# The wheel, in empty environments: some minutes.
+# Tries the wheel in empty environments. Takes several minutes.
 release-check: build
 	$(BIN)/python scripts/try_wheel.py $(ARGS)
 
@@ -63,7 +63,7 @@ bench: .venv/dev .venv/peers/installed
 clean:
 	rm -rf .venv .nox build dist docs/notebooks
 
-# One stamp for each set of packages; they are installed again when what they are made of changes.
+# One stamp file per set of packages; a set is reinstalled when its prerequisites change.
 .venv/examples: pyproject.toml | .venv/bin/python
 	@echo "Installing the examples' packages into .venv …"
 	$(INSTALL) --editable '.[all]' --group examples
@@ -81,23 +81,23 @@ clean:
 	@touch $@
 
 .venv/docs: .venv/dev
-	@echo "Installing what builds the documentation into .venv …"
+	@echo "Installing the documentation tools into .venv …"
 	$(INSTALL) --group docs
 	@touch $@
 
 .venv/release: .venv/dev
-	@echo "Installing what checks the release into .venv …"
+	@echo "Installing the release tools into .venv …"
 	$(INSTALL) --group release
 	@touch $@
 
-# Other packages that do what ours does, apart, as they may ask for other versions.
+# The packages to compare with. They have their own environment, because versions may conflict.
 .venv/peers/installed: benchmarks/peers.txt | .venv/bin/python
 	@echo "Installing the packages to compare with into .venv/peers …"
 	$(BIN)/python -m venv .venv/peers
 	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-# pip has known dependency groups since 25.1.
+# pip supports dependency groups since 25.1.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade 'pip>=25.1'

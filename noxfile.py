@@ -1,6 +1,6 @@
-"""The tests on every Python that is supported, and once with the lowest versions allowed.
+"""Run the tests on every supported Python, and with the lowest allowed dependencies.
 
-`make pythons` and `make lowest` call it. What follows `--` goes to pytest.
+Called by `make pythons` and `make lowest`. Arguments after `--` are passed to pytest.
 """
 
 import nox
@@ -9,7 +9,7 @@ nox.needs_version = ">=2025.5.1"
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 LOWEST = PYTHONS[0]
-LOCAL = {"3.11"}  # as in the Makefile
+LOCAL = {"3.11"}  # the same as in the Makefile
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile")
 
@@ -26,9 +26,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=LOWEST, venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the lowest version of every direct dependency that is allowed.
+    """Run the tests with the lowest allowed version of every direct dependency.
 
-    Old packages beside new ones use what these call deprecated: no error here.
+    Old packages may use features that newer ones deprecate, so these warnings are not errors.
     """
     lowest_direct = ("--resolution", "lowest-direct")
     session.install(*lowest_direct, "--editable", ".[all]", "--group", "dev")

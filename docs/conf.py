@@ -1,11 +1,11 @@
-"""How Sphinx builds the documentation: `make docs`. Nothing is loaded from elsewhere."""
+"""Sphinx configuration for `make docs`. The site loads nothing from other hosts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import llamaindex_qwen_rerank  # noqa: F401  # autodoc annotates pydantic's BaseModel: before that
+import llamaindex_qwen_rerank  # noqa: F401  # import before autodoc patches pydantic's BaseModel
 from qwen_rerank import __version__
 
 project = "qwen-rerank"
@@ -16,35 +16,35 @@ release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"{project} {release}"
-pygments_style = "default"  # shows what a change adds in green
+pygments_style = "default"  # colours the lines of a diff
 html_show_sphinx = False
 html_copy_source = False
 
-nb_execution_mode = "off"  # `make notebooks` stores what they show
-myst_heading_anchors = 4  # as GitHub numbers them, so that links work in both
+nb_execution_mode = "off"  # `make notebooks` saves the outputs
+myst_heading_anchors = 4  # same anchors as on GitHub
 
-default_role = "py:obj"  # `RerankEngine` in a docstring is a link, `"skip"` is code
+default_role = "py:obj"  # links names such as `RerankEngine` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-nitpicky = True  # shows what a docstring's section was misread as
+nitpicky = True  # reports misread docstring sections
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
-    ("py:.*", r"[A-Za-z_][\w.]*"),  # what is a name may be another package's, or not public
+    ("py:.*", r"[A-Za-z_][\w.]*"),  # names from other packages, or not public
 ]
 
 
 def setup(app: Any) -> None:
-    """What Sphinx calls to add to itself."""
-    app.connect("builder-inited", _bring_notebooks)
-    app.connect("autodoc-process-docstring", _rejoin, priority=600)  # after Napoleon
+    """Register the hooks below; Sphinx calls this."""
+    app.connect("builder-inited", _copy_notebooks)
+    app.connect("autodoc-process-docstring", _restore_sentence, priority=600)  # after Napoleon
 
 
-def _bring_notebooks(app: Any) -> None:
-    """Copy the notebooks among the pages, to which their links then lead."""
+def _copy_notebooks(app: Any) -> None:
+    """Copy the notebooks into the pages' folder, and adjust their links."""
     folder = Path(app.srcdir) / "notebooks"
     folder.mkdir(exist_ok=True)
     for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
@@ -53,8 +53,10 @@ def _bring_notebooks(app: Any) -> None:
         (folder / notebook.name).write_text(text, encoding="utf-8")
 
 
-def _rejoin(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Napoleon takes what a property's first sentence says before a colon for its type."""
+def _restore_sentence(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Undo Napoleon's reading of "text: more text" in a property's docstring as its type."""
     types = [line for line in lines if what == "property" and line.startswith(":type: ")]
     for line in types:
         lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"

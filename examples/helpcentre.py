@@ -1,7 +1,7 @@
-"""The sample corpus, a help centre in English and Chinese, and word vectors to index it with.
+"""The sample corpus, a help centre in English and Chinese, and embeddings to index it with.
 
-The embeddings stand in for those of your own application: averages of the word vectors that the
-wordllama package bundles, so that the examples run without a key and without a network.
+The embeddings are averages of the word vectors in the wordllama package, so the examples run
+without a key and without a network. Use your own embedding model in your application.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Query:
-    """What somebody asked the help centre. `language` is `"en"` or `"zh"`."""
+    """A question to the help centre. `language` is `"en"` or `"zh"`."""
 
     id: str
     text: str
@@ -48,8 +48,8 @@ class HelpCentre:
     Attributes:
         passages: The passages by id.
         queries: The queries by id.
-        gains: For each query's id, the ids of the passages that help with it, in either language,
-            and how much: 3 answers it, 2 answers a part of it, 1 is related. All others are 0.
+        gains: For each query id, the gains of the passages that help, in either language: 3
+            answers the query, 2 answers a part of it, 1 is related. All others have a gain of 0.
     """
 
     passages: dict[str, Passage]
@@ -58,7 +58,7 @@ class HelpCentre:
 
 
 def load() -> HelpCentre:
-    """Read the corpus from its files."""
+    """Load the corpus from its files."""
     passages = [Passage(**entry) for entry in _json_lines("passages.jsonl")]
     queries = [Query(**entry) for entry in _json_lines("queries.jsonl")]
     gains: dict[str, dict[str, int]] = defaultdict(dict)
@@ -78,7 +78,7 @@ def _json_lines(name: str) -> Iterator[dict[str, Any]]:
 
 
 class LangChainVectors(Embeddings):
-    """Word vectors, as LangChain takes them."""
+    """The word vectors as LangChain embeddings."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         return embed(texts)
@@ -88,7 +88,7 @@ class LangChainVectors(Embeddings):
 
 
 class LlamaIndexVectors(BaseEmbedding):
-    """Word vectors, as LlamaIndex takes them."""
+    """The word vectors as LlamaIndex embeddings."""
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return embed(texts)
@@ -104,15 +104,15 @@ class LlamaIndexVectors(BaseEmbedding):
 
 
 def embed(texts: list[str]) -> list[list[float]]:
-    """The average of each text's word vectors, 256 numbers a text."""
+    """The average word vector of each text, with 256 dimensions."""
     vectors: list[list[float]] = word_vectors().embed(texts).tolist()
     return vectors
 
 
 @cache
 def word_vectors() -> Any:
-    """The vectors that wordllama bundles, loaded once a process."""
-    logging.basicConfig(level=logging.WARNING)  # else wordllama's import shows everybody's INFO
+    """The word vectors bundled with wordllama, loaded once per process."""
+    logging.basicConfig(level=logging.WARNING)  # importing wordllama turns on INFO logs for all
     import wordllama
 
     folder = Path(wordllama.__file__).parent

@@ -1,4 +1,4 @@
-"""A scorer that adds up what another one cost: policies are scorers around scorers."""
+"""A scorer that wraps another one and adds up its usage."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from threading import Lock
 from qwen_rerank import Scorer, Scores, Usage
 
 
-class Metered(Scorer):
-    """Scores as the given scorer does; `usage` is what all calls so far have cost."""
+class MeteredScorer(Scorer):
+    """Scores with another scorer. `usage` is the total of all calls so far."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -21,15 +21,15 @@ class Metered(Scorer):
         return self.scorer.model
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
-        return self._counted(self.scorer.score(query, texts))
+        return self._with_usage_added(self.scorer.score(query, texts))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
-        return self._counted(await self.scorer.ascore(query, texts))
+        return self._with_usage_added(await self.scorer.ascore(query, texts))
 
     def close(self) -> None:
         self.scorer.close()
 
-    def _counted(self, scores: Scores) -> Scores:
+    def _with_usage_added(self, scores: Scores) -> Scores:
         with self._lock:
             self.usage += scores.usage
         return scores

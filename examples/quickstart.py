@@ -1,9 +1,9 @@
-"""Rerank a help centre's passages in LangChain and in LlamaIndex, and measure what it changes.
+"""Rerank a help centre in LangChain and LlamaIndex, and measure the difference.
 
 Usage:
     make quickstart                                offline, without a key
     DASHSCOPE_API_KEY=sk-... make quickstart       with DashScope's gte-rerank-v2
-    make quickstart ARGS="--model qwen3-rerank"    with another model of DashScope's
+    make quickstart ARGS="--model qwen3-rerank"    with another DashScope model
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ with timed("import the frameworks and the plugins"):
     import langchain_qwen_rerank
     import llamaindex_qwen_rerank
     from helpcentre import HelpCentre, Passage
-    from metered import Metered
+    from metered import MeteredScorer
     from qwen_rerank import DashScopeScorer, EmbeddedScorer, QwenRerankError, Scorer
 
-CANDIDATES = 20  # what the first stage retrieves
-TOP_N = None  # what the reranker returns of it: here all, to show the order; usually 3 to 5
+CANDIDATES = 20  # retrieved by the first stage
+TOP_N = None  # return all, to show the whole order; applications usually keep 3 to 5
 
-# With the offline scorer the first of three gains, the second hardly changes, the third loses.
+# With the offline scorer, the first query improves, the second barely changes, the third loses.
 SHOWN = {"LangChain": ("q15", "q05", "q06"), "LlamaIndex": ("q09", "q21", "q11")}
 
 Search: TypeAlias = Callable[[str], ScoresById]
 
 
 def with_langchain(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search, Search]:
-    """A retriever, and the same with the reranker behind it."""
+    """Search with a retriever, without and with reranking."""
     documents = [Document(id=p.id, page_content=f"{p.title}\n{p.text}") for p in passages]
     store = InMemoryVectorStore(helpcentre.LangChainVectors())
     store.add_documents(documents)
-    reranking = ContextualCompressionRetriever(
+    reranking_retriever = ContextualCompressionRetriever(
         base_retriever=store.as_retriever(search_kwargs={"k": CANDIDATES}),
         base_compressor=langchain_qwen_rerank.QwenRerank(scorer=scorer, top_n=TOP_N),
     )
 
     def retrieve(query: str) -> ScoresById:
-        found = store.similarity_search_with_score(query, k=CANDIDATES)
-        return {document.id: score for document, score in found}
+        results = store.similarity_search_with_score(query, k=CANDIDATES)
+        return {document.id: score for document, score in results}
 
     def rerank(query: str) -> ScoresById:
-        found = reranking.invoke(query)
-        return {document.id: document.metadata["relevance_score"] for document in found}
+        documents = reranking_retriever.invoke(query)
+        return {document.id: document.metadata["relevance_score"] for document in documents}
 
     return retrieve, rerank
 
 
 def with_llamaindex(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search, Search]:
-    """A retriever, and a query engine with the reranker in it."""
+    """Search with a retriever, and with a query engine that reranks."""
     nodes = [TextNode(id_=p.id, text=p.text, metadata={"title": p.title}) for p in passages]
     index = VectorStoreIndex(nodes, embed_model=helpcentre.LlamaIndexVectors())
     retriever = index.as_retriever(similarity_top_k=CANDIDATES)
-    Settings.llm = MockLLM()  # no answers are written here; an application sets its own model
+    Settings.llm = MockLLM()  # no answers are generated here; use your own model
     engine = index.as_query_engine(
         similarity_top_k=CANDIDATES,
         node_postprocessors=[llamaindex_qwen_rerank.QwenRerank(scorer=scorer, top_n=TOP_N)],
@@ -77,29 +77,29 @@ def with_llamaindex(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search
     )
 
     def retrieve(query: str) -> ScoresById:
-        return {found.node_id: found.score for found in retriever.retrieve(query)}
+        return {node.node_id: node.score for node in retriever.retrieve(query)}
 
     def rerank(query: str) -> ScoresById:
-        return {found.node_id: found.score for found in engine.query(query).source_nodes}
+        return {node.node_id: node.score for node in engine.query(query).source_nodes}
 
     return retrieve, rerank
 
 
 def choose_scorer(model: str | None) -> Scorer:
-    """DashScope where there is a key or a model is asked for, the offline scorer otherwise."""
+    """DashScope if there is a key or a model is chosen, the offline scorer otherwise."""
     if model or os.environ.get("DASHSCOPE_API_KEY"):
         return DashScopeScorer(model or "gte-rerank-v2")
     return EmbeddedScorer()
 
 
 def compare(centre: HelpCentre, scorer: Scorer) -> dict[str, Comparison]:
-    """For each framework, the rankings of all queries without the reranker and with it."""
+    """The rankings of all queries, without and with reranking, per framework."""
     queries = centre.queries.values()
     comparisons = {}
     for framework, build in (("LangChain", with_langchain), ("LlamaIndex", with_llamaindex)):
         with timed(f"{framework}: index {len(centre.passages)} passages"):
             retrieve, rerank = build(centre.passages.values(), scorer)
-        with timed(f"{framework}: retrieve {CANDIDATES} for each of the {len(queries)} queries"):
+        with timed(f"{framework}: retrieve {CANDIDATES} for each of {len(queries)} queries"):
             before = {query.id: retrieve(query.text) for query in queries}
         with timed(f"{framework}: retrieve and rerank them ({scorer.model})"):
             progress = tqdm(queries, unit="query", delay=1, leave=False)
@@ -110,13 +110,13 @@ def compare(centre: HelpCentre, scorer: Scorer) -> dict[str, Comparison]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", help="a model of DashScope's, such as qwen3-rerank; needs a key")
+    parser.add_argument("--model", help="a DashScope model, such as qwen3-rerank; needs a key")
     model = parser.parse_args().model
     try:
         with timed("load the corpus, the word vectors and the scorer"):
             centre = helpcentre.load()
             helpcentre.word_vectors()
-            scorer = Metered(choose_scorer(model))
+            scorer = MeteredScorer(choose_scorer(model))
         comparisons = compare(centre, scorer)
     except QwenRerankError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")

@@ -1,14 +1,13 @@
-"""Execute the notebooks of this folder, offline, and store what they show.
+"""Run the notebooks in this folder, offline, and save their outputs.
 
 Usage:
-    make notebooks                    store the outputs that say something else than before
-    make notebooks ARGS=--check       store nothing; fail where outputs would have to be stored
-    make notebooks ARGS=PATH          one notebook
+    make notebooks                    save the outputs that changed
+    make notebooks ARGS=--check       save nothing; fail if an output changed
+    make notebooks ARGS=PATH          run one notebook
 
-Outputs say the same where they are of the same kinds, and their words are the same and their
-decimals nearly so: the last digit differs between processors. Of a picture the alternative text
-counts. In a cell with the tag "varies" the kinds alone count. Clear a cell's outputs to have them
-stored afresh.
+An output has changed if its type or its text has. Decimals may differ slightly, because the last
+digit depends on the processor. Pictures are compared by their alternative text. In a cell with the
+tag "varies", only the types are compared. To save new outputs for such a cell, clear it first.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ TOLERANCE = 0.0015
 
 
 def offline() -> dict[str, str]:
-    """The environment without what leads to DashScope, or to a download."""
+    """The environment without DashScope settings, and with downloads turned off."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DASHSCOPE_")}
     return kept | {"HF_HUB_OFFLINE": "1"}
 
 
 def executed(path: Path, env: Mapping[str, str] | None = None) -> NotebookNode:
-    """The notebook with the outputs of a run from start to end, in its folder.
+    """The notebook with the outputs of a complete run, in the notebook's folder.
 
     Args:
-        path: The notebook's file, which is only read.
-        env: The environment of the run; None for `offline`.
+        path: The notebook file. It is not changed.
+        env: The environment variables of the run; None for `offline()`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -68,7 +67,7 @@ def executed(path: Path, env: Mapping[str, str] | None = None) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.create_kernel_manager()
-    # The interpreter that runs this, whatever kernels the user has installed under the same name.
+    # Use this interpreter, even if the user has installed another kernel with the same name.
     client.km.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
     asyncio.run(client.async_execute(env=offline() if env is None else dict(env)))
     for output in chain.from_iterable(cell.get("outputs", ()) for cell in notebook.cells):
@@ -82,38 +81,38 @@ def executed(path: Path, env: Mapping[str, str] | None = None) -> NotebookNode:
 
 
 def _with_palette(picture: str) -> str:
-    """A PNG in base64 with 256 colours, which a plot hardly exceeds: a third as large."""
+    """The base64 PNG with 256 colours, enough for a plot and a third of the size."""
     file = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        few = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
-        few.save(file, "png", optimize=True)
+        reduced = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+        reduced.save(file, "png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def outdated(stored: NotebookNode, new: NotebookNode) -> list[int]:
-    """The places of the cells whose stored outputs say something else than the new ones."""
+    """The indices of the cells whose outputs changed."""
     return [
-        place
-        for place, (old, cell) in enumerate(zip(stored.cells, new.cells, strict=True))
-        if cell.cell_type == "code" and not _same(_said(old), _said(cell))
+        index
+        for index, (old, cell) in enumerate(zip(stored.cells, new.cells, strict=True))
+        if cell.cell_type == "code" and not _nearly_equal(_stable_part(old), _stable_part(cell))
     ]
 
 
-def _said(cell: NotebookNode) -> str:
-    """What a cell's outputs say, as far as it is to be the same in every run."""
+def _stable_part(cell: NotebookNode) -> str:
+    """The part of a cell's outputs that should be the same in every run."""
     does_vary = "varies" in cell.metadata.get("tags", [])
-    parts = _kinds if does_vary else _words
+    parts = _types if does_vary else _texts
     return "\n".join(chain.from_iterable(map(parts, cell.outputs)))
 
 
-def _kinds(output: NotebookNode) -> list[str]:
+def _types(output: NotebookNode) -> list[str]:
     return [output.output_type, output.get("name", ""), *sorted(output.get("data", ()))]
 
 
-def _words(output: NotebookNode) -> list[str]:
+def _texts(output: NotebookNode) -> list[str]:
     shown = sorted(output.get("data", {}).items())
     return [
-        *_kinds(output),
+        *_types(output),
         output.get("text", ""),
         *(
             output.metadata.get(kind, {}).get("alt", "") if kind.startswith("image/") else str(data)
@@ -122,36 +121,36 @@ def _words(output: NotebookNode) -> list[str]:
     ]
 
 
-def _same(old: str, new: str) -> bool:
+def _nearly_equal(old: str, new: str) -> bool:
     if DECIMAL.sub("0.0", old) != DECIMAL.sub("0.0", new):
         return False
     pairs = zip(DECIMAL.findall(old), DECIMAL.findall(new), strict=True)
     return all(math.isclose(float(a), float(b), abs_tol=TOLERANCE) for a, b in pairs)
 
 
-def _stored_anew(stored: NotebookNode, new: NotebookNode, places: list[int]) -> NotebookNode:
-    """The new notebook, with the outputs stored before in all cells but these."""
-    for place, (old, cell) in enumerate(zip(stored.cells, new.cells, strict=True)):
-        if cell.cell_type == "code" and place not in places:
+def _with_changes(stored: NotebookNode, new: NotebookNode, changed: list[int]) -> NotebookNode:
+    """The new notebook, with the stored outputs in all cells that have not changed."""
+    for index, (old, cell) in enumerate(zip(stored.cells, new.cells, strict=True)):
+        if cell.cell_type == "code" and index not in changed:
             cell.outputs = old.outputs
             for output in cell.outputs:
-                if "execution_count" in output:  # another one, if a cell came before it
+                if "execution_count" in output:  # differs if a cell was added before
                     output.execution_count = cell.execution_count
     return new
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Execute notebooks and store what they show.")
-    parser.add_argument("--check", action="store_true", help="store nothing; fail if it had to be")
-    parser.add_argument("paths", nargs="*", type=Path, help="all of this folder by default")
+    parser = argparse.ArgumentParser(description="Run notebooks and save their outputs.")
+    parser.add_argument("--check", action="store_true", help="fail if outputs changed; save none")
+    parser.add_argument("paths", nargs="*", type=Path, help="default: all in this folder")
     options = parser.parse_args()
     paths = [path.resolve() for path in options.paths] or sorted(FOLDER.glob("*.ipynb"))
-    failed = [path for path in paths if not _is_well(path, options.check)]
+    failed = [path for path in paths if not _run(path, options.check)]
     return int(bool(failed))
 
 
-def _is_well(path: Path, check: bool) -> bool:
-    """Execute one notebook, and store it or say what is out of date."""
+def _run(path: Path, check: bool) -> bool:
+    """Run one notebook and save it, or report what changed. Returns whether it succeeded."""
     start = time.perf_counter()
     stored = nbformat.read(path, as_version=4)
     try:
@@ -159,17 +158,17 @@ def _is_well(path: Path, check: bool) -> bool:
     except CellExecutionError as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return False
-    places = outdated(stored, new)
+    changed = outdated(stored, new)
     print(f"{path.name}: {time.perf_counter() - start:.1f} s", flush=True)
     if not check:
-        nbformat.write(_stored_anew(stored, new, places), path)
+        nbformat.write(_with_changes(stored, new, changed), path)
         return True
-    for place in places:
-        was, now = (_said(notebook.cells[place]) for notebook in (stored, new))
-        print(f"Cell {place} says\n{now}\nand its stored outputs\n{was}\n", file=sys.stderr)
-    if places:
-        print(f"{path.name} is out of date: run make notebooks.", file=sys.stderr)
-    return not places
+    for index in changed:
+        was, now = (_stable_part(notebook.cells[index]) for notebook in (stored, new))
+        print(f"Output of cell {index}:\n{now}\nStored output:\n{was}\n", file=sys.stderr)
+    if changed:
+        print(f"{path.name} is out of date. Run `make notebooks`.", file=sys.stderr)
+    return not changed
 
 
 if __name__ == "__main__":

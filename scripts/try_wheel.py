@@ -1,11 +1,11 @@
-"""Does the wheel in dist/ work as a user gets it?
+"""Test the wheel in dist/ as a user would install it.
 
     python scripts/try_wheel.py [EXTRA …]
 
-Installs it into empty environments: without extras, and with each one alone. There the example of
-the extra's page runs, against a loopback DashScope, and prints what the page says; and what needs
-another extra works or says which one is missing. Exits with 1 where something else happens. The
-extra `local` is left out for its size.
+Installs the wheel into empty environments: without extras, and with each extra alone. In each one,
+the example on the extra's page runs against a local DashScope server and must print what the page
+says. Code that needs another extra must work, or name the missing extra. Exits with 1 on any
+failure. The `local` extra is skipped because it is large.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tests.support.loopback import LoopbackDashScope
 from tests.support.pages import ROOT, fences, side
 
 NONE = "none"
-LEFT_OUT = {"local"}
+SKIPPED = {"local"}
 
 
 @dataclass(frozen=True)
 class Extra:
-    """What an extra is for.
+    """How to test an extra.
 
     Attributes:
-        page: Its page, which begins with an example.
+        page: The page whose first code block is the example.
         need: Code that needs this extra and no other.
-        scorer: What takes the place of the example's EmbeddedScorer, if it is not there.
+        scorer: The scorer that replaces EmbeddedScorer in the example, if that is not installed.
     """
 
     page: str
@@ -47,7 +47,7 @@ class Extra:
 
     @property
     def example(self) -> tuple[str, str]:
-        """The code that the page begins with, the new one of a change, and what it prints."""
+        """The page's first code block, or the new side of a diff, and its expected output."""
         block, printed, *_ = fences(ROOT / self.page)
         code = block.text if block.language == "python" else side(block, "+")
         return code.replace("EmbeddedScorer", self.scorer), printed.text
@@ -84,38 +84,38 @@ EXTRAS = {
 
 def main() -> None:
     (wheel,) = (ROOT / "dist").glob("*.whl")
-    offered = set(_extras_of(wheel)) - LEFT_OUT
-    if unknown := offered - EXTRAS.keys():
+    available = set(_extras_in(wheel)) - SKIPPED
+    if unknown := available - EXTRAS.keys():
         sys.exit(f"EXTRAS in {__file__} lacks {', '.join(sorted(unknown))}.")
-    wanted = sys.argv[1:] or [NONE, *sorted(offered)]
+    wanted = sys.argv[1:] or [NONE, *sorted(available)]
     with LoopbackDashScope() as service, ThreadPoolExecutor(2) as pool:
         os.environ |= {"DASHSCOPE_BASE_URL": service.base_url, "DASHSCOPE_API_KEY": service.key}
-        tried = list(map(_reported, wanted, pool.map(partial(_tried, wheel), wanted)))
-    sys.exit(not all(tried))
+        passed = list(map(_report, wanted, pool.map(partial(_failures, wheel), wanted)))
+    sys.exit(not all(passed))
 
 
-def _extras_of(wheel: Path) -> list[str]:
+def _extras_in(wheel: Path) -> list[str]:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     return Parser().parsestr(archive.read(metadata).decode()).get_all("Provides-Extra") or []
 
 
-def _reported(extra: str, complaints: list[str]) -> bool:
-    print(f"{extra}: {'ok' if not complaints else ''}", *complaints, sep="\n  ", flush=True)
-    return not complaints
+def _report(extra: str, failures: list[str]) -> bool:
+    print(f"{extra}: {'ok' if not failures else ''}", *failures, sep="\n  ", flush=True)
+    return not failures
 
 
-def _tried(wheel: Path, extra: str) -> list[str]:
-    """What is wrong with the wheel where it is installed with this extra alone."""
+def _failures(wheel: Path, extra: str) -> list[str]:
+    """The failures of the wheel with only this extra installed."""
     with tempfile.TemporaryDirectory() as folder:
-        python = _installed(f"{wheel}[{extra}]" if extra != NONE else str(wheel), Path(folder))
-        complaints = [_of_example(python, extra)]
-        complaints += [_of_need(python, other, extra) for other in EXTRAS if EXTRAS[other].need]
-    return list(filter(None, complaints))
+        python = _python_with(f"{wheel}[{extra}]" if extra != NONE else str(wheel), Path(folder))
+        failures = [_example_failure(python, extra)]
+        failures += [_need_failure(python, other, extra) for other in EXTRAS if EXTRAS[other].need]
+    return list(filter(None, failures))
 
 
-def _installed(requirement: str, folder: Path) -> Path:
-    """The interpreter of a new environment with nothing in it but what is required."""
+def _python_with(requirement: str, folder: Path) -> Path:
+    """The Python of a new environment with only this requirement installed."""
     venv.create(folder, symlinks=os.name != "nt")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet"]
@@ -126,14 +126,14 @@ def _installed(requirement: str, folder: Path) -> Path:
 
 
 def _run(python: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code that sees its environment's packages only, and is told of every warning."""
+    """Run code that sees only its environment's packages. Warnings are errors."""
     command = [python, "-I", "-X", "utf8", "-W", "error", "-c", code]
     return subprocess.run(
         command, cwd=python.parent, capture_output=True, encoding="utf-8", check=False
     )
 
 
-def _of_example(python: Path, extra: str) -> str:
+def _example_failure(python: Path, extra: str) -> str:
     code, printed = EXTRAS[extra].example
     run = _run(python, code)
     if (run.returncode, run.stdout) == (0, printed):
@@ -141,11 +141,11 @@ def _of_example(python: Path, extra: str) -> str:
     return f"{EXTRAS[extra].page} printed {run.stdout!r}, not {printed!r}. {run.stderr}"
 
 
-def _of_need(python: Path, other: str, extra: str) -> str:
+def _need_failure(python: Path, other: str, extra: str) -> str:
     run = _run(python, EXTRAS[other].need)
-    is_there = run.returncode == 0
-    is_named = run.stderr.rstrip().endswith(f'pip install "qwen-rerank[{other}]"')
-    if is_there or (is_named and extra != other):
+    works = run.returncode == 0
+    names_extra = run.stderr.rstrip().endswith(f'pip install "qwen-rerank[{other}]"')
+    if works or (names_extra and extra != other):
         return ""
     return f"{EXTRAS[other].need!r} exited with {run.returncode}. {run.stderr}"
 

@@ -1,9 +1,9 @@
-"""The READMEs' and the pages' examples run as printed, and what they name is there.
+"""The examples in the READMEs and pages run and print what they say, and what they name exists.
 
-The Python of a page runs from its first block to its last, in one namespace and an empty folder, or
-in an interpreter of its own where it sets what is of the whole process. A block of text right after
-it is what it prints. DashScope is the loopback service; a server on port 8000 and a model to
-download have stand-ins.
+All Python blocks of a page run in order, in one namespace and an empty folder. Pages that change
+the whole process run in an interpreter of their own. A `text` block right after a Python block is
+its expected output. DashScope is a local server, and so is the server on port 8000; a tiny model
+replaces the one to download.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ HAS_TORCH = find_spec("torch") is not None
 
 SERVER = "http://localhost:8000"
 MODEL = "Qwen/Qwen3-Reranker-0.6B"
-OF_THE_PROCESS = {"tracing.md"}
+PAGES_WITH_OWN_PROCESS = {"tracing.md"}
 """Pages that set up OpenTelemetry and logging."""
 
-OF_THE_USER = {"vllm", "python", "llama-server", "xinference"}
-"""Commands that start servers which the tests have no use for."""
+USER_COMMANDS = {"vllm", "python", "llama-server", "xinference"}
+"""Commands that start other servers. The tests don't run them."""
 
 
-def named(page: Path) -> str:
+def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
@@ -55,7 +55,7 @@ def server() -> Iterator[VLLM]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small model of the same architecture, where torch is."""
+    """A tiny model with the same architecture, if torch is installed."""
     if not HAS_TORCH:
         return MODEL
     from tests.support import tiny_qwen
@@ -67,18 +67,18 @@ WITH_PYTHON = [page for page in PAGES if examples(page)]
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in WITH_PYTHON if page.name in OF_THE_PROCESS], ids=named
+    "page", [page for page in WITH_PYTHON if page.name in PAGES_WITH_OWN_PROCESS], ids=page_name
 )
-def test_the_python_of_a_page_runs_in_a_process_of_its_own(page: Path) -> None:
+def test_python_runs_in_its_own_process_and_prints_the_expected_output(page: Path) -> None:
     blocks, printed = zip(*examples(page), strict=True)
-    out, complaints = python("\n".join(block.text for block in blocks))
-    assert (out, complaints) == ("".join(filter(None, printed)), "")
+    out, err = python("\n".join(block.text for block in blocks))
+    assert (out, err) == ("".join(filter(None, printed)), "")
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in WITH_PYTHON if page.name not in OF_THE_PROCESS], ids=named
+    "page", [page for page in WITH_PYTHON if page.name not in PAGES_WITH_OWN_PROCESS], ids=page_name
 )
-def test_the_python_of_a_page_runs_and_prints_what_it_says(
+def test_python_runs_and_prints_the_expected_output(
     page: Path,
     dashscope: LoopbackDashScope,
     server: VLLM,
@@ -89,21 +89,21 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page.stem}
-    left_out = False
+    has_skipped = False
     for block, printed in examples(page):
         if "LocalScorer(" in block.text and not HAS_TORCH:
-            left_out = True
+            has_skipped = True
             continue
         code = block.text.replace(SERVER, server.root).replace(MODEL, model)
         exec(compile("\n" * block.line + code, page, "exec", dont_inherit=True), names)
         assert capsys.readouterr().out == (printed or "")
-    if left_out:
+    if has_skipped:
         pytest.skip(f"the rest ran; LocalScorer: {WHY_SKIPPED}")
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason=WHY_SKIPPED)
-@pytest.mark.parametrize("readme", READMES, ids=named)
-def test_the_readmes_example_of_the_open_model_ranks(readme: Path, model: str) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=page_name)
+def test_the_open_model_example_of_the_readme_ranks(readme: Path, model: str) -> None:
     texts = [block.text for block, _ in examples(readme)]
     (code,) = (text for text in texts if "LocalScorer" in text)
     names: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def test_the_readmes_example_of_the_open_model_ranks(readme: Path, model: str) -
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The commands in blocks of shell, and in indented ones that begin with one."""
+    """The commands in shell blocks, in indented blocks, and in inline code."""
     text = page.read_text(encoding="utf-8")
     indented = re.findall(r"^ {4}((?:make|pip|bash|export) .*)$", text, re.MULTILINE)
     inline = re.findall(r"`((?:make|pip install|qwen-rerank|bash) [^`]+)`", text)
@@ -125,19 +125,19 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def script(text: str) -> Iterator[list[str]]:
-    """The commands of a script; one goes on where a quotation or a backslash is open."""
-    begun = ""
+    """The commands of a script. Open quotes and trailing backslashes continue a command."""
+    command = ""
     for line in text.splitlines():
-        begun += f"{line}\n"
-        if begun.endswith("\\\n") or begun.count("'") % 2:
+        command += f"{line}\n"
+        if command.endswith("\\\n") or command.count("'") % 2:
             continue
-        if words := shlex.split(begun.replace("\\\n", " "), comments=True):
+        if words := shlex.split(command.replace("\\\n", " "), comments=True):
             yield words
-        begun = ""
-    assert not begun, begun
+        command = ""
+    assert not command, command
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=named)
+@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=page_name)
 def test_commands_exist(page: Path) -> None:
     for command, *arguments in commands(page):
         if command == "make":
@@ -146,32 +146,32 @@ def test_commands_exist(page: Path) -> None:
             for extras in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
                 assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
         else:
-            known = {*PROJECT.get("scripts", {}), "export", *OF_THE_USER}
+            known = {*PROJECT.get("scripts", {}), "export", *USER_COMMANDS}
             assert command in known or shutil.which(command), command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_files_that_are_named_exist(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    folders = "benchmarks|examples|notebooks|scripts|tests"
+    folders = "benchmarks|core/qwen_rerank|docs|examples|notebooks|scripts|tests"
     for path in re.findall(rf"`[^`\n]*?((?<![\w/])(?:{folders})/[\w/.*-]+\.\w+)", text):
         assert list(ROOT.glob(path)), path
 
 
-@pytest.mark.parametrize("readme", READMES, ids=named)
-def test_the_table_of_the_benchmark_has_the_figures_that_are_kept(readme: Path) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=page_name)
+def test_the_benchmark_table_has_the_stored_figures(readme: Path) -> None:
     assert benchmark_table.with_table(readme) == readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", picture.PICTURES)
-def test_the_pictures_are_of_what_the_reranker_does(name: str) -> None:
+def test_the_pictures_show_what_the_reranker_does(name: str) -> None:
     words = picture.PICTURES[name]
-    drawn = picture.svg(picture.orders(words), words)
-    assert drawn == (picture.IMAGES / name).read_text(encoding="utf-8")
+    svg = picture.svg(picture.orders(words), words)
+    assert svg == (picture.IMAGES / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("readme", READMES, ids=named)
-def test_the_table_of_options_has_them_all_with_their_defaults(readme: Path) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=page_name)
+def test_the_options_table_has_all_options_with_their_defaults(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE))
     for name, field in PluginSettings.model_fields.items():
@@ -180,9 +180,9 @@ def test_the_table_of_options_has_them_all_with_their_defaults(readme: Path) -> 
             assert rows[name].strip('`"') in (str(field.default), "cn-beijing")
 
 
-def test_the_readmes_name_and_link_the_same() -> None:
+def test_the_readmes_have_the_same_names_and_links() -> None:
     english, chinese = (readme.read_text(encoding="utf-8") for readme in READMES)
     chinese = chinese.replace(".zh-CN.svg)", ".svg)").replace("(README.md)", "(README.zh-CN.md)")
-    for what in (r"^#+ ", r"\]\(([^)]+)\)", r"(?<!`)`([^`\n]+)`(?!`)", r"^```(\w*)$", r"^\| "):
-        found = [Counter(re.findall(what, text, re.MULTILINE)) for text in (english, chinese)]
-        assert found[0] == found[1], what
+    for pattern in (r"^#+ ", r"\]\(([^)]+)\)", r"(?<!`)`([^`\n]+)`(?!`)", r"^```(\w*)$", r"^\| "):
+        counts = [Counter(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)]
+        assert counts[0] == counts[1], pattern

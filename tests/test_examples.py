@@ -1,4 +1,4 @@
-"""The examples and the notebooks do what they say, run as a user runs them."""
+"""The examples and notebooks work when a user runs them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(autouse=True)
 def _only_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The repository's packages, a proxy that nobody answers at, and no settings of the user's."""
+    """Use the repository's packages, a dead proxy, and no user settings."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "core"), str(ROOT)]))
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -54,7 +54,7 @@ def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def ndcg(output: str, framework: str, language: str) -> tuple[float, float]:
-    """What the quickstart printed: nDCG@10 of the retrieved and of the reranked passages."""
+    """The printed nDCG@10 of the retrieved and of the reranked passages."""
     row = re.search(rf"^{framework} +{language} +\d+ +([\d.]+) +([\d.]+)", output, re.MULTILINE)
     assert row is not None
     return float(row[1]), float(row[2])
@@ -97,7 +97,7 @@ class TestQuickstart:
         assert Counter(request.model for request in dashscope.received) == {model: 48}
         assert {len(request.documents) for request in dashscope.received} == {20}
 
-    def test_an_error_of_the_service_shows_as_its_message(
+    def test_an_error_of_the_service_is_printed_as_its_message(
         self, dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-refused")
@@ -108,7 +108,7 @@ class TestQuickstart:
         assert "Traceback" not in run.stderr
         assert "sk-refused" not in run.stdout + run.stderr
 
-    def test_a_model_without_a_key_says_how_to_get_one(self) -> None:
+    def test_a_model_without_a_key_says_what_to_set(self) -> None:
         run = quickstart("--model", "qwen3-rerank")
         assert run.returncode == 1
         assert "DASHSCOPE_API_KEY" in run.stderr
@@ -127,7 +127,7 @@ class TestCorpus:
             ("queries.jsonl", {"id", "text", "language"}),
         ],
     )
-    def test_entries_are_whole_and_different(self, name: str, keys: set[str]) -> None:
+    def test_entries_are_complete_and_distinct(self, name: str, keys: set[str]) -> None:
         entries = json_lines(name)
         assert all(entry.keys() == keys for entry in entries)
         assert all(value.strip() for entry in entries for value in entry.values())
@@ -135,10 +135,10 @@ class TestCorpus:
         for key in keys - {"language"}:
             assert len({entry[key] for entry in entries}) == len(entries)
 
-    def test_the_queries_are_24(self) -> None:
+    def test_there_are_24_queries(self) -> None:
         assert len(json_lines("queries.jsonl")) == 24
 
-    def test_judgements_are_of_queries_and_passages_that_exist(self) -> None:
+    def test_judgements_refer_to_existing_queries_and_passages(self) -> None:
         with (DATA / "qrels.tsv").open(encoding="utf-8", newline="") as table:
             rows = list(csv.DictReader(table, delimiter="\t"))
         pairs = [(row["query_id"], row["passage_id"]) for row in rows]
@@ -155,7 +155,7 @@ EXECUTE = ROOT / "notebooks" / "execute.py"
 
 @pytest.fixture(scope="module")
 def execute() -> ModuleType:
-    """notebooks/execute.py, which is a script and in no package."""
+    """notebooks/execute.py, a script outside any package."""
     spec = importlib.util.spec_from_file_location("execute", EXECUTE)
     assert spec is not None
     assert spec.loader is not None
@@ -174,7 +174,7 @@ def printed(notebook: NotebookNode) -> str:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebooks:
-    def test_is_stored_whole_and_without_what_changes(self, path: Path) -> None:
+    def test_is_saved_with_all_outputs_and_no_volatile_metadata(self, path: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         code = code_cells(notebook)
@@ -191,19 +191,19 @@ class TestNotebooks:
         }
         assert str(ROOT) not in path.read_text(encoding="utf-8")
 
-    def test_is_stored_as_the_offline_scorer_left_it(self, path: Path) -> None:
+    def test_is_saved_with_the_outputs_of_the_offline_scorer(self, path: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
         assert {output.get("name", "stdout") for output in outputs} == {"stdout"}
         assert "error" not in {output.output_type for output in outputs}
         assert f"from {EmbeddedScorer().model}" in printed(notebook)
 
-    def test_opens_with_what_there_will_be_at_the_end(self, path: Path) -> None:
+    def test_starts_with_what_you_will_have_at_the_end(self, path: Path) -> None:
         opening = nbformat.read(path, as_version=4).cells[0]
         assert opening.cell_type == "markdown"
         assert re.match(r"# .+\n\nAt the end you will have ", opening.source)
 
-    def test_its_pictures_say_in_words_what_they_show(self, path: Path) -> None:
+    def test_its_pictures_have_alternative_texts(self, path: Path) -> None:
         for cell in code_cells(nbformat.read(path, as_version=4)):
             for output in cell.outputs:
                 for kind in output.get("data", {}):
@@ -236,7 +236,7 @@ def run_execute(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_making_notebooks_stores_what_has_changed_and_checking_them_stores_nothing(
+def test_running_notebooks_saves_changed_outputs_and_checking_them_saves_nothing(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "notebook.ipynb"
@@ -256,7 +256,7 @@ def test_making_notebooks_stores_what_has_changed_and_checking_them_stores_nothi
     assert path.read_bytes() == executed
 
 
-def test_a_notebook_that_fails_is_named_and_left_alone(tmp_path: Path) -> None:
+def test_a_failing_notebook_is_named_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "notebook.ipynb"
     nbformat.write(notebook_with("print('so far')", "1 / 0"), path)
     before = path.read_bytes()
@@ -266,7 +266,7 @@ def test_a_notebook_that_fails_is_named_and_left_alone(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in run.stderr
 
 
-def test_notebooks_are_made_offline_whatever_key_there_is(
+def test_notebooks_run_offline_even_if_there_is_a_key(
     execute: ModuleType, dashscope: LoopbackDashScope
 ) -> None:
     assert "DASHSCOPE_API_KEY" in os.environ
@@ -282,7 +282,7 @@ def picture(alt: str, data: str = "AA==") -> NotebookNode:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says_the_same"),
+    ("old", "new", "is_current"),
     [
         ([text("0.123 a")], [text("0.124 a")], True),
         ([text("0.123 a")], [text("0.223 a")], False),
@@ -294,23 +294,23 @@ def picture(alt: str, data: str = "AA==") -> NotebookNode:
         ([picture("Bars of 0.5")], [picture("Bars of 0.7")], False),
     ],
 )
-def test_outputs_are_out_of_date_where_they_say_something_else(
-    execute: ModuleType, old: list[NotebookNode], new: list[NotebookNode], says_the_same: bool
+def test_outputs_are_outdated_if_their_content_changed(
+    execute: ModuleType, old: list[NotebookNode], new: list[NotebookNode], is_current: bool
 ) -> None:
     stored, run = notebook_with("code"), notebook_with("code")
     stored.cells[0].outputs, run.cells[0].outputs = old, new
-    assert execute.outdated(stored, run) == ([] if says_the_same else [0])
+    assert execute.outdated(stored, run) == ([] if is_current else [0])
 
 
 @pytest.mark.parametrize(
-    ("new", "says_the_same"),
+    ("new", "is_current"),
     [([text("2 s")], True), ([text("1 s"), picture("Lines")], False), ([], False)],
 )
-def test_of_what_varies_the_kinds_of_outputs_count(
-    execute: ModuleType, new: list[NotebookNode], says_the_same: bool
+def test_in_varying_cells_only_output_types_are_compared(
+    execute: ModuleType, new: list[NotebookNode], is_current: bool
 ) -> None:
     stored, run = notebook_with("code"), notebook_with("code")
     stored.cells[0].outputs, run.cells[0].outputs = [text("1 s")], new
     for notebook in (stored, run):
         notebook.cells[0].metadata.tags = ["varies"]
-    assert execute.outdated(stored, run) == ([] if says_the_same else [0])
+    assert execute.outdated(stored, run) == ([] if is_current else [0])

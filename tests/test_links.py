@@ -1,4 +1,4 @@
-"""The links of the pages and the notebooks lead to files that are there, and headings in them."""
+"""Links in the pages and notebooks point to existing files and headings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*
 
 @cache
 def tokens(page: Path) -> list[Token]:
-    """What the page is made of; of a notebook, its prose."""
+    """The Markdown tokens of a page, or of the Markdown cells of a notebook."""
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
         cells = nbformat.reads(text, as_version=4).cells
@@ -35,7 +35,7 @@ def links(page: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> Iterator[str]:
-    """The names that GitHub gives the headings of a page."""
+    """The anchors that GitHub generates for the headings of a page."""
     seen: dict[str, int] = {}
     for heading, inline in zip(tokens(page), tokens(page)[1:], strict=False):
         if heading.type == "heading_open":
@@ -46,20 +46,20 @@ def anchors(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     for link in links(page):
-        there = urlsplit(link)
-        if there.scheme:
-            assert there.scheme == "https", link
-            assert there.netloc, link
+        parts = urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme == "https", link
+            assert parts.netloc, link
             continue
-        target = (page.parent / unquote(there.path)).resolve() if there.path else page
+        target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
         assert target.exists(), link
         assert target.is_relative_to(ROOT), link
-        if there.fragment:
-            assert there.fragment in anchors(target), link
+        if parts.fragment:
+            assert parts.fragment in anchors(target), link
 
 
-def test_the_readme_leads_to_all_notebooks() -> None:
+def test_the_readme_links_all_notebooks() -> None:
     linked = {(ROOT / urlsplit(link).path).resolve() for link in links(ROOT / "README.md")}
     assert linked >= set(ROOT.glob("notebooks/*.ipynb"))

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the code in them."""
+"""The documentation pages, and the code in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md
 
 
 class Fence(NamedTuple):
-    """A fenced block: its language, its text, and the lines of the page before that."""
+    """A fenced block: its language, its text, and how many lines come before the text."""
 
     language: str
     text: str
@@ -32,12 +32,12 @@ class Fence(NamedTuple):
 def fences(page: Path) -> Iterator[Fence]:
     """The fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\S*).*\n((?:.*\n)*?)```$", text, re.MULTILINE):
-        yield Fence(found[1], found[2], text.count("\n", 0, found.start(2)))
+    for match in re.finditer(r"^```(\S*).*\n((?:.*\n)*?)```$", text, re.MULTILINE):
+        yield Fence(match[1], match[2], text.count("\n", 0, match.start(2)))
 
 
 def examples(page: Path) -> list[tuple[Fence, str | None]]:
-    """The blocks of Python, each with what the page says that it prints."""
+    """The Python blocks of a page, each with its expected output if the page has one."""
     blocks = [*fences(page), Fence("", "", 0)]
     return [
         (block, after.text if (after.language, after.line - block.end) == ("text", 3) else None)
@@ -47,12 +47,12 @@ def examples(page: Path) -> list[tuple[Fence, str | None]]:
 
 
 def side(change: Fence, sign: str) -> str:
-    """One side of a block of changes: of the signed lines those with "-", or those with "+"."""
+    """One side of a diff: "-" for the old code, "+" for the new code."""
     return "\n".join(line[1:] for line in change.text.splitlines() if line[:1] in (sign, " ", ""))
 
 
 def module_of(page: Path, name: str) -> ModuleType:
-    """The first block of Python in the page, as the module of this name: what it is to be."""
+    """The first Python block of the page as a module with this name."""
     block, _ = examples(page)[0]
     module = sys.modules[name] = ModuleType(name)
     exec(compile("\n" * block.line + block.text, page, "exec", dont_inherit=True), vars(module))
