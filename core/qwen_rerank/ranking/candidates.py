@@ -64,7 +64,8 @@ class UniqueDocuments:
         own: list[Mapping[str, int]] = []
         for index in indices:
             copies = sorted(self.copies.get(index, (index,)), reverse=True)  # the first one counts
-            own.append({names[copy]: ranks[copy] for copy in copies})
+            by_name = {names[copy]: ranks[copy] for copy in copies}
+            own.append(dict(reversed(by_name.items())))  # in the order of the lists
         return own
 
 
