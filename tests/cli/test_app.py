@@ -16,7 +16,7 @@ import typer
 
 import qwen_rerank
 from qwen_rerank import InvalidInputError
-from qwen_rerank.cli import exits, main, rank
+from qwen_rerank.cli import exit_codes, main, rank
 from qwen_rerank.cli.app import app
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start
@@ -82,7 +82,7 @@ class TestEveryCommand:
     def test_remedies_name_options_that_there_are(self) -> None:
         commands = typer.main.get_group(app).commands.values()
         known = {name for command in commands for each in command.params for name in each.opts}
-        assert known.issuperset(exits._OPTIONS.values())
+        assert known.issuperset(exit_codes._OPTIONS.values())
 
     @pytest.mark.parametrize(
         ("remedy", "says"),
@@ -94,7 +94,7 @@ class TestEveryCommand:
         ],
     )
     def test_a_remedy_speaks_of_options(self, remedy: str, says: str) -> None:
-        assert exits.sentences(InvalidInputError("No.", remedy=remedy)) == f"No.\n{says}"
+        assert exit_codes.sentences(InvalidInputError("No.", remedy=remedy)) == f"No.\n{says}"
 
 
 class TestPackages:

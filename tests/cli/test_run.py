@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 
 from qwen_rerank.cli.candidates import Candidates
-from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.evaluation import read_run
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start

@@ -60,5 +60,5 @@ def _imported() -> Callable[[Sequence[str]], None]:
             'Install it: pip install "qwen-rerank[cli]"',
             file=sys.stderr,
         )
-        sys.exit(5)  # as exits.Exit.PACKAGE, which is not imported in case that needs it too
+        sys.exit(5)  # as exit_codes.Exit.PACKAGE, which is not imported in case that needs it too
     return run

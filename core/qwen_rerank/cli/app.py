@@ -12,11 +12,11 @@ from typer.core import TyperGroup
 from qwen_rerank import __version__
 from qwen_rerank.cli.check import check
 from qwen_rerank.cli.evaluate import evaluate
-from qwen_rerank.cli.exits import Exit, exit_code, sentences
+from qwen_rerank.cli.exit_codes import Exit, exit_code, sentences
 from qwen_rerank.cli.models import models
+from qwen_rerank.cli.output import Output, print_error
 from qwen_rerank.cli.rank import rank
-from qwen_rerank.cli.rerun import rerun
-from qwen_rerank.cli.screen import Screen, print_error
+from qwen_rerank.cli.run import run as run_command
 
 __all__ = ["app", "run"]
 
@@ -44,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.command("rank")(rank)
-app.command("run")(rerun)
+app.command("run")(run_command)
 app.command("eval")(evaluate)
 app.command("check")(check)
 app.command("models")(models)
@@ -70,7 +70,7 @@ def _common(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    ctx.obj = Screen(quiet=quiet)
+    ctx.obj = Output(quiet=quiet)
     ctx.obj.listen(debug=debug)
 
 

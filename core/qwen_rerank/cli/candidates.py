@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.datasets import is_json_lines, json_object, lines, read_at, run_by_query
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import is_finite

@@ -18,7 +18,7 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.screen import Screen, spent
+from qwen_rerank.cli.output import Output, spent
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
 
 __all__ = ["check"]
@@ -35,8 +35,8 @@ def check(
     timeout: Timeout = None,
 ) -> None:
     """See that the scorer is there, answers, and ranks a text that must come first, first."""
-    screen: Screen = ctx.obj
-    with _step(screen, "key, address and packages"):
+    output: Output = ctx.obj
+    with _step(output, "key, address and packages"):
         chosen = make_scorer(
             scorer,
             model=model,
@@ -46,23 +46,23 @@ def check(
             dialect=dialect,
             timeout=timeout,
         )
-    screen.result(f"      {chosen!r}")
+    output.result(f"      {chosen!r}")
     with chosen:
-        with _step(screen, "answer"):
+        with _step(output, "answer"):
             scores = chosen.score(QUERY, TEXTS)
         usage = scores.usage
-        screen.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
-        with _step(screen, "ranking"):
+        output.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
+        with _step(output, "ranking"):
             check_probe(chosen, scores)
     relevant, *others = scores.values
-    screen.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
+    output.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
 
 
 @contextmanager
-def _step(screen: Screen, name: str) -> Iterator[None]:
+def _step(output: Output, name: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        screen.result(f"fail  {name}")
+        output.result(f"fail  {name}")
         raise
-    screen.result(f"ok    {name}")
+    output.result(f"ok    {name}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qwen_rerank.cli.options import AsJson
-from qwen_rerank.cli.screen import Screen
+from qwen_rerank.cli.output import Output
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import DEFAULT_MEASURES, compare, read_judgements, read_run
 
@@ -47,17 +47,17 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure runs side by side, with a paired randomisation test."""
-    screen: Screen = ctx.obj
+    output: Output = ctx.obj
     runs = {name: read_run(file) for name, file in _named(run).items()}
     report = compare(runs, read_judgements(qrels), measures=measure or DEFAULT_MEASURES)
     if plot is not None:
         picture = report.plot_gains()
         picture.save(plot)
-        screen.note(f"{plot}: {picture.alt}")
+        output.note(f"{plot}: {picture.alt}")
     if as_json:
-        screen.json(report.to_dict(), indent=2)
+        output.json(report.to_dict(), indent=2)
     else:
-        screen.result(str(report))
+        output.result(str(report))
 
 
 def _named(runs: Sequence[str]) -> dict[str, Path]:

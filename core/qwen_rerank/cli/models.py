@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from qwen_rerank.cli.options import AsJson
-from qwen_rerank.cli.screen import Screen
+from qwen_rerank.cli.output import Output
 from qwen_rerank.evaluation.tables import empty_table
 from qwen_rerank.scorers.catalog import CATALOG, CatalogEntry
 
@@ -33,10 +33,10 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Prices are list prices; what you are billed may differ.
     """
-    screen: Screen = ctx.obj
+    output: Output = ctx.obj
     rows = list(map(_row, CATALOG))
     if as_json:
-        screen.json(rows, indent=2)
+        output.json(rows, indent=2)
         return
     left = ("model", "region", "instruct", "month")
     shown = empty_table(
@@ -44,13 +44,13 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
     )
     for row in rows:
         shown.add_row(*(_cell(row[key]) for key in _COLUMNS))
-    screen.table(shown)
+    output.table(shown)
     for entry in CATALOG:
         if entry.discontinued is not None:
-            screen.note(
+            output.note(
                 f"{entry.model} is discontinued since {entry.discontinued}: use {entry.successor}."
             )
-    screen.note(
+    output.note(
         "docs and tokens: per request. item: tokens of the query or of one document. per min: "
         "requests. $/M and ¥/M: list prices per million tokens of text. What is not published is "
         "empty. --json shows more."

@@ -27,7 +27,7 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.screen import Screen, one_line
+from qwen_rerank.cli.output import Output, one_line
 from qwen_rerank.datasets import is_json_lines, json_object, lines, numbered, read_at
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.tables import empty_table
@@ -83,10 +83,10 @@ def rank(
     """
     if as_json and as_jsonl:
         raise InvalidInputError("--json and --jsonl can't both be printed.", remedy="Take one.")
-    screen: Screen = ctx.obj
+    output: Output = ctx.obj
     documents = list(_documents(files or [Path("-")], field))
     if not documents:
-        screen.note("There are no documents.")
+        output.note("There are no documents.")
     with make_scorer(
         scorer,
         model=model,
@@ -104,14 +104,14 @@ def rank(
             f"None of the {len(documents)} documents has a text in {' or '.join(field or [_TEXT])}."
         )
     if as_json:
-        screen.json(list(_rows(ranking)), indent=2)
+        output.json(list(_rows(ranking)), indent=2)
     elif as_jsonl:
         for row in _rows(ranking):
-            screen.json(row)
+            output.json(row)
     else:
-        _show(screen, ranking, engine.candidates(ranking).items)
+        _show(output, ranking, engine.candidates(ranking).items)
     if ranking.skipped:
-        screen.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
+        output.note(f"{ranking.skipped} of {len(documents)} documents have no text; left out.")
 
 
 def _rerank_field(field: list[str] | None) -> str | list[str]:
@@ -164,7 +164,7 @@ def _rows(ranking: Ranking) -> Iterator[dict[str, Any]]:
         }
 
 
-def _show(screen: Screen, ranking: Ranking, items: Sequence[Item | None]) -> None:
+def _show(output: Output, ranking: Ranking, items: Sequence[Item | None]) -> None:
     shown = empty_table(
         ("rank", "right"), ("score", "right"), ("", "left"), ("line", "right"), ("document", "left")
     )
@@ -176,4 +176,4 @@ def _show(screen: Screen, ranking: Ranking, items: Sequence[Item | None]) -> Non
         text = one_line(text_of(item or ""))
         shown.add_row(str(number), f"{score:.4f}", bar, str(record.source), text)
     if scores:
-        screen.table(shown)
+        output.table(shown)

@@ -22,7 +22,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from qwen_rerank.cli.batch import PART, rerank_all, write_run
 from qwen_rerank.cli.candidates import Candidates, Counts
 from qwen_rerank.cli.journal import Journal
 from qwen_rerank.cli.options import (
@@ -41,19 +40,20 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.screen import Screen, spent
-from qwen_rerank.cli.texts import TextIndex
+from qwen_rerank.cli.output import Output, spent
+from qwen_rerank.cli.rerank_queries import PART, rerank_all, write_run
+from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.datasets import TEXT_FIELDS
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.ranking.engine import RerankEngine
 
-__all__ = ["rerun"]
+__all__ = ["run"]
 
 _JOURNAL = ".journal"
 """What is added to the result's name for that of the journal."""
 
 
-def rerun(
+def run(
     ctx: typer.Context,
     candidates: Annotated[
         Path,
@@ -108,7 +108,7 @@ def rerun(
     Finished queries are in a journal beside OUT. A run that was stopped, however it was, goes on
     where it was when it is started again with the same options.
     """
-    screen: Screen = ctx.obj
+    output: Output = ctx.obj
     path = out.parent / f"{out.name}{_JOURNAL}"
     _check_files(out, [file for file in (candidates, queries, corpus) if file is not None])
     if out.exists() and not overwrite and (restart or not path.exists()):
@@ -127,7 +127,7 @@ def rerun(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         ) as chosen,
-        _read(screen, candidates, queries, corpus, fields, depth) as given,
+        _read(output, candidates, queries, corpus, fields, depth) as given,
     ):
         options = {
             "scorer": chosen.fingerprint,
@@ -141,7 +141,7 @@ def rerun(
                 journal.remove()
                 raise _is_there(out)
             _check_refused(journal, keep_refused)
-            with _Watch(screen, given.counts, journal) as watch:
+            with _Watch(output, given.counts, journal) as watch:
                 work = rerank_all(
                     given.jobs(journal.done),
                     RerankEngine(chosen, rerank_field="text", missing="keep"),
@@ -193,7 +193,7 @@ def _is_there(out: Path) -> InvalidInputError:
 
 @contextmanager
 def _read(
-    screen: Screen,
+    output: Output,
     candidates: Path,
     queries: Path | None,
     corpus: Path | None,
@@ -201,7 +201,7 @@ def _read(
     depth: int | None,
 ) -> Iterator[Candidates]:
     with ExitStack() as stack:
-        with _waiting(screen, "Reading the texts and the candidates"):
+        with _waiting(output, "Reading the texts and the candidates"):
             texts = (stack.enter_context(_index(file, fields)) for file in (queries, corpus))
             given = Candidates(candidates, next(texts), next(texts), depth)
         yield given
@@ -211,15 +211,15 @@ def _index(file: Path | None, fields: Sequence[str]) -> AbstractContextManager[T
     return nullcontext() if file is None else closing(TextIndex(file, fields))
 
 
-def _waiting(screen: Screen, what: str) -> AbstractContextManager[object]:
-    return screen.notes.status(f"{what} …") if screen.shows_progress else nullcontext()
+def _waiting(output: Output, what: str) -> AbstractContextManager[object]:
+    return output.notes.status(f"{what} …") if output.shows_progress else nullcontext()
 
 
 class _Watch:
     """Says how far a run is, what it has cost, and how it ended."""
 
-    def __init__(self, screen: Screen, counts: Counts, journal: Journal) -> None:
-        self._screen = screen
+    def __init__(self, output: Output, counts: Counts, journal: Journal) -> None:
+        self._screen = output
         self._counts = counts
         self._journal = journal
         self._before = len(journal.done)
@@ -231,7 +231,7 @@ class _Watch:
             _Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[spent]}"),
-            console=screen.notes,
+            console=output.notes,
             expand=True,
         )
         self._task = self._progress.add_task(

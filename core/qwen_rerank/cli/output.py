@@ -15,7 +15,7 @@ from rich.table import Table
 
 from qwen_rerank.scorers.base import Usage
 
-__all__ = ["Screen", "one_line", "print_error", "spent"]
+__all__ = ["Output", "one_line", "print_error", "spent"]
 
 _WIDE = 100_000
 """The width of what is no terminal: nothing is cut in a file or a pipe."""
@@ -24,7 +24,7 @@ _READABLE = 10
 """How many characters of the last column a terminal must have room for."""
 
 
-class Screen:
+class Output:
     """Both streams. Colours are for terminals alone, and not where NO_COLOR is set.
 
     Args:
