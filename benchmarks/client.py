@@ -1,10 +1,10 @@
-"""What does the client cost, beside its peers and the least that a client can cost?
+"""What does the client cost, compared with its peers and with the least that a client can cost?
 
     python benchmarks/client.py [--rounds N] [--quick] [--json PATH] [--peers PYTHON]
 
-Every client runs in a process of its own against a loopback service in another one, and they take
-turns within each round. A figure is the median of the rounds. A ratio is taken within each round,
-and is the median of those: on a machine that does other things too, compare ratios.
+Each client runs in its own process and talks to a loopback service in another one. The clients take
+turns within a round. A figure is the median of the rounds. A ratio is taken within each round, and
+is the median of those: on a machine that is busy with other things, compare ratios.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ from pathlib import Path
 
 from rig.clients import CLIENTS, FAN_OUTS, FLOORS, LANGCHAIN, OURS, PEERS, SCORER, SDK
 from rig.figures import Figures
-from rig.report import CONCURRENCY, IMPORTS, PLUGINS, SIZES, as_json, as_markdown, fastest_fan_out
+from rig.report import (
+    BESIDE_IMAGES,
+    CONCURRENCY,
+    IMAGES,
+    IMPORTS,
+    MEGABYTES,
+    PLUGINS,
+    SIZES,
+    TEN,
+    as_json,
+    as_markdown,
+    fastest_fan_out,
+)
 from rig.service import Service
 from rig.worker import Worker
 from tqdm import tqdm
@@ -46,7 +58,7 @@ print(times[1] - times[0], times[2] - times[1], int("dashscope" in sys.modules))
 
 @dataclass
 class Bench:
-    """The service, the clients' processes, and what was measured so far."""
+    """The service, the clients' processes, and the figures so far."""
 
     service: Service
     processes: ExitStack
@@ -57,14 +69,14 @@ class Bench:
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        there = [name for name in CLIENTS if self._is_there(name)]
-        self._workers = {name: self.processes.enter_context(self.start(name)) for name in there}
+        available = [name for name in CLIENTS if self._is_available(name)]
+        self._workers = {name: self.processes.enter_context(self.start(name)) for name in available}
 
-    def _is_there(self, client: str) -> bool:
+    def _is_available(self, client: str) -> bool:
         return not (client in SDK and self.quick) and not (client in PEERS and not self.peers)
 
     def start(self, client: str) -> Worker:
-        """A new process of the client."""
+        """Start a new process of the client."""
         python = self.peers if client in PEERS else Path(sys.executable)
         assert python
         return Worker(python, client, self.service.base_url)
@@ -72,7 +84,7 @@ class Bench:
     def turns(
         self, what: str, clients: Iterable[str], at_most: int | None = None
     ) -> Iterator[tuple[str, Worker]]:
-        """Each client once in every round, in another order each time."""
+        """Each client once per round, in another order each time."""
         present = [client for client in clients if client in self._workers]
         rounds = min(self.rounds, at_most or self.rounds)
         for turn in tqdm(range(rounds), desc=what, unit="round"):
@@ -85,24 +97,40 @@ class Bench:
 
 
 def calls(bench: Bench) -> None:
-    """One call after the other, all documents returned, of a service that answers at once."""
-    bench.service.answer_after()
-    for way, floor in FLOORS.items():
+    """One call after another to a service that responds at once, with all documents returned."""
+    bench.service.respond_after()
+    for mode, floor in FLOORS.items():
         for documents in SIZES:
-            clients = (floor, SCORER, *OURS, *PEERS)
-            for client, worker in bench.turns(f"{way} calls, {documents} documents", clients):
-                taken = worker.ask(
-                    f"{way}_calls", documents=documents, calls=CALLS, top_n=documents
-                )
-                bench.figures.add(f"{way}, {documents} documents: CPU ms", client, taken["cpu_ms"])
-                bench.figures.add(f"{way}, {documents} documents: ms", client, taken["ms"])
+            title = f"{mode}, {documents} documents"
+            for client, worker in bench.turns(title, (floor, SCORER, *OURS, *PEERS)):
+                _add_calls(bench, title, client, worker, mode, documents, top_n=documents)
 
 
-def calls_at_the_same_time(bench: Bench) -> None:
-    """200 calls of 50 documents each, of a service that takes 20 ms for one."""
+def calls_for_ten(bench: Bench) -> None:
+    """The same sync calls with ten documents returned, which is all the peers ask the service for.
+
+    DashScopeScorer is left out, because its `score` always returns all scores.
+    """
+    bench.service.respond_after()
+    for documents in SIZES:
+        title = f"sync, {documents} documents, {TEN}"
+        for client, worker in bench.turns(title, (FLOORS["sync"], *OURS, *PEERS)):
+            _add_calls(bench, title, client, worker, "sync", documents, top_n=10)
+
+
+def _add_calls(
+    bench: Bench, title: str, client: str, worker: Worker, mode: str, documents: int, top_n: int
+) -> None:
+    taken = worker.ask(f"{mode}_calls", documents=documents, calls=CALLS, top_n=top_n)
+    bench.figures.add(f"{title}: CPU ms", client, taken["cpu_ms"])
+    bench.figures.add(f"{title}: ms", client, taken["ms"])
+
+
+def concurrent_calls(bench: Bench) -> None:
+    """200 calls with 50 documents each to a service that takes 20 ms."""
     clients = (FLOORS["async"], SCORER, *OURS, *PEERS, *SDK)
-    for client, worker in bench.turns(f"{CONCURRENCY} calls at a time", clients, at_most=5):
-        bench.service.answer_after(LATENCY)
+    for client, worker in bench.turns(f"{CONCURRENCY} concurrent calls", clients, at_most=5):
+        bench.service.respond_after(LATENCY)
         taken = worker.ask("async_calls", documents=50, calls=200, concurrency=CONCURRENCY)
         bench.figures.add("calls/s", client, 1e3 / taken["ms"])
         bench.figures.add("CPU ms a call", client, taken["cpu_ms"])
@@ -110,9 +138,9 @@ def calls_at_the_same_time(bench: Bench) -> None:
 
 
 def large_calls(bench: Bench) -> None:
-    """5,000 documents in one call, of a service that takes 20 ms and 0.5 ms a document."""
-    bench.service.answer_after(LATENCY, PER_DOCUMENT)
-    for client, worker in bench.turns("calls of 5,000 documents", (*OURS, *FAN_OUTS)):
+    """5,000 documents in one call to a service that takes 20 ms and 0.5 ms per document."""
+    bench.service.respond_after(LATENCY, PER_DOCUMENT)
+    for client, worker in bench.turns("calls with 5,000 documents", (*OURS, *FAN_OUTS)):
         _add_large(bench, "large", client, worker.ask("large", warm=True))
     for client, worker in bench.once(PEERS):
         try:
@@ -125,7 +153,7 @@ def first_large_calls(bench: Bench) -> None:
     """The same as the first call of a process."""
     clients = (LANGCHAIN, fastest_fan_out(bench.figures))
     for client, _ in bench.turns("first calls", clients, at_most=3):
-        bench.service.answer_after(LATENCY, PER_DOCUMENT)
+        bench.service.respond_after(LATENCY, PER_DOCUMENT)
         with bench.start(client) as worker:
             _add_large(bench, "first", client, worker.ask("large", warm=False))
         seen = bench.service.seen()
@@ -138,8 +166,26 @@ def _add_large(bench: Bench, which: str, client: str, taken: dict[str, float]) -
         bench.figures.add(f"{which}: {name}", client, taken[unit])
 
 
+def calls_beside_images(bench: Bench) -> None:
+    """Short calls, one after another, while another client of the process sends large images.
+
+    The images go to a service of their own, so that only the client can delay the short calls.
+    """
+    bench.service.respond_after()
+    with Service() as image_service:
+        for client, worker in bench.turns("calls beside images", (SCORER,), at_most=5):
+            taken = worker.ask(
+                "beside_images",
+                images=IMAGES,
+                size=MEGABYTES * 1_000_000,
+                image_service=image_service.base_url,
+            )
+            for name in BESIDE_IMAGES:
+                bench.figures.add(f"beside images: {name} ms", client, taken[name])
+
+
 def memory(bench: Bench) -> None:
-    """What such a call adds at its peak, after one of 500 documents."""
+    """What a call with 5,000 documents adds at its peak, after one with 500."""
     for client, _ in bench.once((*PLUGINS, fastest_fan_out(bench.figures))):
         with bench.start(client) as worker:
             worker.ask("async_calls", documents=500, calls=1)
@@ -148,46 +194,46 @@ def memory(bench: Bench) -> None:
 
 
 def connections(bench: Bench) -> None:
-    """100 calls one after the other, and one to warm up."""
-    for way, floor in FLOORS.items():
+    """100 calls one after another, and one to warm up."""
+    for mode, floor in FLOORS.items():
         for client, worker in bench.once((floor, *OURS, *PEERS)):
-            bench.service.answer_after()
-            worker.ask(f"{way}_calls", documents=10, calls=100)
-            bench.figures.add(f"connections, {way}", client, bench.service.seen().connections)
+            bench.service.respond_after()
+            worker.ask(f"{mode}_calls", documents=10, calls=100)
+            bench.figures.add(f"connections, {mode}", client, bench.service.seen().connections)
 
 
 def billing(bench: Bench) -> None:
-    """100 documents, of which each is there twice."""
+    """100 documents with 50 distinct texts."""
     for client, worker in bench.once((*OURS, *PEERS)):
-        bench.service.answer_after()
+        bench.service.respond_after()
         distinct = worker.ask("duplicates", documents=50)["distinct"]
         billed = bench.service.seen().billed / distinct
         bench.figures.add("texts billed / distinct", client, billed)
 
 
 def construction(bench: Bench) -> None:
-    """Making a client, whose modules are imported."""
+    """Constructing a client whose modules are imported."""
     for client, worker in bench.turns("construction", (SCORER, *OURS, *PEERS)):
         taken = worker.ask("construct", times=100)
         bench.figures.add("construction, CPU ms", client, taken["cpu_ms"])
 
 
 def imports(bench: Bench) -> None:
-    """Each in a new process; compiled before, as the other sections have imported them too."""
+    """Each import in a new process; the byte code is cached, because other sections ran it."""
     for _ in tqdm(range(min(bench.rounds, 5)), desc="imports", unit="round"):
         for statement, before in IMPORTS.items():
             code = IMPORT.format(before=before, statement=statement)
-            said = subprocess.run(
+            run = subprocess.run(
                 [sys.executable, "-c", code], cwd=FOLDER, check=True, capture_output=True, text=True
             )
-            framework, plugin, loads_dashscope = map(float, said.stdout.split())
+            framework, plugin, loads_dashscope = map(float, run.stdout.split())
             bench.figures.add("ms before", statement, framework * 1e3)
             bench.figures.add("ms more", statement, plugin * 1e3)
             bench.figures.add("loads dashscope", statement, loads_dashscope)
 
 
 def machine(bench: Bench) -> None:
-    """Where all that was measured."""
+    """Note where the figures come from."""
     bench.notes["machine"] = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"
     for client, worker in bench.once((LANGCHAIN, *tuple(PEERS)[:1])):
         bench.notes[f"packages of {client}"] = worker.ask("packages")["versions"]
@@ -195,9 +241,11 @@ def machine(bench: Bench) -> None:
 
 SECTIONS = (
     calls,
-    calls_at_the_same_time,
+    calls_for_ten,
+    concurrent_calls,
     large_calls,
     first_large_calls,
+    calls_beside_images,
     memory,
     connections,
     billing,
@@ -208,10 +256,10 @@ SECTIONS = (
 
 
 def main() -> None:
-    options = parsed()
+    options = parse_arguments()
     peers = options.peers if options.peers.exists() else None
     if not peers:
-        print(f"There is no {options.peers}: the peers are left out.", file=sys.stderr)
+        print(f"{options.peers} does not exist: the peers are left out.", file=sys.stderr)
     with ExitStack() as processes:
         service = processes.enter_context(Service())
         rounds = 1 if options.quick else options.rounds
@@ -223,17 +271,17 @@ def main() -> None:
         options.json.write_text(as_json(bench.figures, bench.notes))
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="how often each is measured (7)")
-    parser.add_argument("--quick", action="store_true", help="once, to see that all works")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where to store all figures")
+    parser.add_argument("--quick", action="store_true", help="measure once, to see that it works")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where to save all figures")
     parser.add_argument(
         "--peers",
         type=Path,
         metavar="PYTHON",
         default=FOLDER.parent / ".venv/peers/bin/python",
-        help="the interpreter that has the packages of peers.txt (.venv/peers/bin/python)",
+        help="the interpreter with the packages of peers.txt (.venv/peers/bin/python)",
     )
     return parser.parse_args()
 

@@ -73,7 +73,7 @@ def sources(count: int, missing: bool) -> list[Source]:
 
 
 def langchain(template: str | None, top_n: int | None, scorer: Scorer) -> Callable[[Any], Any]:
-    options = {"rerank_field": template} if template else {}
+    options: dict[str, Any] = {"rerank_field": template} if template else {}
     compressor = langchain_qwen_rerank.QwenRerank(scorer=scorer, top_n=top_n, **options)
     return lambda documents: compressor.compress_documents(documents, QUERY)
 
@@ -83,7 +83,7 @@ def document(source: Source) -> Document:
 
 
 def llamaindex(template: str | None, top_n: int | None, scorer: Scorer) -> Callable[[Any], Any]:
-    options = {"rerank_field": template} if template else {}
+    options: dict[str, Any] = {"rerank_field": template} if template else {}
     postprocessor = llamaindex_qwen_rerank.QwenRerank(scorer=scorer, top_n=top_n, **options)
     return lambda nodes: postprocessor.postprocess_nodes(nodes, query_str=QUERY)
 
@@ -100,7 +100,7 @@ def node_with_metadata(source: Source) -> NodeWithScore:
 
 
 def reranker(template: str | None, top_n: int | None, scorer: Scorer) -> Callable[[Any], Any]:
-    options = {"rerank_field": template} if template else {}
+    options: dict[str, Any] = {"rerank_field": template} if template else {}
     reranker = QwenReRanker(QUERY, topn=top_n or 1_000_000, scorer=scorer, **options)
     return lambda lists: reranker.rerank(lists if isinstance(lists, dict) else [lists])
 

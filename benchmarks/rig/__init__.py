@@ -1,1 +1,1 @@
-"""The parts of the client benchmark: what is sent, who sends it, and who answers."""
+"""The parts of the client benchmark: the texts, the clients, the service and the report."""

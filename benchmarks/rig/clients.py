@@ -1,6 +1,6 @@
-"""Every client that is measured, behind one face: the texts in, the best of them out.
+"""Adapters that give every client one interface: texts in, the best of them out.
 
-Each imports what it needs when it is made, since no environment has the packages of them all.
+Each imports its packages when it is made, because no environment has them all.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
 
 class Client:
-    """One way to the service; what it makes of the texts beforehand is not measured."""
+    """A client of the service. Converting texts to its inputs is not measured."""
 
     top_n = TOP_N
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
 
-    def keep(self, top_n: int) -> None:
-        """Return at most so many from now on."""
+    def set_top_n(self, top_n: int) -> None:
+        """Set how many documents calls return from now on."""
         self.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
@@ -55,16 +55,16 @@ class Client:
     async def acall(self, inputs: Any) -> Any:
         raise NotImplementedError
 
-    def texts(self, inputs: Any, answer: Any) -> list[str]:
-        """The texts of an answer, best first."""
-        return [inputs[result["index"]] for result in answer]
+    def texts(self, inputs: Any, result: Any) -> list[str]:
+        """The texts of a result, best first."""
+        return [inputs[each["index"]] for each in result]
 
     async def aclose(self) -> None:
-        """Before the event loop ends."""
+        """Release what belongs to the running event loop."""
 
 
 class HttpClient(Client):
-    """The floor: http.client on one connection."""
+    """http.client on one connection: the floor of sync calls."""
 
     def __init__(self, base_url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
@@ -75,7 +75,7 @@ class HttpClient(Client):
 
 
 class Aiohttp(Client):
-    """The floor: aiohttp, one session an event loop."""
+    """aiohttp with one session per event loop: the floor of async calls."""
 
     def __init__(self, base_url: str) -> None:
         import aiohttp
@@ -100,7 +100,7 @@ class Aiohttp(Client):
 
 
 class FanOut(Aiohttp):
-    """What one writes by hand who knows how many requests the texts make: in equal shares."""
+    """Hand-written: splits the texts evenly into a known number of requests."""
 
     def __init__(self, base_url: str, requests: int) -> None:
         super().__init__(base_url)
@@ -125,25 +125,25 @@ def _body(texts: list[str]) -> bytes:
     return json.dumps({"model": MODEL, "input": contents, "parameters": parameters}).encode()
 
 
-def _results(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = answer["output"]["results"]
+def _results(response: dict[str, Any]) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = response["output"]["results"]
     return results
 
 
 class LangChain(Client):
-    """What LangChain's compressors share: documents in, documents out."""
+    """A compressor for LangChain: documents in, documents out."""
 
     compressor: Any
 
-    def keep(self, top_n: int) -> None:
+    def set_top_n(self, top_n: int) -> None:
         self.compressor.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
         from langchain_core.documents import Document
 
         return [
-            Document(text, id=f"document-{place}", metadata={"source": "handbook", "page": place})
-            for place, text in enumerate(texts)
+            Document(text, id=f"document-{index}", metadata={"source": "handbook", "page": index})
+            for index, text in enumerate(texts)
         ]
 
     def call(self, inputs: Any) -> Any:
@@ -152,8 +152,8 @@ class LangChain(Client):
     async def acall(self, inputs: Any) -> Any:
         return await self.compressor.acompress_documents(inputs, QUERY)
 
-    def texts(self, inputs: Any, answer: Any) -> list[str]:
-        return [document.page_content for document in answer]
+    def texts(self, inputs: Any, result: Any) -> list[str]:
+        return [document.page_content for document in result]
 
 
 class OurLangChain(LangChain):
@@ -172,7 +172,7 @@ class OurLangChain(LangChain):
 
 
 class CommunityLangChain(LangChain):
-    """DashScopeRerank of langchain-community."""
+    """DashScopeRerank from langchain-community."""
 
     def __init__(self, base_url: str) -> None:
         from langchain_community.document_compressors.dashscope_rerank import DashScopeRerank
@@ -181,19 +181,19 @@ class CommunityLangChain(LangChain):
 
 
 class LlamaIndex(Client):
-    """What LlamaIndex's postprocessors share: nodes in, nodes out."""
+    """A postprocessor for LlamaIndex: nodes in, nodes out."""
 
     postprocessor: Any
 
-    def keep(self, top_n: int) -> None:
+    def set_top_n(self, top_n: int) -> None:
         self.postprocessor.top_n = top_n
 
     def inputs(self, texts: Sequence[str]) -> Any:
         from llama_index.core.schema import NodeWithScore, TextNode
 
         return [
-            NodeWithScore(node=TextNode(text=text, id_=f"node-{place}"), score=0.5)
-            for place, text in enumerate(texts)
+            NodeWithScore(node=TextNode(text=text, id_=f"node-{index}"), score=0.5)
+            for index, text in enumerate(texts)
         ]
 
     def call(self, inputs: Any) -> Any:
@@ -202,8 +202,8 @@ class LlamaIndex(Client):
     async def acall(self, inputs: Any) -> Any:
         return await self.postprocessor.apostprocess_nodes(inputs, query_str=QUERY)
 
-    def texts(self, inputs: Any, answer: Any) -> list[str]:
-        return [scored.node.text for scored in answer]
+    def texts(self, inputs: Any, result: Any) -> list[str]:
+        return [scored.node.text for scored in result]
 
 
 class OurLlamaIndex(LlamaIndex):
@@ -222,7 +222,7 @@ class OurLlamaIndex(LlamaIndex):
 
 
 class PeerLlamaIndex(LlamaIndex):
-    """DashScopeRerank of llama-index-postprocessor-dashscope-rerank."""
+    """DashScopeRerank from llama-index-postprocessor-dashscope-rerank."""
 
     def __init__(self, base_url: str) -> None:
         from llama_index.postprocessor.dashscope_rerank import DashScopeRerank
@@ -231,7 +231,7 @@ class PeerLlamaIndex(LlamaIndex):
 
 
 class Zvec(Client):
-    """What zvec's rerankers share: lists of Doc in, Docs out."""
+    """A reranker with zvec's interface: lists of Doc in, Docs out."""
 
     reranker: Any
 
@@ -239,20 +239,20 @@ class Zvec(Client):
         import zvec
 
         docs = [
-            zvec.Doc(id=f"doc-{place}", score=0.5, fields={"content": text})
-            for place, text in enumerate(texts)
+            zvec.Doc(id=f"doc-{index}", score=0.5, fields={"content": text})
+            for index, text in enumerate(texts)
         ]
         return [docs]
 
     def call(self, inputs: Any) -> Any:
         return self.reranker.rerank(inputs, topn=self.top_n)
 
-    def texts(self, inputs: Any, answer: Any) -> list[str]:
-        return [doc.field("content") for doc in answer]
+    def texts(self, inputs: Any, result: Any) -> list[str]:
+        return [doc.field("content") for doc in result]
 
 
 class OurReRanker(Zvec):
-    """QwenReRanker of qwen_rerank, given what zvec hands over."""
+    """QwenReRanker from qwen_rerank, with the input that zvec passes."""
 
     def __init__(self, base_url: str) -> None:
         from qwen_rerank import QwenReRanker
@@ -266,7 +266,7 @@ class OurReRanker(Zvec):
 
 
 class ZvecReRanker(Zvec):
-    """QwenReRanker of zvec."""
+    """QwenReRanker from zvec."""
 
     def __init__(self, base_url: str) -> None:
         from zvec.extension import QwenReRanker
@@ -274,11 +274,11 @@ class ZvecReRanker(Zvec):
         self.reranker = QwenReRanker(QUERY, rerank_field="content", api_key=KEY)
 
     async def acall(self, inputs: Any) -> Any:
-        return await asyncio.to_thread(self.call, inputs)  # it has no asynchronous way
+        return await asyncio.to_thread(self.call, inputs)  # it has no async method
 
 
 class OurScorer(Client):
-    """DashScopeScorer, which is under our three classes."""
+    """DashScopeScorer, which our three classes build on."""
 
     def __init__(self, base_url: str) -> None:
         from qwen_rerank import DashScopeScorer
@@ -293,13 +293,13 @@ class OurScorer(Client):
     async def acall(self, inputs: list[str]) -> Any:
         return await self._scorer.ascore(QUERY, inputs)
 
-    def texts(self, inputs: list[str], answer: Any) -> list[str]:
-        ranked = sorted(zip(answer.values, inputs, strict=True), reverse=True)
+    def texts(self, inputs: list[str], result: Any) -> list[str]:
+        ranked = sorted(zip(result.values, inputs, strict=True), reverse=True)
         return [text for _, text in ranked[: self.top_n]]
 
 
 class SdkText(Client):
-    """The SDK's TextReRank, in as many threads as there are calls at a time."""
+    """The SDK's TextReRank, with one thread per concurrent call."""
 
     def __init__(self, base_url: str) -> None:
         super().__init__(base_url)
@@ -313,8 +313,8 @@ class SdkText(Client):
     async def acall(self, inputs: list[str]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.call, inputs)
 
-    def texts(self, inputs: list[str], answer: Any) -> list[str]:
-        return [inputs[result.index] for result in answer.results]
+    def texts(self, inputs: list[str], result: Any) -> list[str]:
+        return [inputs[each.index] for each in result.results]
 
     def _options(self, documents: list[str]) -> dict[str, Any]:
         return {"model": MODEL, "query": QUERY, "documents": documents, "top_n": self.top_n}
@@ -335,7 +335,7 @@ class SdkAioText(SdkText):
 
 
 class SdkClient(SdkText):
-    """The SDK's Client, in as many threads as there are calls at a time."""
+    """The SDK's Client, with one thread per concurrent call."""
 
     def __init__(self, base_url: str) -> None:
         from dashscope import Client as Sdk
@@ -348,7 +348,7 @@ class SdkClient(SdkText):
 
 
 class SdkAsyncClient(SdkText):
-    """The SDK's AsyncClient, one an event loop."""
+    """The SDK's AsyncClient, one per event loop."""
 
     _sdk: Any = None
 
@@ -365,13 +365,13 @@ class SdkAsyncClient(SdkText):
 
 
 FLOORS = {"sync": "http.client", "async": "aiohttp"}
-"""The least that a client can do, by the way of calling."""
+"""The least that a client can do, sync and async."""
 
 FAN_OUTS = {
     f"aiohttp, {requests} requests": partial(FanOut, requests=requests)
     for requests in (11, 12, 13, 14, 15, 16, 32)
 }
-"""Fewer than 11 requests do not hold the 5,000 documents."""
+"""5,000 documents need at least 11 requests."""
 
 LANGCHAIN, LLAMAINDEX = "QwenRerank (LangChain)", "QwenRerank (LlamaIndex)"
 
@@ -384,7 +384,7 @@ PEERS = {
     "llama-index": PeerLlamaIndex,
     "zvec": ZvecReRanker,
 }
-"""In the order of ours that they are compared with."""
+"""In the order of `OURS`: each is compared with the one that it replaces."""
 
 SDK = {
     "SDK TextReRank, threads": SdkText,

@@ -1,4 +1,4 @@
-"""What was measured, and how it is told."""
+"""What was measured, and tables of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Figures", "Target", "table"]
 
 
 class Figures(dict[str, dict[str, list[float]]]):
-    """The figures of all rounds, by what was measured and by client. NaN where there are none."""
+    """The figures of all rounds, by what was measured and by client; NaN where there are none."""
 
     def add(self, what: str, client: str, value: float) -> None:
-        """Append the client's figure of one round."""
+        """Add a client's figure of one round."""
         self.setdefault(what, {}).setdefault(client, []).append(value)
 
     def median(self, what: str, client: str) -> float:
@@ -23,18 +23,18 @@ class Figures(dict[str, dict[str, list[float]]]):
         return median(self._rounds(what, client))
 
     def worst(self, what: str, clients: Iterable[str]) -> float:
-        """The largest median of these clients."""
+        """The largest median among these clients."""
         return max(self.median(what, client) for client in clients)
 
     def ratio(self, what: str, client: str, other: str) -> float:
-        """The median of one client's figure over another's of the same round."""
+        """The median of the rounds' ratios: one client's figure / the other's of the same round."""
         return median(map(truediv, self._rounds(what, client), self._rounds(what, other)))
 
     def _rounds(self, what: str, client: str) -> list[float]:
         return self.get(what, {}).get(client, [math.nan])
 
     def table(self, clients: Iterable[str], whats: Sequence[str], beside: str | None = None) -> str:
-        """A client a row: the medians, and how many times those `beside` they are."""
+        """One row per client: its medians, and their ratios to those of the client `beside`."""
         clients = [
             client for client in clients if any(client in self.get(what, {}) for what in whats)
         ]
@@ -50,7 +50,7 @@ class Figures(dict[str, dict[str, list[float]]]):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be reached, and what was; NaN where it could not be measured."""
+    """A bound, and the figure that should keep it; NaN where it could not be measured."""
 
     what: str
     sign: str
@@ -59,31 +59,31 @@ class Target:
 
     @property
     def met(self) -> str:
-        """Whether it is reached."""
+        """Whether the figure keeps the bound."""
         if math.isnan(self.measured):
             return "not measured"
-        reached = {
+        comparisons = {
             "≤": self.measured <= self.bound,
             "≥": self.measured >= self.bound,
             "=": self.measured == self.bound,
         }
-        return "yes" if reached[self.sign] else "no"
+        return "yes" if comparisons[self.sign] else "no"
 
     @property
     def row(self) -> tuple[str, str, float, str]:
-        """For the table."""
+        """The cells of the table of targets."""
         return self.what, f"{self.sign} {self.bound:g}", self.measured, self.met
 
 
 def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     lines = [" | ".join(head), *(" | ".join(map(_cell, row)) for row in rows)]
     rule = "|---" * (lines[0].count("|") + 1) + "|"
     return "\n".join([f"| {lines[0]} |", rule, *(f"| {line} |" for line in lines[1:])])
 
 
 def _cell(value: object) -> str:
-    """Three digits, which is more than such a figure is worth; text as it is."""
+    """A number with three significant digits, which is all that it is good for; text unchanged."""
     if not isinstance(value, float | int):
         return str(value)
     if math.isnan(value):

@@ -1,4 +1,4 @@
-"""A service that is faster than its clients: answers rankings under DashScope's limits."""
+"""A rerank service that is faster than its clients, with the limits of gte-rerank-v2."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Seen(NamedTuple):
-    """What the service saw since it was last told how to answer.
+    """What the service has received since the last call of `respond_after`.
 
     Attributes:
-        requests: How many came.
+        requests: How many requests.
         refused: How many of them were too large.
-        billed: How many documents there were in the others.
-        connections: On how many connections they came.
-        most_in_flight: How many were here at the same time.
+        billed: How many documents the others had.
+        connections: How many connections the requests came on.
+        most_in_flight: How many requests were in flight at most.
     """
 
     requests: int
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 class Service:
-    """The service in a process of its own; use as a context manager."""
+    """The service in its own process; use it as a context manager."""
 
     def __enter__(self) -> Service:
         self._pipe, theirs = multiprocessing.Pipe()
@@ -54,13 +54,13 @@ class Service:
         self._pipe.send(None)
         self._process.join()
 
-    def answer_after(self, seconds: float = 0.0, per_document: float = 0.0) -> None:
-        """Answer each request after so long from now on, and begin to count anew."""
+    def respond_after(self, seconds: float = 0.0, per_document: float = 0.0) -> None:
+        """Delay each response from now on, and start counting again."""
         self._pipe.send((seconds, per_document))
         self._pipe.recv()
 
     def seen(self) -> Seen:
-        """What was seen since."""
+        """What the service has received."""
         self._pipe.send("seen")
         return Seen(*self._pipe.recv())
 
@@ -90,15 +90,15 @@ class _State:
         self._pipe.send(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
 
-    def answer(self, query: str, documents: Sequence[str], top_n: int | None) -> bytes:
-        """A ranking, or a refusal; counted."""
+    def response(self, query: Any, documents: list[Any], top_n: int | None) -> bytes:
+        """A ranking, or an error response where the request is too large."""
         self.requests += 1
-        tokens = _tokens(query) * len(documents) + sum(map(_tokens, documents))
+        tokens = 0 if isinstance(query, dict) else _total_tokens(query, documents)
         if len(documents) > DOCUMENTS or tokens > REQUEST_TOKENS:
             self.refused += 1
-            return REFUSAL
+            return TOO_LARGE
         self.billed += len(documents)
-        return _ranking(documents, top_n, tokens)
+        return _ranking(list(map(_score, documents)), top_n, tokens)
 
     def _command(self) -> None:
         command = self._pipe.recv()
@@ -133,35 +133,35 @@ class _Exchange(asyncio.Protocol):
         self._received += data
         if self._wanted is None and (end := self._received.find(b"\r\n\r\n")) >= 0:
             length = _LENGTH.search(self._received, 0, end)
-            assert length, "every client here tells the length"
+            assert length, "every client here sends the length"
             self._wanted = end + 4 + int(length[1])
             self._body_at = end + 4
         if self._wanted is not None and len(self._received) >= self._wanted:
-            self._take(json.loads(self._received[self._body_at : self._wanted]))
+            self._receive(json.loads(self._received[self._body_at : self._wanted]))
 
-    def _take(self, body: dict[str, Any]) -> None:
+    def _receive(self, body: dict[str, Any]) -> None:
         arrived, state = self._loop.time(), self._state
         self._received, self._wanted = bytearray(), None
         documents = body["input"]["documents"]
         state.connections.add(self)
         state.in_flight.add(self)
         state.most_in_flight = max(state.most_in_flight, len(state.in_flight))
-        answer = state.answer(body["input"]["query"], documents, body["parameters"].get("top_n"))
+        query, top_n = body["input"]["query"], body["parameters"].get("top_n")
+        response = state.response(query, documents, top_n)
         due = arrived + state.seconds + state.per_document * len(documents)
         if due > self._loop.time():
-            self._loop.call_at(due, self._send, answer)
+            self._loop.call_at(due, self._send, response)
         else:
-            self._send(answer)
+            self._send(response)
 
-    def _send(self, answer: bytes) -> None:
+    def _send(self, response: bytes) -> None:
         self._state.in_flight.discard(self)
-        self._transport.write(answer)
+        self._transport.write(response)
 
 
-def _ranking(documents: Sequence[str], top_n: int | None, tokens: int) -> bytes:
-    scores = list(map(_score, documents))
+def _ranking(scores: list[float], top_n: int | None, tokens: int) -> bytes:
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_n]
-    results = ",".join(f'{{"index":{at},"relevance_score":{scores[at]!r}}}' for at in order)
+    results = ",".join(f'{{"index":{i},"relevance_score":{scores[i]!r}}}' for i in order)
     usage = f'"usage":{{"total_tokens":{tokens}}},"request_id":"benchmark"'
     return _http(b"200 OK", f'{{"output":{{"results":[{results}]}},{usage}}}')
 
@@ -171,12 +171,22 @@ def _http(status: bytes, body: str) -> bytes:
     return head % (status, len(body)) + body.encode()
 
 
-REFUSAL = _http(
+TOO_LARGE = _http(
     b"400 Bad Request",
     '{"code":"InvalidParameter","message":"The request is too large.","request_id":"benchmark"}',
 )
 
-_score = cache(workload.score_of)
+_score_of_text = cache(workload.score_of)
+
+
+def _score(document: str | dict[str, str]) -> float:
+    if isinstance(document, str):
+        return _score_of_text(document)
+    return workload.score_of(document["image"])
+
+
+def _total_tokens(query: str, documents: Sequence[str]) -> int:
+    return _tokens(query) * len(documents) + sum(map(_tokens, documents))
 
 
 @cache

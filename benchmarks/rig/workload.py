@@ -1,4 +1,4 @@
-"""What every client sends, and what it must get back. Needs nothing but Python."""
+"""The texts that every client sends, and the right result. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _PASSAGES = Path(__file__).resolve().parents[2] / "examples" / "data" / "passage
 
 
 def documents(count: int) -> Sequence[str]:
-    """Up to 500 documents.
+    """Up to 500 documents: up to 100 have 60 tokens each, more have 40 each.
 
-    They have 60 tokens each, or where there are more than 100, 40: with the query's share of 10,
-    500 of those fit in one request, as the peers need it.
+    The query has 10 tokens, which count once per document. So 500 documents fit in one request,
+    which is all that the peers send.
     """
     return _documents(500, words=31)[:count] if count > 100 else _documents(100, words=48)[:count]
 
 
 def many() -> Sequence[str]:
-    """5,000 documents: 314,000 tokens, the query's share included."""
+    """5,000 documents: 314,000 tokens, with those of the query."""
     return _documents(5_000, words=42)
 
 
 @cache
 def _documents(count: int, words: int) -> Sequence[str]:
-    """Different pieces of the example's English prose, of so many words, a third more or less."""
+    """Distinct pieces of the sample data's English prose, about `words` words long."""
     prose, chance = _prose(), random.Random(words)
-    found: dict[str, None] = {}
-    while len(found) < count:
+    pieces: dict[str, None] = {}
+    while len(pieces) < count:
         length = words + chance.randint(-words // 3, words // 3)
         start = chance.randrange(len(prose) - length)
-        found[" ".join(prose[start : start + length])] = None
-    return tuple(found)
+        pieces[" ".join(prose[start : start + length])] = None
+    return tuple(pieces)
 
 
 def _prose() -> list[str]:
@@ -51,16 +51,16 @@ def _prose() -> list[str]:
 
 
 def everything() -> Iterator[str]:
-    """All texts that are sent."""
+    """Every text that a client may send."""
     yield QUERY
     yield from (*documents(100), *documents(500), *many())
 
 
 def score_of(text: str) -> float:
-    """The score that the service gives a document: by its text alone, so that all can check it."""
+    """The score that the service gives a document. It depends on the text only."""
     return zlib.crc32(text.encode()) / 2**32
 
 
 def best(texts: Sequence[str], top_n: int) -> list[str]:
-    """The documents that a right answer holds, best first."""
+    """The documents of the right result, best first."""
     return sorted(texts, key=score_of, reverse=True)[:top_n]
