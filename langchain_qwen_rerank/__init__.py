@@ -14,14 +14,14 @@ __all__ = ["QwenRerank", "QwenRerankRetriever"]
 _MODULES = {"QwenRerank": "compressor", "QwenRerankRetriever": "retriever"}
 
 
-if not TYPE_CHECKING:  # for which every name would be there
+if not TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """A class when it is asked for: the retriever's base alone takes a third of a second."""
+        """Import a class on first use: the retriever's base class takes a third of a second."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+            value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
         except ModuleNotFoundError as error:
             from qwen_rerank.errors import MissingDependencyError
 
@@ -29,8 +29,8 @@ if not TYPE_CHECKING:  # for which every name would be there
                 f"{__name__} needs langchain-core ({error}).",
                 remedy='Install it: pip install "qwen-rerank[langchain]"',
             ) from error
-        globals()[name] = found
-        return found
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""QwenRerank: a document compressor that puts documents in a Qwen reranker's order."""
+"""QwenRerank: a document compressor that reranks documents with a Qwen model."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
 __all__ = ["QwenRerank"]
 
 SCORE = "relevance_score"
-"""Where a document's score is put: the metadata key that LangChain's rerankers share."""
+"""The metadata key for a document's relevance score, as in LangChain's other rerankers."""
 
 RETRIEVAL_SCORES = (SCORE, "score")
-"""Where a retrieval score is looked for in the metadata: LangChain has no place for it."""
+"""The metadata keys that may hold a retrieval score: LangChain does not define one."""
 
 LISTS = "retrieval_lists"
-"""Where `keep_lists` puts what it keeps."""
+"""The metadata key for `keep_lists`."""
 
 CONTENT = ("page_content", "content")
-"""The names under which rerank_field finds a document's content."""
+"""The names of a document's content in rerank_field."""
 
 Rankable: TypeAlias = str | Content | Document | Mapping[str, Any]
 
 Documents: TypeAlias = Iterable[Document] | Mapping[str, Iterable[Document]]
-"""Documents, or those of several retrievers by name."""
+"""Documents in one list, or in the lists of several retrievers by name."""
 
 
 class QwenRerank(PluginSettings, BaseDocumentCompressor):
-    """Puts documents in the order of their relevance to the query, best first.
+    """Reranks documents by their relevance to the query, best first.
 
-    The options are those of `PluginSettings`. `rerank_field` finds a document's content as
-    `"page_content"` and as `"content"`, whatever the metadata have there; everything else that it
-    names is metadata, and a function gets the `Document`. Metadata may hold content blocks, such as
-    images, for a model that takes them. Two documents with one id are the same document, and the
-    first one with a text counts. A document's retrieval score is the number in its metadata under
-    `"relevance_score"`, else under `"score"`.
+    The options are those of `PluginSettings`, and `keep_lists`. In `rerank_field`, `"page_content"`
+    and `"content"` are the document's content, every other name is a metadata key, and a function
+    gets the `Document`. Metadata can hold content blocks, such as images, for models that accept
+    them. Documents with the same id and the same text are copies, and the best-ranked one is kept.
+    A document's retrieval score is the number in its metadata under `"relevance_score"`, or else
+    under `"score"`.
 
-    Each call is a run of its own in the traces, named after the class, with what it cost.
+    Each call is its own run in traces, named after the class, with its usage.
 
     Attributes:
-        keep_lists: Whether the names of the lists that it was in, and its rank in each, from 1, are
-            kept, in `metadata["retrieval_lists"]`: a dict, or None if there was one list.
+        keep_lists: Whether to store each document's rank, from 1, in every list that had it, in
+            `metadata["retrieval_lists"]`: a dict by list name, or None if there was only one list.
 
     Example:
         >>> compressor = QwenRerank(model="qwen3-rerank", top_n=5)
-        >>> found = store.as_retriever(search_kwargs={"k": 50})
-        >>> retriever = QwenRerankRetriever(base_retriever=found, compressor=compressor)
+        >>> base = store.as_retriever(search_kwargs={"k": 50})
+        >>> retriever = QwenRerankRetriever(base_retriever=base, compressor=compressor)
     """
 
     keep_lists: bool = False
@@ -82,13 +82,13 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
         Args:
             documents: The retrieved documents, which are not changed; or several lists of them by
-                name, in which one without an id is the same as one with its content.
-            query: What they should be relevant to: a text that is not blank, or a `Content`.
-            callbacks: Get the run as a child of theirs.
+                name. In named lists, a document without an id is identified by its content.
+            query: What they should be relevant to: text that is not blank, or a `Content`.
+            callbacks: The parents of the run in traces.
 
         Returns:
-            At most `top_n` copies, best first, each with its score, a float, in
-            `metadata["relevance_score"]`.
+            At most `top_n` copies, best first, each with its score in
+            `metadata["relevance_score"]`: a float, or None if no model scored the document.
 
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
@@ -133,17 +133,17 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
     def rerank(
         self, documents: Iterable[Rankable], query: Item, top_n: int | None = -1
     ) -> list[dict[str, Any]]:
-        """Rank without making documents.
+        """Rank documents, texts or mappings, and return indices.
 
         Args:
             documents: Documents, texts, Contents, or mappings in which `rerank_field` names the
                 text.
-            query: What they should be relevant to: a text that is not blank, or a `Content`.
+            query: What they should be relevant to: text that is not blank, or a `Content`.
             top_n: How many to return at most; None for all, -1 for the compressor's own top_n.
 
         Returns:
-            Best first, a dict each, with an `"index"`, its place in `documents`, and its
-            `"relevance_score"`, a float.
+            A dict per document, best first, with its `"index"` in `documents` and its
+            `"relevance_score"`: a float, or None if no model scored it.
         """
         own = _rankables(documents)
         top_n = self.top_n if top_n == -1 else top_n
@@ -212,7 +212,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return next(filter(is_finite, values), None)
 
     def _ranked(self, documents: Sequence[Document], ranking: RankedIndices) -> list[Document]:
-        """Copies of the ranking's documents, with their scores and what is kept in the metadata."""
+        """Copies of the ranking's documents, with their scores and kept values in the metadata."""
         chosen = map(documents.__getitem__, ranking.indices)
         rows = zip(chosen, ranking.scores, self._kept(documents, ranking), strict=True)
         return [
@@ -225,14 +225,14 @@ _content = attrgetter("page_content")
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
-    """That of the run around this one, or with the callbacks that were passed."""
+    """The config with these callbacks, or else that of the surrounding run."""
     from langchain_core.runnables.config import RunnableConfig, ensure_config
 
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
 def _with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
-    """A copy of the document with these metadata, as `model_copy` makes it."""
+    """A copy of the document with this metadata, as `model_copy` makes it."""
     if type(document) is not Document:
         return document.model_copy(update={"metadata": metadata})
     copied = Document.__new__(Document)
@@ -243,7 +243,7 @@ def _with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
     return copied
 
 
-# All that a pydantic model consists of. Set one by one, a copy takes a third of the time.
+# The slots of a pydantic model. Setting them directly takes a third of model_copy's time.
 _set_values, _set_fields_set, _set_extra, _set_private = (
     vars(BaseModel)[name].__set__
     for name in (
@@ -261,7 +261,7 @@ def _documents(documents: Iterable[Document]) -> list[Document]:
 
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
-    """The documents; a single one would be taken apart."""
+    """The documents as a list. A single document is refused: it would be taken apart."""
     if isinstance(documents, str | bytes | Document | Mapping):
         raise InvalidInputError(
             f"documents must be a list, got {type(documents).__name__}.",

@@ -1,4 +1,4 @@
-"""QwenRerankRetriever: a retriever and a reranker behind it, as one retriever."""
+"""QwenRerankRetriever: a retriever and a reranker as one retriever."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["QwenRerankRetriever"]
 
 
 class QwenRerankRetriever(BaseRetriever):
-    """Retrieves with one retriever, or with several, and reranks what they find.
+    """Retrieves documents with one or several retrievers and reranks them.
 
-    What ContextualCompressionRetriever of langchain-classic does, for those who do without that
-    package. Where documents can be had asynchronously, they are; several retrievers run at once.
+    Works like ContextualCompressionRetriever, without the langchain-classic package. Asynchronous
+    calls use the retrievers' asynchronous methods, and several retrievers run concurrently.
 
     Attributes:
         base_retriever: The first stage: any retriever, or a Runnable from query to documents; or
-            several by name. Let it find more documents than the compressor's `top_n`.
+            several by name. It should return more documents than the compressor's `top_n`.
         compressor: The second stage; a QwenRerank if there are several retrievers.
 
     Example:
@@ -41,13 +41,13 @@ class QwenRerankRetriever(BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @model_validator(mode="after")
-    def _check_that_lists_are_taken(self) -> Self:
+    def _check_compressor(self) -> Self:
         if isinstance(self.base_retriever, dict) and not (
             self.base_retriever and isinstance(self.compressor, QwenRerank)
         ):
             raise ValueError(
-                "base_retriever as a dict needs at least one retriever in it, and as compressor a "
-                f"QwenRerank, got {type(self.compressor).__name__}."
+                "With a dict as base_retriever, pass at least one retriever, and a QwenRerank as "
+                f"compressor; got {type(self.compressor).__name__}."
             )
         return self
 
@@ -55,18 +55,18 @@ class QwenRerankRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         callbacks = run_manager.get_child()
-        found = self._first_stage(kwargs).invoke(query, {"callbacks": callbacks})
-        return list(self.compressor.compress_documents(found, query, callbacks))
+        documents = self._first_stage(kwargs).invoke(query, {"callbacks": callbacks})
+        return list(self.compressor.compress_documents(documents, query, callbacks))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         callbacks = run_manager.get_child()
-        found = await self._first_stage(kwargs).ainvoke(query, {"callbacks": callbacks})
-        return list(await self.compressor.acompress_documents(found, query, callbacks))
+        documents = await self._first_stage(kwargs).ainvoke(query, {"callbacks": callbacks})
+        return list(await self.compressor.acompress_documents(documents, query, callbacks))
 
     def _first_stage(self, kwargs: dict[str, Any]) -> Runnable[str, Any]:
-        """What gives the documents, or the lists of them by name."""
+        """A runnable from query to documents, or to lists of documents by name."""
         if not isinstance(self.base_retriever, dict):
             return _bound(self.base_retriever, kwargs)
         steps = {name: _bound(each, kwargs) for name, each in self.base_retriever.items()}

@@ -1,4 +1,4 @@
-"""What of LlamaIndex's nodes and queries is scored: their text, and their image or video."""
+"""The text, image or video to score of LlamaIndex nodes and queries."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ __all__ = ["has_image", "item_of_node", "item_of_query"]
 
 
 def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
-    """The node's content, with the metadata of this mode, and its image or video if it has one.
+    """The node's content with the metadata of this mode, and its image or video if it has one.
 
-    Of several places in which LlamaIndex can hold an image, the first counts in which one is: the
-    data themselves, a path, a URL.
+    If a node has its image in several forms, the first of these is used: data, path, URL.
 
     Raises:
-        InvalidInputError: An image or a video that can't be read.
+        InvalidInputError: An image or a video that cannot be read.
     """
     text = node.get_content(mode)
     try:
@@ -45,10 +44,10 @@ def item_of_query(query: QueryBundle | None) -> Item:
     """The query's text, and its image if it has one.
 
     Raises:
-        InvalidInputError: It has no text, or an image that can't be read.
+        InvalidInputError: The query does not have text, or has an image that cannot be read.
     """
     text = "" if query is None else query.query_str
-    if not isinstance(text, str):  # which LlamaIndex's events would not take
+    if not isinstance(text, str):  # LlamaIndex's events would not accept it
         check_query(text)
     return Content(text, Path(query.image_path)) if query and query.image_path else text
 
@@ -59,22 +58,24 @@ def has_image(query: QueryBundle | None) -> bool:
 
 
 def _media(node: BaseNode) -> tuple[Media | None, Media | None]:
-    """The node's image and its video."""
+    """The node's image and video."""
     if isinstance(node, ImageNode):
-        image = _given(node.image, node.image_path, node.image_url, node.image_mimetype)
+        image = _first_form(node.image, node.image_path, node.image_url, node.image_mimetype)
         return image, None
     if isinstance(node, Node):
-        return _held(node.image_resource), _held(node.video_resource)
+        return _resource_media(node.image_resource), _resource_media(node.video_resource)
     return None, None
 
 
-def _held(resource: MediaResource | None) -> Media | None:
+def _resource_media(resource: MediaResource | None) -> Media | None:
     if resource is None:
         return None
-    return _given(resource.data, resource.path, resource.url, resource.mimetype)
+    return _first_form(resource.data, resource.path, resource.url, resource.mimetype)
 
 
-def _given(data: str | bytes | None, path: Any, url: Any, media_type: str | None) -> Media | None:
+def _first_form(
+    data: str | bytes | None, path: Any, url: Any, media_type: str | None
+) -> Media | None:
     if data:
         return from_base64(data, media_type)
     if path:

@@ -1,4 +1,4 @@
-"""QwenRerank: a node postprocessor that puts nodes in a Qwen reranker's order."""
+"""QwenRerank: a node postprocessor that reranks nodes with a Qwen model."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from qwen_rerank.ranking.candidates import Candidates
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.settings import PluginSettings
+from qwen_rerank.validation import list_of
 
 __all__ = ["QwenRerank"]
 
@@ -27,17 +28,17 @@ _dispatcher = get_dispatcher(__name__)
 
 
 class QwenRerank(PluginSettings, BaseNodePostprocessor):
-    """Puts nodes in the order of their relevance to the query, best first.
+    """Reranks nodes by their relevance to the query, best first.
 
-    The options are those of `PluginSettings`, and one more. `rerank_field` finds a node's content
-    as `"content"`; everything else that it names is metadata, and a function gets the
-    `NodeWithScore`. The image or video of a node is part of its content, as is that of a query: a
-    model must be able to take it. What is kept in a node's metadata is out of the LLM's and the
-    embedding model's sight.
+    The options are those of `PluginSettings`, and `metadata_mode`. In `rerank_field`, `"content"`
+    is the node's content, every other name is a metadata key, and a function gets the
+    `NodeWithScore`. The image or video of a node or a query is part of its content, and the model
+    must accept it. Values that are kept in a node's metadata are hidden from the LLM and the
+    embedding model.
 
     Attributes:
-        metadata_mode: Which metadata go into a node's content: by default those that the
-            embedding model sees too.
+        metadata_mode: Which metadata are part of a node's content; by default the metadata that
+            the embedding model sees.
 
     Example:
         >>> rerank = QwenRerank(model="qwen3-rerank", top_n=5)
@@ -51,20 +52,20 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     @model_validator(mode="before")
     @classmethod
     def _without_class_name(cls, data: Any) -> Any:
-        # Every dump of LlamaIndex's has it.
+        # LlamaIndex adds it to every dump.
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if key != "class_name"}
         return data
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which LlamaIndex serializes the component."""
+        """The component's name in LlamaIndex's serialized form."""
         return "QwenRerank"
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        nodes = list(nodes)  # an iterator gives them only once
+        nodes = _nodes(nodes)
         query = item_of_query(query_bundle)
         with self._step(nodes, text_of(query)) as step:
             ranking = self.engine.rank(query, self._candidates(nodes), self.top_n)
@@ -74,7 +75,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        nodes = list(nodes)
+        nodes = _nodes(nodes)
         query = await offloaded(has_image(query_bundle), item_of_query, query_bundle)
         with self._step(nodes, text_of(query)) as step:
             engine = self.engine
@@ -88,7 +89,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
 
     @contextmanager
     def _step(self, nodes: list[NodeWithScore], query: str) -> Iterator[_Step]:
-        """Tell both of LlamaIndex's ways of watching when the step starts and ends, always."""
+        """Report the step's start and end to LlamaIndex's callbacks and instrumentation."""
         step = _Step()
         model, top_n = self.engine.scorer.model, len(nodes) if self.top_n is None else self.top_n
         payload: dict[str, Any] = {
@@ -124,7 +125,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         return item_of_node(scored.node, self.metadata_mode)
 
     def _ranked(self, nodes: list[NodeWithScore], ranking: RankedIndices) -> list[NodeWithScore]:
-        """The ranking's nodes with their scores; copies of them where metadata are added."""
+        """The ranking's nodes with their scores; a node is copied if metadata is added to it."""
         chosen = list(map(nodes.__getitem__, ranking.indices))
         scores = [scored.score for scored in chosen] if ranking.unranked else ranking.scores
         rows = zip(chosen, scores, self._kept(nodes, ranking), strict=True)
@@ -137,8 +138,13 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         return document.score
 
 
+def _nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
+    remedy = "Wrap each node: NodeWithScore(node=node)."
+    return list_of("nodes", nodes, NodeWithScore, remedy)
+
+
 class _Step:
-    """One reranking: its result, empty where it failed, and the facts to report."""
+    """The result of one call, empty if it failed, and the facts to report."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeWithScore] = []
@@ -146,17 +152,17 @@ class _Step:
 
 
 def _with_metadata(node: BaseNode, added: Mapping[str, Any]) -> BaseNode:
-    """The node, or a copy with these metadata, which no model gets to see."""
+    """The node, or a copy with this metadata added and hidden from models."""
     if not added:
         return node
     return node.model_copy(
         update={
             "metadata": {**node.metadata, **added},
-            "excluded_llm_metadata_keys": _united(node.excluded_llm_metadata_keys, added),
-            "excluded_embed_metadata_keys": _united(node.excluded_embed_metadata_keys, added),
+            "excluded_llm_metadata_keys": _merged(node.excluded_llm_metadata_keys, added),
+            "excluded_embed_metadata_keys": _merged(node.excluded_embed_metadata_keys, added),
         }
     )
 
 
-def _united(keys: list[str], others: Iterable[str]) -> list[str]:
+def _merged(keys: list[str], others: Iterable[str]) -> list[str]:
     return list(dict.fromkeys((*keys, *others)))

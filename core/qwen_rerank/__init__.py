@@ -1,4 +1,4 @@
-"""Reranking by Qwen models: records in, the same records out, best first."""
+"""Rerank documents with Qwen models."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -90,15 +90,15 @@ _MODULES = {
     "ServerScorer": "scorers.server",
 }
 
-if not TYPE_CHECKING:  # for which every name would be there
+if not TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """A scorer when it is asked for: few programs use more than one."""
+        """Import a scorer on first use: few programs need more than one."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""QwenReRanker: the query-bound face that zvec's users know, on the engine."""
+"""QwenReRanker: a reranker for one query, with the interface of zvec's QwenReRanker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["QwenReRanker", "ScoredDocument"]
 
 
 class ScoredDocument(Protocol):
-    """What QwenReRanker ranks: a Record, a zvec.Doc, or anything else of this shape."""
+    """What QwenReRanker ranks: a Record, a zvec.Doc, or any object with these attributes."""
 
     @property
     def id(self) -> Any: ...
@@ -38,25 +38,25 @@ D = TypeVar("D", bound=ScoredDocument)
 
 
 class QwenReRanker:
-    """Ranks the results of a vector store's queries together, for one query text.
+    """Reranks the results of a vector store's queries together, for one query text.
 
-    Takes the place of zvec's own QwenReRanker, as the `reranker=` of a collection's query too.
-    Documents of all lists are deduplicated by id, the first one with a text wins; those whose text
-    is missing or blank are skipped. The documents passed in are not changed.
+    A drop-in replacement for zvec's QwenReRanker, also as `reranker=` of a collection's query.
+    Documents of all lists with the same id and the same text are copies, and the best-ranked one is
+    kept. Documents without text are skipped. The documents that you pass are not changed.
 
     Args:
-        query: What the documents should be relevant to: a text that is not blank, or a `Content`.
+        query: What the documents should be relevant to: text that is not blank, or a `Content`.
         topn: How many documents to return at most, at least 1.
-        rerank_field: The field with a document's text; several, for a text of `name: value` lines;
-            a format string of fields' names; or a function from document to text. A `Content` or
-            content blocks can stand in place of text.
+        rerank_field: The field with a document's text; several fields, for a text of `name: value`
+            lines; a format string of field names; or a function from document to text. A `Content`
+            or content blocks can stand in for text.
         model: The DashScope model.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
         scorer: Gives the scores instead of DashScope.
         options: The other options of `RerankSettings`, such as instruct, min_score or missing.
 
     Raises:
-        ValueError: Blank query, no key, or an option that can't be used.
+        ValueError: A blank query, no key, or an option that cannot be used.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class QwenReRanker:
             topn: How many to return at most; None for the reranker's own topn.
 
         Returns:
-            Copies of the documents, best first, with the relevance score in place of the retrieval
-            score; [] where nothing has text to rank.
+            Copies of the documents, best first, with the relevance score instead of the retrieval
+            score; [] if no document has text.
 
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.

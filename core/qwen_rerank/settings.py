@@ -1,4 +1,4 @@
-"""The options that every face of the engine shares, and how they become a scorer and an engine."""
+"""The options that all rerankers share, and the scorer and engine that they make."""
 
 from __future__ import annotations
 
@@ -67,25 +67,25 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
     _built: _Built | None = PrivateAttr(default=None)
 
-    if not TYPE_CHECKING:  # so that the signature stays that of the fields
+    if not TYPE_CHECKING:  # type checkers take the signature from the fields
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            _ = self.engine  # what can't be used shows here, as itself, not at the first query
+            _ = self.engine  # bad options are errors here, not at the first query
 
     @property
     def engine(self) -> RerankEngine:
-        """The engine for the options as they are now."""
+        """The engine for the current options."""
         return self._current.engine
 
     @property
     def reader(self) -> ItemReader[Any]:
-        """What reads the text of the documents that this component ranks."""
+        """Reads the text of the documents that this component ranks."""
         return self._current.reader
 
     @property
     def _current(self) -> _Built:
-        """What is built of the options as they are now."""
+        """What the current options make."""
         options = tuple(getattr(self, name) for name in RerankSettings.model_fields)
         if self._built is None or self._built.options != options:
             self._built = self._build(options)
@@ -112,11 +112,11 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         if self.scorer is None:
             names = DashScopeOptions.model_fields
             return DashScopeScorer(**{name: getattr(self, name) for name in names})
-        lost = [name for name in DashScopeOptions.model_fields if self._is_chosen(name)]
-        if lost:
+        unused = [name for name in DashScopeOptions.model_fields if self._is_chosen(name)]
+        if unused:
             raise InvalidInputError(
-                f"{', '.join(lost)} would have no effect beside scorer={self.scorer!r}.",
-                remedy="Pass it to the scorer, or leave the scorer out.",
+                f"{', '.join(unused)} would have no effect together with scorer={self.scorer!r}.",
+                remedy="Pass these options to the scorer, or leave the scorer out.",
             )
         return self.scorer
 
@@ -135,26 +135,26 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     def _refuse_not_saved(cls, value: Any) -> Any:
         if isinstance(value, dict) and _NOT_SAVED in value:
             raise ValueError(
-                f"{value[_NOT_SAVED]!r} is code and was not saved with the other options. "
-                "Pass it again when you load them."
+                f"{value[_NOT_SAVED]!r} is code and was not saved with the other options. Pass it "
+                "again when you load them."
             )
         return value
 
     def __getstate__(self) -> dict[Any, Any]:
-        # Without the key, and without the engine that holds it: DASHSCOPE_API_KEY gives it again.
+        # Without the key and the engine that holds it: it is read from DASHSCOPE_API_KEY again.
         keyless = self.model_copy(update={"api_key": None})
         keyless._built = None
         state = super(RerankSettings, keyless).__getstate__()
-        lost = RerankSettings.model_fields.keys() - state["__dict__"].keys()
-        if lost:  # LlamaIndex leaves out what can't be pickled: another model would rank then
+        missing = RerankSettings.model_fields.keys() - state["__dict__"].keys()
+        if missing:  # LlamaIndex drops what cannot be pickled: another model would rank then
             raise InvalidInputError(
-                f"{', '.join(sorted(lost))} can't be pickled.",
+                f"{', '.join(sorted(missing))} cannot be pickled.",
                 remedy="Use a function or a class at the top level of a module.",
             )
         return state
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        # The caller's functions are shared, as scorers are: a bound one may count into its object.
+        # Functions are shared, as scorers are: a bound method may store something in its object.
         memo = {} if memo is None else memo
         for own in (self.rerank_field, self.usage_callback):
             if callable(own):
@@ -162,20 +162,20 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         return super().__deepcopy__(memo)
 
     def __eq__(self, other: object) -> bool:
-        # By the options, and not, as pydantic does, by the engines made of them too.
+        # pydantic would also compare the engines, which are never equal.
         return type(self) is type(other) and dict(self) == dict(other)
 
 
 class PluginSettings(RerankSettings):
-    """The options of `RerankSettings`, and what goes into the metadata of a document or node.
+    """The options of `RerankSettings`, and what to store in the metadata of a document or node.
 
     Attributes:
-        keep_retrieval_score: Whether the first stage's score is kept, in
-            `metadata["retrieval_score"]`: a float, or None if it gave none.
-        keep_passage: Whether the part of its text that a PassageScorer's score is of is kept, in
-            `metadata["passage"]`: the offsets of its start and end, a list, or None if it is whole.
-        keep_model: Whether the name of the model that gave the order is kept, in
-            `metadata["rerank_model"]`: of a FallbackScorer the one that answered.
+        keep_retrieval_score: Whether to store the first stage's score in
+            `metadata["retrieval_score"]`: a float, or None if there is none.
+        keep_passage: Whether to store the best passage, if a PassageScorer found one, in
+            `metadata["passage"]`: a list of its start and end offsets, or None for the whole text.
+        keep_model: Whether to store the name of the model that scored in
+            `metadata["rerank_model"]`; with a FallbackScorer the one that answered.
     """
 
     keep_retrieval_score: bool = False
@@ -183,7 +183,7 @@ class PluginSettings(RerankSettings):
     keep_model: bool = False
 
     def _kept(self, documents: Sequence[Any], ranking: RankedIndices) -> Iterable[dict[str, Any]]:
-        """For each document of the ranking what to add to its metadata."""
+        """For each document of the ranking, what to add to its metadata."""
         count = len(ranking.indices)
         columns: dict[str, Iterable[Any]] = {}
         if self.keep_retrieval_score:
@@ -200,7 +200,7 @@ class PluginSettings(RerankSettings):
         return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def _kept_columns(self, ranking: RankedIndices) -> dict[str, Iterable[Any]]:
-        """What a framework's own options add, by metadata key, for each document."""
+        """What the options of one framework add for each document, by metadata key."""
         return {}
 
     def _retrieval_score(self, document: Any) -> float | None:
@@ -209,12 +209,12 @@ class PluginSettings(RerankSettings):
 
 
 class _Built(NamedTuple):
-    """What is built of the options.
+    """What a set of options makes.
 
     Attributes:
         options: The values of the options.
-        engine: Their engine.
-        reader: Reads what is scored of the component's documents.
+        engine: The engine for them.
+        reader: Reads the text of documents.
     """
 
     options: tuple[Any, ...]

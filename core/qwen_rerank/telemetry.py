@@ -1,9 +1,9 @@
-"""OpenTelemetry spans: one a ranking, and one a request under it.
+"""OpenTelemetry spans: one per ranking, and one per request within it.
 
-There are none unless the program has set OpenTelemetry up, so it is never imported for them.
-Attributes have the names of its semantic conventions (for generative AI and HTTP, release 0.66b2)
-where these have one, and ours begin with "qwen_rerank.". No query, document or key is in a span,
-and no error's message, which may quote one.
+Spans are recorded only if the program has set up OpenTelemetry; it is never imported for them.
+Attributes follow its semantic conventions (generative AI and HTTP, release 0.66b2) where they
+exist; the others begin with "qwen_rerank.". A span contains no query, document or key, and no error
+message, which may quote one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Span", "ranking_span", "request_span"]
 
 OPERATION = "rerank"
-"""Not one of the conventions' operations yet; they allow others."""
+"""The conventions do not have this operation yet, but allow others."""
 
 
 class Span:
-    """What is told of a piece of work while it lasts, to nobody."""
+    """A span that is not recorded."""
 
     __slots__ = ()
 
@@ -47,11 +47,11 @@ class Span:
         """Record the outcome of a ranking and how many documents it returned."""
 
     def answered(self, tokens: int) -> None:
-        """Tell that a request was answered with scores, and for how many tokens."""
+        """Record that the response had scores, and how many tokens were billed."""
 
 
 class _Recorded(Span):
-    """The same, told to OpenTelemetry."""
+    """A span of OpenTelemetry."""
 
     __slots__ = ("_manager", "_span")
 
@@ -125,7 +125,7 @@ _NOBODY = Span()
 
 
 def _configured() -> ModuleType | None:
-    """OpenTelemetry's API, where the program has set it up: it has been imported then."""
+    """OpenTelemetry's API if the program has set it up, and so has imported it."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
@@ -133,7 +133,7 @@ def _configured() -> ModuleType | None:
 
 
 def ranking_span(model: str, documents: int, top_n: int | None) -> Span:
-    """A span for the ranking of so many documents by a model."""
+    """A span for one ranking."""
     trace = _configured()
     if trace is None:
         return _NOBODY
@@ -159,15 +159,15 @@ def request_span(provider: str | None, model: str, url: str, documents: int, res
     trace = _configured()
     if trace is None:
         return _NOBODY
-    place = urlsplit(url)
+    address = urlsplit(url)
     attributes = {
         "gen_ai.operation.name": OPERATION,
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
         "http.request.method": "POST",
         "http.request.resend_count": resends or None,
-        "server.address": place.hostname,
-        "server.port": place.port or {"http": 80, "https": 443}[place.scheme],
+        "server.address": address.hostname,
+        "server.port": address.port or {"http": 80, "https": 443}[address.scheme],
         "url.full": url,
         "qwen_rerank.documents": documents,
     }

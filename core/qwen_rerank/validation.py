@@ -1,4 +1,4 @@
-"""Checks of arguments that more than one module makes."""
+"""Checks of arguments that several modules share."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ T = TypeVar("T")
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether it is a number, other than a bool, that is neither infinite nor NaN."""
+    """Whether the value is a number, but not a bool, infinity or NaN."""
     if type(value) is float:
         return math.isfinite(value)
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def list_of(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:
-    """The things in a list; raises InvalidInputError if one is of another kind."""
-    found = list(things)
-    for other in {*map(type, found)}:
+    """The things as a list; raises InvalidInputError if one has another type."""
+    if not isinstance(things, Iterable):
+        got = type(things).__name__
+        raise InvalidInputError(f"{name} must be a list of {kind.__name__}s, got {got}.")
+    listed = list(things)
+    for other in {*map(type, listed)}:
         if not issubclass(other, kind):
             raise InvalidInputError(
                 f"{name} must be {kind.__name__}s, got {other.__name__}.", remedy=remedy
             )
-    return cast(list[T], found)
+    return cast(list[T], listed)
 
 
 def check_query(query: str) -> None:
@@ -56,17 +59,17 @@ def check_query(query: str) -> None:
 
 
 def check_text(name: str, text: str) -> None:
-    """Raise InvalidInputError unless it is a string, not blank, that UTF-8 can encode."""
+    """Raise InvalidInputError unless the text is a non-blank string that UTF-8 can encode."""
     if not isinstance(text, str) or not text.strip() or not _is_utf8(text):
         raise InvalidInputError(
-            f"{name} must be a string, not blank, that UTF-8 can encode, got {text!r}."
+            f"{name} must be a non-blank string that UTF-8 can encode, got {text!r}."
         )
 
 
 def not_utf8(name: str) -> InvalidInputError:
-    """The error for a text, known by this name, that UTF-8 can't encode."""
+    """The error for a text of this name that UTF-8 cannot encode."""
     return InvalidInputError(
-        f"{name} holds half of a surrogate pair, which UTF-8 cannot encode.",
+        f"{name} contains half of a surrogate pair, which UTF-8 cannot encode.",
         remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
     )
 
@@ -80,7 +83,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def check_top_n(top_n: int | None, name: str = "top_n") -> None:
-    """Raise InvalidInputError unless it is None, for all, or a whole number of at least 1."""
+    """Raise InvalidInputError unless the value is None or a whole number of at least 1."""
     if top_n is not None:
         check_whole(name, top_n, at_least=1)
 

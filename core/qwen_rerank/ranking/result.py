@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedIndices(Outcome):
-    """Indices of documents, best first, with what was found out about each.
+    """Indices of documents, best first, with what is known about each.
 
     Attributes:
         indices: The documents' indices in the input.

@@ -58,9 +58,9 @@ def test_a_blank_query_is_refused(shared: LocalScorer, query: Any) -> None:
 
 
 def test_half_of_a_surrogate_pair_is_refused(shared: LocalScorer) -> None:
-    with pytest.raises(InvalidInputError, match="Text 1 holds half of a surrogate pair"):
+    with pytest.raises(InvalidInputError, match="Text 1 contains half of a surrogate pair"):
         shared.score(QUERY, ["fine", "not \ud83d"])
-    with pytest.raises(InvalidInputError, match="The query holds half of a surrogate pair"):
+    with pytest.raises(InvalidInputError, match="The query contains half of a surrogate pair"):
         shared.score("not \ud83d", TEXTS)
 
 
