@@ -1,19 +1,20 @@
-"""What can go wrong, as types.
+"""The exception hierarchy.
 
     QwenRerankError
-    ├── InvalidInputError (ValueError)      what you passed can't be ranked or sent
-    │   └── MissingKeyError                 no API key, or a string that can't be one
-    ├── AuthenticationError                 the service refused the key, or its account
+    ├── InvalidInputError (ValueError)        an argument that cannot be used, or a text or request
+    │   │                                     that the service refuses as invalid
+    │   └── MissingKeyError                   no API key, or a string that cannot be one
+    ├── AuthenticationError                   the service refused the key or the account
     │   └── MissingKeyError
-    ├── RateLimitError                      too many requests or tokens for now
-    ├── RequestTimeoutError                 no answer in time, or the deadline passed
-    ├── ServiceError                        the service failed, or could not be reached
-    ├── BadResponseError                    an answer that is not a whole, valid ranking
-    ├── ContentBlockedError                 the service's content inspection refused the text
+    ├── RateLimitError                        too many requests or tokens
+    ├── RequestTimeoutError                   no response in time, or the deadline has passed
+    ├── ServiceError                          the service failed or could not be reached
+    ├── BadResponseError                      the response is not a complete, valid ranking
+    ├── ContentBlockedError                   the service's content inspection blocked a text
     └── MissingDependencyError (ImportError)  an optional package is not installed
 
-Every error carries `code`, `status`, `request_id` and `retry_after`, each None where the failure
-never reached a service, or where the service did not say.
+Every error has `code`, `status`, `request_id` and `retry_after`. Each is None if no service was
+reached, or if the service did not send it.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ __all__ = [
 
 
 class QwenRerankError(Exception):
-    """The root of every error this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
     Args:
         message: What happened, in one sentence.
-        remedy: What to do about it, or None where there is nothing to do.
+        remedy: What you can do about it; None if there is nothing.
         code: The service's own error code, such as `"Throttling.RateQuota"`.
         status: The HTTP status, such as 429.
-        request_id: The service's id of the request, to quote to its support.
-        retry_after: Seconds after which the service asked to be tried again.
+        request_id: The service's id of the request, which its support will ask for.
+        retry_after: The seconds that the service asked you to wait before trying again.
     """
 
     def __init__(
@@ -70,36 +71,36 @@ class QwenRerankError(Exception):
 
 
 class InvalidInputError(QwenRerankError, ValueError):
-    """An argument that can't be used: the message names it and, where it is short, its value."""
+    """An argument cannot be used. The message names it and, if it is short, quotes its value."""
 
 
 class AuthenticationError(QwenRerankError):
-    """The service refused the key (401), what it may do (403), or its account (Arrearage)."""
+    """The service refused the key (401), its permissions (403) or its account (Arrearage)."""
 
 
 class MissingKeyError(AuthenticationError, InvalidInputError):
-    """No API key was given or set, or what was given can't be one. Nothing was sent."""
+    """There is no API key, or the string cannot be one. Nothing was sent."""
 
 
 class RateLimitError(QwenRerankError):
-    """Too much for now: 429 or a throttling code after the retries, or one's own rates."""
+    """Too many requests or tokens, even after retries: the service's limits or your own."""
 
 
 class RequestTimeoutError(QwenRerankError):
-    """A request ran past its timeout after the retries, or the call ran past its deadline."""
+    """A request exceeded its timeout, even after retries, or the call exceeded its deadline."""
 
 
 class ServiceError(QwenRerankError):
-    """The service failed (5xx and the like), or could not be reached, after the retries."""
+    """The service failed (5xx and the like) or could not be reached, even after retries."""
 
 
 class BadResponseError(QwenRerankError):
-    """The answer is not JSON, or lacks, repeats or invents a score. It is never used in part."""
+    """The response is not JSON, or has a missing, repeated or invalid score. No part is used."""
 
 
 class ContentBlockedError(QwenRerankError):
-    """The service's content inspection refused the query or a document (DataInspectionFailed)."""
+    """The service's content inspection blocked the query or a document (DataInspectionFailed)."""
 
 
 class MissingDependencyError(QwenRerankError, ImportError):
-    """An optional package is needed: the message names the extra that installs it."""
+    """An optional package is not installed. The message names the extra that installs it."""

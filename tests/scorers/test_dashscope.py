@@ -20,6 +20,7 @@ import pytest
 
 from qwen_rerank import (
     AuthenticationError,
+    BadResponseError,
     DashScopeScorer,
     InvalidInputError,
     Limits,
@@ -37,6 +38,7 @@ from tests.support.loopback import (
     LoopbackDashScope,
     drops,
     refuses,
+    rewrites,
     says,
     token_count,
 )
@@ -112,6 +114,32 @@ def test_what_the_answer_has_besides_the_scores_does_not_matter(
     dashscope.faults.append(says(json.dumps(answer)))
     scores = DashScopeScorer().score("q", ["x"])
     assert (scores.values, scores.usage.tokens) == ([1.0], 0)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda answer: {"code": 200, "message": "success", "data": answer},
+        lambda answer: {"code": "0", "msg": "OK", "data": answer["output"]},
+        lambda answer: {**answer, "request_id": 7, "usage": [{"total_tokens": 1.5}]},
+    ],
+    ids=["in data", "its output in data", "with an odd id and usage"],
+)
+def test_a_ranking_that_a_gateway_wraps_is_read_and_not_paid_for_again(
+    dashscope: LoopbackDashScope, score: Score, wrapped: Callable[[Any], Any]
+) -> None:
+    dashscope.faults.append(rewrites(lambda body: json.dumps(wrapped(json.loads(body))).encode()))
+    scores = score(DashScopeScorer(), "q", scored([0.2, 0.9]))
+    assert (scores.values, scores.usage.retries) == ([0.2, 0.9], 0)
+
+
+def test_a_gateway_that_reports_success_without_a_ranking_is_not_asked_again(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    dashscope.faults.append(says('{"code": 200, "message": "success", "data": null}'))
+    with pytest.raises(BadResponseError, match=r"output\.results: expected a list"):
+        score(DashScopeScorer(), "q", ["a"])
+    assert len(dashscope.received) == 1
 
 
 # --- Packing

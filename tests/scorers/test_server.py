@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -35,6 +36,11 @@ from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinfer
 INSTRUCTED = {"vllm": "instruction", "sglang": "instruct", "dashscope": "instruct"}
 NEEDS_MODEL = ("xinference", "dashscope")
 KEY = "sk-server"
+TOO_LONG = [
+    (500, "input is too large to process. increase the physical batch size"),
+    (400, "This model's maximum context length is 512 tokens. However, you requested 2001."),
+]
+"""What llama.cpp and vLLM say, and with which status."""
 
 
 def scored(values: list[float]) -> list[str]:
@@ -363,6 +369,31 @@ def test_a_server_that_does_not_rerank_is_an_error_that_says_how_it_would() -> N
 def test_a_batch_larger_than_the_server_takes_is_an_error_that_says_so() -> None:
     with SERVERS["tei"]() as server, pytest.raises(InvalidInputError, match="Lower batch_size"):
         scorer_of(server, "tei", batch_size=64).score("q", ["a"] * 64)
+
+
+@pytest.mark.parametrize(("status", "said"), TOO_LONG)
+def test_a_text_that_is_too_long_is_not_sent_again_and_named_with_a_remedy(
+    vllm: Server, score: Score, status: int, said: str
+) -> None:
+    vllm.faults.append(refuses(status, "BadRequestError", said))
+    texts = ["short", "long " * 2_000, "short too"]
+    with pytest.raises(InvalidInputError) as failure:
+        score(scorer_of(vllm, "vllm"), "q", texts)
+    assert said in str(failure.value)
+    assert "The longest text is text 1, with 10,000 characters." in str(failure.value)
+    assert re.search("PassageScorer.*--max-model-len", str(failure.value))
+    assert len(vllm.received) == 1
+
+
+def test_the_longest_text_is_named_by_its_index_in_the_call(vllm: Server) -> None:
+    status, said = TOO_LONG[0]
+    vllm.faults.append(refuses(status, "BadRequestError", said))
+    texts = ["a", "bb", "ccc"]
+    with pytest.raises(InvalidInputError) as failure:
+        scorer_of(vllm, "vllm", batch_size=1, max_concurrency=1).score("q", texts)
+    (refused,) = vllm.received[0].documents
+    named = f"The longest text is text {texts.index(refused)}, with {len(refused)} characters."
+    assert named in str(failure.value)
 
 
 @pytest.mark.parametrize("value", ["", "-1e6", "null", '"0.5"', "NaN", "Infinity", "true", "1e999"])

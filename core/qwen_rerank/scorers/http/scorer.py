@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from pydantic_core import to_json
 
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Limits, Price
@@ -241,7 +241,10 @@ class ServiceScorer(Scorer):
                     send = self._request(call, session, query, documents, top_n)
                     answer, retries = await call.attempt(send, turn)
                 return [_Answered(places, answer, retries)]
-            except InvalidInputError:
+            except InvalidInputError as error:
+                if self._dialect.is_too_long(error.message):
+                    _name_longest(error, documents, places)
+                    raise
                 if not estimated:
                     raise
                 exact = await asyncio.to_thread(
@@ -350,6 +353,14 @@ async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
         finally:
             del failure
     return [result for task in tasks for result in task.result()]
+
+
+def _name_longest(error: QwenRerankError, documents: list[Item], indices: list[int]) -> None:
+    """Add to the error which document is the longest: the service does not say which it refused."""
+    length, index = max(zip(map(len, map(text_of, documents)), indices, strict=True))
+    said = error.message.rstrip(".")
+    error.message = f"{said}. The longest text is text {index}, with {length:,} characters."
+    error.args = (error.message,)
 
 
 def _scores(answered: list[_Answered], call: CallContext, price: Price | None) -> Scores:

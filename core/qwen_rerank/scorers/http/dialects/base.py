@@ -94,6 +94,10 @@ class Dialect(ABC):
         """Read the body of a response that is not a ranking. Never raises."""
         return read_error(body)
 
+    def is_too_long(self, message: str) -> bool:
+        """Whether the service's message says that a text is longer than its model can read."""
+        return False
+
     def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
         """Return the error type and the remedy for an error response.
 

@@ -18,6 +18,9 @@ __all__ = ["ErrorResponse", "InvalidRankingError", "RankingResponse", "read_erro
 _CONTAINERS = ("results", "output", "data", "result")
 """The keys under which services and gateways put results, in order of preference."""
 
+_DEEPEST = 4
+"""How many containers may be around the results."""
+
 _SCORES = ("relevance_score", "score")
 """The keys under which they have a result's score, in order of preference."""
 
@@ -75,27 +78,24 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
 
     Args:
         body: The body of the response.
-        expected: Where the service has its results, for the message if there are none.
+        expected: Where the service has its results, such as `"output.results"`: looked at first.
         score_range: The lowest and the highest score that there can be.
 
     Raises:
         InvalidRankingError: The body is not a ranking, or holds an error code.
     """
     response = _parse_json(body)
+    keys = tuple(dict.fromkeys([*expected.split("."), *_CONTAINERS]))
+    path = _results_path(response, keys)
+    if path is None:
+        where = expected if isinstance(response, dict) else "body"
+        raise InvalidRankingError(f"{where}: expected a list of results")
     objects: list[dict[str, Any]] = []
-    path: list[str] = []
-    while isinstance(response, dict):
+    for key in path:
         objects.append(response)
-        key = _container(response)
-        if key is None:
-            break
-        path.append(key)
         response = response[key]
     if any(map(_holds_error, objects)):
         raise InvalidRankingError("code: reports an error")
-    if not isinstance(response, list):
-        where = expected if objects else "body"
-        raise InvalidRankingError(f"{where}: expected a list of results")
     indices, scores = _columns(response, path, score_range)
     return RankingResponse(indices, scores, _tokens(objects), _request_id(objects) or None)
 
@@ -110,7 +110,7 @@ def read_error(body: bytes) -> ErrorResponse:
     except InvalidRankingError:
         return ErrorResponse()
     while isinstance(response, dict) and _reports_success(response):
-        response = response.get(_container(response) or "")
+        response = next((response[key] for key in _CONTAINERS if response.get(key)), None)
     if not isinstance(response, dict):
         return ErrorResponse()
     inner = response.get("error") or response
@@ -135,10 +135,18 @@ def _parse_json(body: bytes) -> Any:
         raise InvalidRankingError(f"Invalid JSON: {error}") from None
 
 
-def _container(response: dict[str, Any]) -> str | None:
-    """Return the key under which the response has its results."""
-    keys = (key for key in _CONTAINERS if isinstance(response.get(key), dict | list))
-    return next(keys, None)
+def _results_path(
+    response: object, keys: Sequence[str], path: tuple[str, ...] = ()
+) -> tuple[str, ...] | None:
+    """Return the keys that lead to the list of results; None if there is no list."""
+    if isinstance(response, list):
+        return path
+    if isinstance(response, dict) and len(path) < _DEEPEST:
+        below = (
+            _results_path(response[key], keys, (*path, key)) for key in keys if key in response
+        )
+        return next((found for found in below if found is not None), None)
+    return None
 
 
 def _columns(

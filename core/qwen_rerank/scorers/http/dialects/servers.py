@@ -100,8 +100,11 @@ class ServerDialect(Dialect):
             return replace(ranking, scores=list(map(sigmoid, ranking.scores)))
         return ranking
 
+    def is_too_long(self, message: str) -> bool:
+        return _TOO_LONG.search(message) is not None
+
     def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
-        if status in _STATUSES_OF_INPUT and _TOO_LONG.search(error.message):
+        if status in _STATUSES_OF_INPUT and self.is_too_long(error.message):
             return InvalidInputError, (
                 "A text is longer than the server's model can read. Shorten it, score it with "
                 f"PassageScorer, or start the server with {self.context_option}."
