@@ -146,8 +146,8 @@ def call_of(case: Case, count: int) -> Callable[[], Any]:
     top_n = None if case.returned == ALL else 10
     rank = build(template if case.kind == TEMPLATE else None, top_n, Ready(count))
     expected = min(count - count // 10 * (case.kind == MISSING), top_n or count)
-    found = len(rank(inputs))
-    assert found == expected, f"{case}: {found} documents returned, not {expected}"
+    returned = len(rank(inputs))
+    assert returned == expected, f"{case}: {returned} documents returned, not {expected}"
     return lambda: rank(inputs)
 
 

@@ -2,11 +2,12 @@
 
     python benchmarks/local.py [--rounds N]
 
-Qwen3-Reranker-0.6B's geometry in bfloat16, with random weights, which cost as much time as the real
-ones; documents of 50 to 400 tokens, 32 for one query on a CPU, 100 for one and for each of 16 on a
-CUDA device. The ways take turns within a round, and the best of the rounds is reported: on a
-machine that does other things too, compare the rows of one run, not of two. Needs the extra
-`local`, sentence-transformers, 12 GB of memory and 2 GB of disk.
+The model has the dimensions of Qwen3-Reranker-0.6B, in bfloat16, with random weights, which take as
+much time as the real ones. Documents have 50 to 400 tokens. On a CPU one query has 32 documents; on
+a CUDA device one query, and then each of 16, has 100. The implementations take turns within a
+round, and the best round is reported: on a machine that is busy with other things, compare the rows
+of one run, not those of two. Needs the extra `local`, sentence-transformers, 12 GB of memory and 2
+GB of disk.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ MAX_LENGTH = 8_192
 HEADER = """
 {queries} × {documents} documents, {tokens} tokens
 
-| | pairs/s | × CrossEncoder | GFLOP/s of use | products, GFLOP/s | share | memory, MB | score off |
+| | pairs/s | × CrossEncoder | useful GFLOP/s | products, GFLOP/s | share | memory, MB | error |
 |---|---|---|---|---|---|---|---|"""
 
 Score = Callable[[str, list[str]], list[float]]
@@ -64,13 +65,13 @@ Work = list[tuple[str, list[str]]]
 
 
 class Run(NamedTuple):
-    """What one way gave.
+    """What one implementation took.
 
     Attributes:
         seconds: How long it took.
-        products: What large matrix products ran at right before and after it, in operations a
+        products: The speed of large matrix products right before and after it, in operations per
             second.
-        memory: What it used above the weights at most, in bytes.
+        memory: The most memory that it used in addition to the weights, in bytes.
         scores: All scores.
     """
 
@@ -91,21 +92,21 @@ def main() -> None:
         random_model(**GEOMETRY).bfloat16().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         scorer = LocalScorer(folder, device=str(DEVICE), dtype="bfloat16")
-        ways: dict[str, Score] = {
+        implementations: dict[str, Score] = {
             "official script": official(folder),
             "CrossEncoder": cross_encoder(folder),
             "LocalScorer": lambda query, texts: scorer.score(query, texts).values,
         }
-    for score in ways.values():
+    for score in implementations.values():
         score("warm", ["up"])
     for queries, documents in LOADS:
-        work = list(made_up(tokenizer, queries, documents))
+        work = list(made_work(tokenizer, queries, documents))
         prompts = [prompt.rows(query, texts) for query, texts in work]
-        report(measure(ways, work, rounds), queries, documents, prompts)
+        report(measure(implementations, work, rounds), queries, documents, prompts)
 
 
 def official(folder: str) -> Score:
-    """The algorithm of examples/qwen3_reranker_transformers.py: all documents in one batch."""
+    """The official script, examples/qwen3_reranker_transformers.py: all documents in one batch."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(DEVICE).eval()
     no, yes = tokenizer.convert_tokens_to_ids(["no", "yes"])
@@ -132,17 +133,17 @@ def official(folder: str) -> Score:
 
 
 def cross_encoder(folder: str) -> Score:
-    """sentence-transformers, with the prompt as its chat template and its default batches of 32."""
+    """sentence-transformers, with the prompt as chat template and its default batch size of 32."""
     model = CrossEncoder(
         folder, device=str(DEVICE), model_kwargs={"dtype": "bfloat16"}, max_length=MAX_LENGTH
     )
     return lambda query, texts: model.predict([(query, text) for text in texts]).tolist()
 
 
-def made_up(
+def made_work(
     tokenizer: PreTrainedTokenizerBase, queries: int, documents: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """Pieces of the example's texts, of 50 to 400 tokens, and of 12 to 24 for a query."""
+    """Pieces of the sample texts: documents of 50 to 400 tokens, queries of 12 to 24."""
     chance = random.Random(0)
     lines = TEXTS.read_text(encoding="utf-8").splitlines()
     text = "\n".join(json.loads(line)["text"] for line in lines)
@@ -157,11 +158,11 @@ def made_up(
         yield piece(12, 24), [piece(50, 400) for _ in range(documents)]
 
 
-def measure(ways: dict[str, Score], work: Work, rounds: int) -> dict[str, Run]:
-    """The best run of each way."""
-    runs: dict[str, list[Run]] = {name: [] for name in ways}
+def measure(implementations: dict[str, Score], work: Work, rounds: int) -> dict[str, Run]:
+    """The best run of each implementation."""
+    runs: dict[str, list[Run]] = {name: [] for name in implementations}
     for _ in tqdm(range(rounds), unit="round"):
-        for name, score in ways.items():
+        for name, score in implementations.items():
             runs[name].append(run(score, work))
     return {name: min(those) for name, those in runs.items()}
 
@@ -177,7 +178,7 @@ def run(score: Score, work: Work) -> Run:
 
 
 def product_rate() -> float:
-    """What layer after layer of such products would run at: each with other weights."""
+    """The speed of such products one after another, each with other weights."""
     rows, inner, columns = PRODUCT
     left = torch.randn(rows, inner, dtype=torch.bfloat16, device=DEVICE)
     rights = torch.randn(8, columns, inner, dtype=torch.bfloat16, device=DEVICE)
@@ -196,17 +197,17 @@ def synchronize() -> None:
 
 
 def start_watching_memory() -> int:
-    """Forget the peak so far, and return what is used now, in bytes."""
+    """Reset the peak, and return what is used now, in bytes."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs have left over is not used
+    ctypes.CDLL(None).malloc_trim(0)  # so that what earlier runs freed does not count
     Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
 
 
 def peak_memory() -> int:
-    """The most that was used since, in bytes. Of the process, and under Linux only, on a CPU."""
+    """The peak since then, in bytes: of the device, or else of the process (Linux only)."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
@@ -219,23 +220,23 @@ def report(runs: dict[str, Run], queries: int, documents: int, prompts: list[Row
     useful = 2 * layer_weights() * tokens + attention_operations(prompts)
     reference, expected = runs["CrossEncoder"].seconds, runs["official script"].scores
     for name, (took, products, memory, scores) in runs.items():
-        off = max(abs(ours - theirs) for ours, theirs in zip(scores, expected, strict=True))
+        error = max(abs(ours - theirs) for ours, theirs in zip(scores, expected, strict=True))
         print(
             f"| {name} | {queries * documents / took:.2f} | {reference / took:.2f} "
             f"| {useful / took / 1e9:.0f} | {products / 1e9:.0f} | {useful / took / products:.0%} "
-            f"| {memory / 1e6:.0f} | {off:.4f} |"
+            f"| {memory / 1e6:.0f} | {error:.4f} |"
         )
 
 
 def layer_weights() -> int:
-    """Weights that every token is multiplied by, in all layers."""
+    """The number of weights in all layers, by each of which every token is multiplied."""
     hidden, inner = GEOMETRY["hidden_size"], GEOMETRY["intermediate_size"]
     heads = 2 * GEOMETRY["num_attention_heads"] + 2 * GEOMETRY["num_key_value_heads"]
     return GEOMETRY["num_hidden_layers"] * hidden * (heads * GEOMETRY["head_dim"] + 3 * inner)
 
 
 def attention_operations(prompts: list[Rows]) -> int:
-    """What causal attention takes to multiply, with what all rows share computed once."""
+    """The operations of causal attention, with the shared part of the prompts computed once."""
     attended = 0
     for lead, rows, _ in prompts:
         attended += len(lead) ** 2 // 2

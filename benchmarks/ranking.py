@@ -1,10 +1,10 @@
-"""Does the embedded scorer improve the order that BM25 gives?
+"""Does EmbeddedScorer improve on the order of BM25?
 
     python benchmarks/ranking.py [--data DIR]
 
-The first stage is bm25s in two settings, a common one and the best that we found; its best 50
-sentences a query are ranked again. Needs the packages bm25s, PyStemmer and tqdm, and the extra
-evaluation.
+The first stage is bm25s with two settings: Lucene's defaults, and the best that we know. Its top 50
+sentences per query are reranked. Needs the packages bm25s, PyStemmer and tqdm, and the extra
+`evaluation`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ CANDIDATES = 50
 DATA = Path("xquad-r")
 
 ABSENT = """\
-The data set is not in {folder}
+{folder} does not have the data set.
 
-It is XQuAD-R as sentence retrieval, from LAReQA (google-research-datasets/lareqa on GitHub),
-CC BY-SA 4.0. Lay it out like this and pass the folder with --data DIR:
+It is XQuAD-R, sentence retrieval from LAReQA (google-research-datasets/lareqa on GitHub), CC BY-SA
+4.0. Prepare a folder like this and pass it with --data DIR:
 
-    DIR/en/corpus.jsonl    a sentence a line: {{"_id": "0-0-0", "text": "..."}}
-    DIR/en/queries.jsonl   a question a line: {{"_id": "56be...", "text": "..."}}
+    DIR/en/corpus.jsonl    one sentence per line: {{"_id": "0-0-0", "text": "..."}}
+    DIR/en/queries.jsonl   one question per line: {{"_id": "56be...", "text": "..."}}
     DIR/en/qrels.tsv       question id, sentence id, gain; no header
     DIR/zh/                the same in Chinese"""
 
 HEADER = """\
-| language | first stage | queries | nDCG@10 | reranked | R@50 | rerank, ms a query |
+| language | first stage | queries | nDCG@10 | reranked | R@50 | rerank, ms per query |
 |---|---|---|---|---|---|---|"""
 
 
@@ -61,7 +61,7 @@ FIRST_STAGES = (
 )
 
 Rankings = Mapping[str, list[Record]]
-"""Records, best first, by query id."""
+"""The records of each query id, best first."""
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def row(folder: Path, stage: BM25) -> str:
-    """Rank one language's queries twice, and put the figures in a row of the table."""
+    """Rank the queries of one language twice; the row of the table with the figures."""
     queries = read_texts(folder / "queries.jsonl")
     first = retrieved(queries, read_texts(folder / "corpus.jsonl"), stage)
     second, seconds = reranked(queries, first)
@@ -100,24 +100,24 @@ def retrieved(queries: Mapping[str, str], corpus: Mapping[str, str], stage: BM25
     index = bm25s.BM25(k1=stage.k1, b=stage.b, method="lucene")
     index.index([terms(text, stage.stem) for text in corpus.values()], show_progress=False)
     wanted = [terms(text, stage.stem) for text in queries.values()]
-    places, _ = index.retrieve(wanted, k=CANDIDATES, show_progress=False)
+    indices, _ = index.retrieve(wanted, k=CANDIDATES, show_progress=False)
     return {
-        query_id: [records[place] for place in best]
-        for query_id, best in zip(queries, places, strict=True)
+        query_id: [records[i] for i in best]
+        for query_id, best in zip(queries, indices, strict=True)
     }
 
 
 def terms(text: str, stem: Callable[[str], str]) -> list[str]:
-    """Words in lower case, or their stems; of Chinese, the characters and the pairs of them."""
-    found = []
+    """The stems of the words in lower case; for Chinese, the characters and their pairs."""
+    split: list[str] = []
     for part in re.findall(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+", text.lower()):
         chinese = "\u3400" <= part[0] <= "\u9fff"
-        found += [*part, *map("".join, pairwise(part))] if chinese else [stem(part)]
-    return found
+        split += [*part, *map("".join, pairwise(part))] if chinese else [stem(part)]
+    return split
 
 
 def reranked(queries: Mapping[str, str], first: Rankings) -> tuple[Rankings, list[float]]:
-    """The second stage, and how many seconds it took for each query."""
+    """The second stage, and the seconds it took for each query."""
     engine = RerankEngine(EmbeddedScorer(), rerank_field="text")
     second, seconds = {}, []
     for query_id, records in tqdm(first.items(), unit="query"):

@@ -1,11 +1,11 @@
-"""Does the client last, when one call in twenty is in trouble?
+"""Does the client stay healthy for many calls, if one in twenty fails?
 
     python benchmarks/soak.py [--calls N] [--seed N]
 
-64 callers at a time, half of them threads and half tasks of two event loops, ask clients of all
-kinds to rank, over a loopback service in another process. A call's texts say what is to go wrong
-with it. Its outcome must be the one that follows: the right ranking, or a certain error. Memory,
-descriptors, threads and tasks are watched throughout. Exits with 1 where a bound is broken.
+64 callers, half of them threads and half tasks in two event loops, rank with all kinds of clients
+over a loopback service in another process. A call's texts tell the service what should go wrong.
+The outcome must be the expected one: the right ranking, or a certain error. Memory, descriptors,
+threads and tasks are watched throughout. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -62,75 +62,75 @@ from tests.support.loopback import (
 
 CALLS = 20_000
 CONCURRENCY = 64
-IN_TROUBLE = 20  # one call in so many
-TIMEOUT = 2.0  # seconds for an attempt
+FAULT_EVERY = 20  # calls
+TIMEOUT = 2.0  # seconds per attempt
 RETRIES = 1
-USES = 50  # after so many calls a caller makes itself new clients
-WARM = 2_000  # calls after which memory must not grow
-GROWTH = 10  # MB that it may
-AT_MOST = {"descriptors": 2, "threads": 1, "tasks": 4}  # for each caller
+CALLS_PER_CLIENT = 50  # then a caller makes new clients
+WARM = 2_000  # calls after which memory must no longer grow
+GROWTH = 10  # MB that it may grow anyway
+AT_MOST = {"descriptors": 2, "threads": 1, "tasks": 4}  # per caller
 
 ALWAYS = 1 + RETRIES
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong with a call, and how that ends.
+    """What goes wrong with a call, and the outcome.
 
     Attributes:
-        name: What the call's texts call it.
-        fault: What the service does instead of answering, if anything.
-        attempts: How many of the call's requests it does that to.
-        seconds: How long the service takes to answer.
-        retry_policy: Seconds after which a caller who awaits the answer leaves.
-        ends: The error that the caller gets; None for the right ranking.
+        name: Its name in the call's texts.
+        fault: What the service does instead of responding, if anything.
+        attempts: How many of the call's requests this affects.
+        seconds: How long the service takes to respond.
+        cancelled_after: Seconds after which an async caller cancels the call; None for never.
+        error: The error that the caller gets; None for the right ranking.
     """
 
     name: str
     fault: Fault | None = None
     attempts: int = 1
     seconds: float = 0.0
-    retry_policy: float | None = None
-    ends: type[Exception] | None = None
+    cancelled_after: float | None = None
+    error: type[Exception] | None = None
 
 
-def passing_or_not(name: str, fault: Fault, ends: type[Exception]) -> list[Trouble]:
-    """A trouble that a retry repairs, and one that stays."""
+def once_and_always(name: str, fault: Fault, error: type[Exception]) -> list[Trouble]:
+    """A fault that a retry repairs, and one that it does not."""
     return [
         Trouble(f"{name} once", fault),
-        Trouble(f"{name} always", fault, attempts=ALWAYS, ends=ends),
+        Trouble(f"{name} always", fault, attempts=ALWAYS, error=error),
     ]
 
 
-def garbage(name: str, answer: str) -> Trouble:
-    return Trouble(name, says(answer), ends=BadResponseError)
+def bad_response(name: str, text: str) -> Trouble:
+    return Trouble(name, says(text), error=BadResponseError)
 
 
 NONE = Trouble("none")
 TROUBLES = [
-    *passing_or_not("429", refuses(429, "Throttling.RateQuota"), RateLimitError),
-    *passing_or_not("500", refuses(500, "InternalError"), ServiceError),
-    *passing_or_not("503 in HTML", says("<html>", 503, "text/html"), ServiceError),
-    *passing_or_not("200 with Throttling", refuses(200, "Throttling"), RateLimitError),
-    *passing_or_not("dropped", drops, ServiceError),
-    *passing_or_not("broken off", breaks_off, ServiceError),
-    *passing_or_not("hanging", hangs, RequestTimeoutError),
-    Trouble("200 with a code", refuses(200, "InvalidParameter"), ends=InvalidInputError),
-    Trouble("401", refuses(401, "InvalidApiKey"), ends=AuthenticationError),
-    Trouble("inspection", refuses(400, "DataInspectionFailed"), ends=ContentBlockedError),
-    garbage("HTML", "<html>"),
-    garbage("truncated", '{"output": {"results": [{"index": 0, "relev'),
-    garbage("no scores", '{"output": {"results": []}}'),
-    garbage("NaN", '{"output": {"results": [{"index": 0, "relevance_score": NaN}]}}'),
+    *once_and_always("429", refuses(429, "Throttling.RateQuota"), RateLimitError),
+    *once_and_always("500", refuses(500, "InternalError"), ServiceError),
+    *once_and_always("503 in HTML", says("<html>", 503, "text/html"), ServiceError),
+    *once_and_always("200 with Throttling", refuses(200, "Throttling"), RateLimitError),
+    *once_and_always("dropped", drops, ServiceError),
+    *once_and_always("broken off", breaks_off, ServiceError),
+    *once_and_always("hanging", hangs, RequestTimeoutError),
+    Trouble("200 with a code", refuses(200, "InvalidParameter"), error=InvalidInputError),
+    Trouble("401", refuses(401, "InvalidApiKey"), error=AuthenticationError),
+    Trouble("inspection", refuses(400, "DataInspectionFailed"), error=ContentBlockedError),
+    bad_response("HTML", "<html>"),
+    bad_response("truncated", '{"output": {"results": [{"index": 0, "relev'),
+    bad_response("no scores", '{"output": {"results": []}}'),
+    bad_response("NaN", '{"output": {"results": [{"index": 0, "relevance_score": NaN}]}}'),
     Trouble("slow", seconds=0.5),
-    *[Trouble("cancelled", seconds=1.0, retry_policy=0.05)] * 3,
+    *[Trouble("cancelled", seconds=1.0, cancelled_after=0.05)] * 3,
 ]
 BY_NAME = {trouble.name: trouble for trouble in TROUBLES}
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked for, and the right ranking."""
+    """The texts of a call, and the right ranking."""
 
     trouble: Trouble
     texts: list[str]
@@ -138,20 +138,20 @@ class Call:
 
     @classmethod
     def of(cls, number: int, seed: int) -> Call:
-        chance, place = random.Random(seed * CALLS + number), number // IN_TROUBLE
-        trouble = NONE if number % IN_TROUBLE else TROUBLES[place % len(TROUBLES)]
+        chance, index = random.Random(seed * CALLS + number), number // FAULT_EVERY
+        trouble = NONE if number % FAULT_EVERY else TROUBLES[index % len(TROUBLES)]
         scores = [score / 1_000 for score in chance.sample(range(1_000), chance.randint(1, 9))]
         texts = [f"call={number} trouble={trouble.name}; score={score:.3f}" for score in scores]
         best_first = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1])
         return cls(trouble, texts, best_first)
 
-    def ends_well(self, outcome: Ranked | Exception, awaited: bool) -> bool:
-        leaves = awaited and self.trouble.retry_policy is not None
-        ends = TimeoutError if leaves else self.trouble.ends
-        return outcome == self.right if ends is None else type(outcome) is ends
+    def expects(self, outcome: Ranked | Exception, is_async: bool) -> bool:
+        cancelled = is_async and self.trouble.cancelled_after is not None
+        error = TimeoutError if cancelled else self.trouble.error
+        return outcome == self.right if error is None else type(outcome) is error
 
 
-# --- The service, in a process of its own
+# --- The service, in its own process
 
 
 def serve(pipe: Connection) -> None:
@@ -163,7 +163,7 @@ def serve(pipe: Connection) -> None:
 
 
 class Script:
-    """A fault that never ends: does to each request what its first text asks for."""
+    """A fault for all requests: does to each what its first text asks for."""
 
     def __init__(self, server: LoopbackDashScope) -> None:
         self._server = server
@@ -171,11 +171,11 @@ class Script:
 
     async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         self._server.faults.append(self)  # for the next request
-        found = re.match(r"call=(\d+) trouble=(.+?);", body["input"]["documents"][0])
-        assert found is not None
-        trouble = BY_NAME.get(found[2], NONE)
-        self._attempts[found[1]] += 1
-        if trouble.fault is not None and self._attempts[found[1]] <= trouble.attempts:
+        match = re.match(r"call=(\d+) trouble=(.+?);", body["input"]["documents"][0])
+        assert match is not None
+        number, trouble = match[1], BY_NAME.get(match[2], NONE)
+        self._attempts[number] += 1
+        if trouble.fault is not None and self._attempts[number] <= trouble.attempts:
             return await trouble.fault(request, body)
         await asyncio.sleep(trouble.seconds)
         return web.json_response(ranking(body))
@@ -186,7 +186,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Vitals:
-    """How the process is: MB, and counts."""
+    """The state of the process: memory in MB, and counts."""
 
     memory: float
     descriptors: int
@@ -201,36 +201,36 @@ class Vitals:
 
 
 def unfinished_tasks() -> int:
-    """Of all event loops, also those that only the client knows."""
-    tasks = [thing for thing in gc.get_objects() if issubclass(type(thing), asyncio.Task)]
+    """Count the tasks of all event loops, also of those that only the client knows."""
+    tasks = [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task)]
     return sum(not task.done() for task in tasks)
 
 
 @dataclass
 class Tally:
-    """What came of the calls, and how the process was after each tenth of them."""
+    """The outcomes of the calls, and the state of the process after each tenth of them."""
 
     calls: int
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
-    leaving: list[float] = field(default_factory=list)
+    cancelling: list[float] = field(default_factory=list)
     vitals: dict[int, Vitals] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _done: int = 0
-    # One thread, as the list of all objects stays in the memory of each that asks for it.
+    # One thread, because the list of all objects stays in the memory of each thread that asks.
     _examiner: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def warm(self) -> int:
-        """After how many calls memory must not grow any more."""
+        """The number of calls after which memory must no longer grow."""
         return min(WARM, self.calls // 2)
 
-    def record(self, call: Call, outcome: Ranked | Exception, awaited: bool) -> None:
+    def record(self, call: Call, outcome: Ranked | Exception, is_async: bool) -> None:
         label = "right" if outcome == call.right else type(outcome).__name__
         with self._lock:
             self.outcomes.setdefault(call.trouble.name, Counter())[label] += 1
-            if not call.ends_well(outcome, awaited):
+            if not call.expects(outcome, is_async):
                 self.wrong.append(f"{call.texts[0]} → {outcome!r}")
             self._done += 1
             if self._done % (self.calls // 10) == 0:
@@ -244,10 +244,10 @@ Makers = list[Callable[[], Any]]
 
 
 def turns(makers: Makers) -> Iterator[Any]:
-    """Clients of all kinds in turn, every now and then new ones."""
+    """Clients of all kinds in turn, replaced by new ones now and then."""
     while True:
         clients = cycle([make() for make in makers])
-        for _ in range(USES):
+        for _ in range(CALLS_PER_CLIENT):
             yield next(clients)
 
 
@@ -258,25 +258,24 @@ def call_in_thread(numbers: Iterator[int], seed: int, makers: Makers, tally: Tal
             outcome: Ranked | Exception = rank(client, call.texts)
         except Exception as error:
             outcome = error.with_traceback(None)
-        tally.record(call, outcome, awaited=False)
+        tally.record(call, outcome, is_async=False)
 
 
 async def call_in_task(numbers: Iterator[int], seed: int, makers: Makers, tally: Tally) -> None:
     for number, client in zip(numbers, turns(makers), strict=False):
         call = Call.of(number, seed)
-        started = time.perf_counter()
+        started, limit = time.perf_counter(), call.trouble.cancelled_after
         try:
-            asked = arank(client, call.texts)
-            outcome: Ranked | Exception = await asyncio.wait_for(asked, call.trouble.retry_policy)
+            outcome: Ranked | Exception = await asyncio.wait_for(arank(client, call.texts), limit)
         except Exception as error:
             outcome = error.with_traceback(None)
-        if call.trouble.retry_policy is not None:
-            tally.leaving.append(time.perf_counter() - started - call.trouble.retry_policy)
-        tally.record(call, outcome, awaited=True)
+        if limit is not None:
+            tally.cancelling.append(time.perf_counter() - started - limit)
+        tally.record(call, outcome, is_async=True)
 
 
 def soak(numbers: Iterator[int], seed: int, makers: Makers, tally: Tally) -> None:
-    """Make the calls, so many at a time, and return when all are done."""
+    """Make the calls, `CONCURRENCY` at a time, and return when all are done."""
     caller = (numbers, seed, makers, tally)
 
     async def tasks() -> None:
@@ -290,7 +289,7 @@ def soak(numbers: Iterator[int], seed: int, makers: Makers, tally: Tally) -> Non
 
 
 def at_rest(makers: Makers, tally: Tally) -> Vitals:
-    """How the process is once nothing runs and the last scorer has closed the connections."""
+    """The state of the process when nothing runs and the last scorer has closed the connections."""
     gc.collect()
     with makers[0]() as last:
         last.score("q", ["call=0 trouble=none;"])
@@ -303,41 +302,41 @@ def warm_up(makers: Makers) -> None:
         asyncio.run(arank(make(), ["call=0 trouble=none;"]))
 
 
-def listen(complaints: list[str]) -> None:
-    """Collect what Python and the libraries print_error of: warnings, and what nobody caught."""
+def collect_warnings(texts: list[str]) -> None:
+    """Collect warnings, log records from WARNING on, and errors that nobody caught."""
 
-    class Listener(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            complaints.append(record.getMessage())
+            texts.append(record.getMessage())
 
-    logging.getLogger().addHandler(Listener(logging.WARNING))
+    logging.getLogger().addHandler(Collector(logging.WARNING))
     logging.captureWarnings(True)
     warnings.simplefilter("always")
-    sys.unraisablehook = lambda raised: complaints.append(repr(raised.exc_value))
+    sys.unraisablehook = lambda raised: texts.append(repr(raised.exc_value))
 
 
 # --- The report
 
 
-def broken_bounds(tally: Tally, before: Vitals, after: Vitals) -> list[str]:
-    """What should not have been, in words."""
+def exceeded_bounds(tally: Tally, before: Vitals, after: Vitals) -> list[str]:
+    """One sentence per bound that was exceeded."""
     warm, *later = (tally.vitals[done] for done in sorted(tally.vitals) if done >= tally.warm)
     growth = max(vitals.memory for vitals in later) - warm.memory
-    broken = [
-        f"{len(found)} {kind}, such as {found[0]}"
-        for kind, found in (("wrong outcomes", tally.wrong), ("complaints", tally.complaints))
-        if found
+    exceeded = [
+        f"{len(texts)} {kind}, such as {texts[0]}"
+        for kind, texts in (("wrong outcomes", tally.wrong), ("warnings", tally.warnings))
+        if texts
     ]
     if growth >= GROWTH:
-        broken.append(f"memory grew by {growth:.1f} MB")
+        exceeded.append(f"memory grew by {growth:.1f} MB")
     for name, each in AT_MOST.items():
         was, left = getattr(before, name), getattr(after, name)
         peak = max(getattr(vitals, name) for vitals in tally.vitals.values())
         if peak > was + each * CONCURRENCY:
-            broken.append(f"{peak} {name}, of {was} before")
+            exceeded.append(f"{peak} {name} at the peak, {was} before")
         if left > was:
-            broken.append(f"{left} {name} left, of {was} before")
-    return broken
+            exceeded.append(f"{left} {name} left over, {was} before")
+    return exceeded
 
 
 def report(tally: Tally, before: Vitals, after: Vitals) -> None:
@@ -358,24 +357,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.calls < 100:
-        parser.error("--calls: 100 at least, as every tenth of them is looked at")
+        parser.error("--calls must be at least 100, because the process is examined ten times")
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")  # no thread is there yet
+    context = multiprocessing.get_context("fork")  # there is no other thread yet
     service = context.Process(target=serve, args=(theirs,))
     service.start()
     try:
-        broken = run(ours, arguments.calls, arguments.seed)
+        exceeded = run(ours, arguments.calls, arguments.seed)
     finally:
         ours.send("stop")
         service.join()
-    sys.exit("\n".join(broken) or 0)
+    sys.exit("\n".join(exceeded) or 0)
 
 
 def run(service: Connection, calls: int, seed: int) -> list[str]:
     options = {"api_key": KEY, "base_url": service.recv(), "timeout": TIMEOUT}
     makers = [partial(make, **options, max_retries=RETRIES) for make in CLIENTS.values()]
     tally = Tally(calls)
-    listen(tally.complaints)
+    collect_warnings(tally.warnings)
     warm_up(makers)
     before, started = at_rest(makers, tally), time.perf_counter()
     soak(iter(range(calls)), seed, makers, tally)
@@ -385,10 +384,10 @@ def run(service: Connection, calls: int, seed: int) -> list[str]:
     requests, connections, most = service.recv()
     print(
         f"\n{calls} calls in {seconds:.0f} s, {requests} requests on {connections} connections, "
-        f"{most} in flight at most; {len(tally.leaving)} callers left, "
-        f"{1_000 * median(tally.leaving or [0]):.1f} ms (median) after they wanted to."
+        f"{most} in flight at most; {len(tally.cancelling)} calls were cancelled, which took "
+        f"{1_000 * median(tally.cancelling or [0]):.1f} ms (median)."
     )
-    return broken_bounds(tally, before, after)
+    return exceeded_bounds(tally, before, after)
 
 
 if __name__ == "__main__":
