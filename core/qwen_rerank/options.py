@@ -106,16 +106,20 @@ class DashScopeOptions(RequestOptions):
     """
     base_url: str | None = None
     """The API's address up to and including /api/v1; by default DASHSCOPE_BASE_URL, then
-    DASHSCOPE_HTTP_BASE_URL, then the address of the region.
+    DASHSCOPE_HTTP_BASE_URL, then the address of the region. The OpenAI-compatible address of the
+    service's own hosts is turned into the native one.
     """
     workspace: str | None = None
     """The workspace of the requests, if it is not the key's default one."""
     region: str | None = None
     """The region: "cn-beijing" (the default) or "ap-southeast-1" (Singapore); with a workspace any.
-    A key works in its own region only.
+    A key works in its own region only. With an address that is not the service's own, such as a
+    proxy's, it says which region is behind the proxy.
     """
     instruct: str | None = None
-    """What relevant means, for models that take an instruction; best in English."""
+    """What relevant means, for models that take an instruction; best in English. The service's
+    default is "Given a web search query, retrieve relevant passages that answer the query."
+    """
 
 
 class DashScopeArguments(RequestArguments, total=False):

@@ -354,7 +354,7 @@ def test_retried_failures_are_no_errors_in_the_log(
         ({"model": ""}, "model"),
         ({"model": None}, "model"),
         ({"instruct": "Find."}, "gte-rerank-v2 takes no instruct"),
-        ({"model": "qwen3-rerank", "instruct": "\ud800"}, "instruct must be a string"),
+        ({"model": "qwen3-rerank", "instruct": "\ud800"}, "instruct must be a non-blank string"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": None}, "timeout"),
         ({"timeout": math.inf}, "timeout"),

@@ -8,12 +8,13 @@ loop; and each takes several times as long as the request (`benchmarks/client.py
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Unpack, cast
 
 from pydantic import SecretStr
 
 from qwen_rerank.errors import MissingKeyError
 from qwen_rerank.inputs.content import Modality
+from qwen_rerank.options import DashScopeArguments, DashScopeOptions, with_defaults
 from qwen_rerank.scorers.catalog import (
     Limits,
     catalog_entry,
@@ -49,31 +50,8 @@ class DashScopeScorer(ServiceScorer):
         model: `"qwen3-rerank"`, `"gte-rerank-v2"`, `"qwen3-vl-rerank"` or another of the service's
             models.
         api_key: The key; DASHSCOPE_API_KEY if None. It is in no repr, pickle or message.
-        base_url: The API's address up to and including `/api/v1`. If None, DASHSCOPE_BASE_URL, then
-            DASHSCOPE_HTTP_BASE_URL, then the address of the region. The OpenAI-compatible address
-            of the service's own hosts is turned into the native one.
-        workspace: The workspace of the requests, if it is not the key's default.
-        region: `"cn-beijing"` (default) or `"ap-southeast-1"` (Singapore); with a workspace, any
-            region, at that workspace's own address. A key works in its own region only. With an
-            address that is not the service's own, such as a proxy's, it says which region is behind
-            the proxy.
-        instruct: What relevant means, for models that take an instruction; best in English. The
-            service's default is "Given a web search query, retrieve relevant passages that answer
-            the query."
-        timeout: Seconds for one attempt of one request.
-        deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
-        max_retries: Attempts of one request after the first, on 408, 409, 429, 5xx except 501,
-            throttling under 200 or 400, timeouts and lost connections, with jittered exponential
-            backoff. Retry-After is honored, unless the wait would pass the deadline or, without
-            one, is more than a minute; then the error is raised immediately.
-        max_concurrency: Requests of one call that run concurrently.
-        requests_per_minute: How many requests can be sent in any minute, counting each attempt;
-            None for no limit. A request that would be too early waits for its turn. If that is
-            after the deadline, RateLimitError is raised immediately. All scorers of the process
-            with the same key, address and limit share it.
-        tokens_per_minute: The same for tokens, counted with the Qwen tokenizer. No request is made
-            larger than that.
         limits: How much a request may hold; if None, what the service publishes for the model.
+        options: See `DashScopeOptions`.
 
     Raises:
         MissingKeyError: There is no key, or it is not a valid one.
@@ -85,22 +63,15 @@ class DashScopeScorer(ServiceScorer):
         model: str = "gte-rerank-v2",
         api_key: str | SecretStr | None = None,
         *,
-        base_url: str | None = None,
-        workspace: str | None = None,
-        region: str | None = None,
-        instruct: str | None = None,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        max_retries: int = 3,
-        max_concurrency: int = 8,
-        requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
         limits: Limits | None = None,
+        **options: Unpack[DashScopeArguments],
     ) -> None:
+        chosen = cast(DashScopeArguments, with_defaults(DashScopeOptions, options))
+        region, instruct = chosen["region"], chosen["instruct"]
         check_text("model", model)
         self._api_key: SecretStr | None = _checked_key(api_key)
-        self._base_url = dashscope_url(base_url, workspace, region)
-        self._workspace = workspace
+        self._base_url = dashscope_url(chosen["base_url"], chosen["workspace"], region)
+        self._workspace = chosen["workspace"]
         served_in = dashscope_region(self._base_url, region)
         check_model(model, served_in, instruct, stacklevel=3)
         warn_if_unencrypted(self._base_url, stacklevel=3)
@@ -109,10 +80,10 @@ class DashScopeScorer(ServiceScorer):
             url=f"{self._base_url}{PATH}",
             dialect=DashScopeDialect(),
             instruct=instruct,
-            retry_policy=RetryPolicy(timeout, deadline, max_retries),
-            max_concurrency=max_concurrency,
+            retry_policy=RetryPolicy(chosen["timeout"], chosen["deadline"], chosen["max_retries"]),
+            max_concurrency=chosen["max_concurrency"],
             limits=limits or published_limits(model, served_in),
-            rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
+            rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
             price=published_price(model, served_in),
         )
 

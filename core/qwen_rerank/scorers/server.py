@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack, cast
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
+from qwen_rerank.options import RequestArguments, RequestOptions, with_defaults
 from qwen_rerank.scorers.base import Scores
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
@@ -29,6 +30,9 @@ ServerName: TypeAlias = Literal[
 """The servers that ServerScorer knows."""
 
 _EXAMPLE = "http://localhost:8000/v1/rerank"
+
+_TIMEOUT = 60.0
+"""Seconds: a server of one's own often runs on slower hardware than the service."""
 
 _KEY = "QWEN_RERANK_SERVER_KEY"
 """The environment variable with the key of a scorer that was unpickled."""
@@ -56,14 +60,8 @@ class ServerScorer(ServiceScorer):
         batch_size: Texts per request, at least 1. If None, 128; for TEI the 32 that it accepts by
             default, and for DashScope its published limits.
         logits: Whether the server returns logits. A score is then the sigmoid of its logit.
-        timeout: Seconds for one attempt of one request.
-        deadline: Seconds for one call with all its requests, retries and waits; None for no limit.
-        max_retries: Attempts of one request after the first, as in DashScopeScorer. They also wait
-            for a server that is still loading its model and answers with 503.
-        max_concurrency: Requests of one call that run concurrently.
-        requests_per_minute: How many requests can be sent in any minute, as in DashScopeScorer;
-            None for no limit.
-        tokens_per_minute: The same for tokens, counted with the Qwen tokenizer.
+        options: See `RequestOptions`. The default timeout is 60 s here, and retries also wait for a
+            server that is still loading its model and answers with 503.
 
     Raises:
         InvalidInputError: An argument cannot be used, or the address does not tell which server it
@@ -81,13 +79,10 @@ class ServerScorer(ServiceScorer):
         dialect: ServerName | None = None,
         batch_size: int | None = None,
         logits: bool = False,
-        timeout: float = 60.0,
-        deadline: float | None = None,
-        max_retries: int = 3,
-        max_concurrency: int = 8,
-        requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
+        **options: Unpack[RequestArguments],
     ) -> None:
+        defaults = with_defaults(RequestOptions, {"timeout": _TIMEOUT, **options})
+        chosen = cast(RequestArguments, defaults)
         url = checked_url("url", url, example=_EXAMPLE)
         server = _dialect(url, dialect)
         _check_fit(server, model, instruct)
@@ -109,10 +104,10 @@ class ServerScorer(ServiceScorer):
                 score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
-            retry_policy=RetryPolicy(timeout, deadline, max_retries),
-            max_concurrency=max_concurrency,
+            retry_policy=RetryPolicy(chosen["timeout"], chosen["deadline"], chosen["max_retries"]),
+            max_concurrency=chosen["max_concurrency"],
             limits=_limits(server, batch_size),
-            rate_limits=RateLimits(requests_per_minute, tokens_per_minute),
+            rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
         )
 
     @property
