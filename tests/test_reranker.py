@@ -83,7 +83,7 @@ def test_nothing_to_rank_is_an_empty_list_without_a_request(
 
 
 def test_topn_of_the_call_goes_before_that_of_the_reranker(dashscope: LoopbackDashScope) -> None:
-    documents = [[doc(str(place), f"score=0.{place}") for place in range(1, 6)]]
+    documents = [[doc(str(index), f"score=0.{index}") for index in range(1, 6)]]
     reranker = QwenReRanker("q", topn=2)
     assert [found.id for found in reranker.rerank(documents)] == ["5", "4"]
     assert [found.id for found in reranker.rerank(documents, 1)] == ["5"]

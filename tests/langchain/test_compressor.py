@@ -264,4 +264,4 @@ async def test_the_asynchronous_methods_await_the_scorer() -> None:
     compressor = QwenRerank(scorer=AsyncOnly())
     found = [Document(page_content="a"), Document(page_content="abc")]
     assert scores(await compressor.acompress_documents(found, QUERY)) == [3.0, 1.0]
-    assert [place["index"] for place in await compressor.arerank(found, QUERY)] == [1, 0]
+    assert [entry["index"] for entry in await compressor.arerank(found, QUERY)] == [1, 0]

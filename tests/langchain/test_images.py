@@ -78,7 +78,7 @@ def test_contents_are_ranked_without_documents(
     dashscope: LoopbackDashScope, rank: Callable[..., list[dict[str, Any]]]
 ) -> None:
     given = ["score=0.3", Content(image=f"{URL}?score=0.9"), {"page_content": "score=0.5"}]
-    assert [place["index"] for place in rank(reranker(), given, Content(image=PNG))] == [1, 2, 0]
+    assert [entry["index"] for entry in rank(reranker(), given, Content(image=PNG))] == [1, 2, 0]
 
 
 class Runs(BaseCallbackHandler):

@@ -1,4 +1,4 @@
-"""rerank and arerank: places and scores, without making documents."""
+"""rerank and arerank: indices and scores, without making documents."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_any_other_top_n_is_refused_before_anything_is_sent(
 
 
 def test_indices_skip_documents_without_text(dashscope: LoopbackDashScope, rank: Rank) -> None:
-    places = rank(QwenRerank(), ["", TEXTS[0], " ", TEXTS[1]], QUERY)
-    assert [place["index"] for place in places] == [3, 1]
+    entries = rank(QwenRerank(), ["", TEXTS[0], " ", TEXTS[1]], QUERY)
+    assert [entry["index"] for entry in entries] == [3, 1]
 
 
 def test_documents_kept_without_text_have_no_score(
@@ -105,8 +105,8 @@ def test_documents_kept_without_text_have_no_score(
 def test_equal_strings_all_come_back_and_are_sent_once(
     dashscope: LoopbackDashScope, rank: Rank
 ) -> None:
-    places = rank(QwenRerank(), [TEXTS[0], TEXTS[1], TEXTS[0]], QUERY)
-    assert [place["index"] for place in places] == [1, 0, 2]
+    entries = rank(QwenRerank(), [TEXTS[0], TEXTS[1], TEXTS[0]], QUERY)
+    assert [entry["index"] for entry in entries] == [1, 0, 2]
     assert sorted(dashscope.received[0].documents) == sorted(TEXTS[:2])
 
 
@@ -134,14 +134,14 @@ def test_ids_that_look_like_places_do_not_collide_with_places(
         Document(page_content=text, id=id_)
         for text, id_ in zip(TEXTS, ["#1", None, "1", None], strict=True)
     ]
-    places = rank(QwenRerank(), documents, QUERY, top_n=None)
-    assert [place["index"] for place in places] == [1, 2, 0, 3]
+    entries = rank(QwenRerank(), documents, QUERY, top_n=None)
+    assert [entry["index"] for entry in entries] == [1, 2, 0, 3]
 
 
 def test_rerank_field_names_the_text_in_a_mapping(dashscope: LoopbackDashScope, rank: Rank) -> None:
     rows = [{"title": "a", "body": "score=0.1 "}, {"title": "b", "body": "score=0.2 "}]
-    places = rank(QwenRerank(rerank_field=["title", "body"]), rows, QUERY)
-    assert [place["index"] for place in places] == [1, 0]
+    entries = rank(QwenRerank(rerank_field=["title", "body"]), rows, QUERY)
+    assert [entry["index"] for entry in entries] == [1, 0]
     assert sorted(dashscope.received[0].documents) == [
         "title: a\nbody: score=0.1",
         "title: b\nbody: score=0.2",
@@ -150,7 +150,7 @@ def test_rerank_field_names_the_text_in_a_mapping(dashscope: LoopbackDashScope, 
 
 def test_a_string_is_the_content_by_either_name(dashscope: LoopbackDashScope, rank: Rank) -> None:
     for name in ("content", "page_content"):
-        assert [place["index"] for place in rank(QwenRerank(rerank_field=name), TEXTS, QUERY)] == [
+        assert [entry["index"] for entry in rank(QwenRerank(rerank_field=name), TEXTS, QUERY)] == [
             1,
             2,
             0,
@@ -167,8 +167,8 @@ def test_a_string_is_the_content_by_either_name(dashscope: LoopbackDashScope, ra
 def test_a_function_reads_what_was_passed(
     dashscope: LoopbackDashScope, rank: Rank, read: Any, documents: list[Any]
 ) -> None:
-    places = rank(QwenRerank(rerank_field=read), documents, QUERY)
-    assert [place["index"] for place in places] == [1, 0]
+    entries = rank(QwenRerank(rerank_field=read), documents, QUERY)
+    assert [entry["index"] for entry in entries] == [1, 0]
 
 
 def test_nothing_to_rank_makes_no_request(dashscope: LoopbackDashScope, rank: Rank) -> None:

@@ -171,11 +171,13 @@ def test_a_retriever_needs_both_stages(missing: str) -> None:
 def test_two_thousand_documents_come_back_whole_and_in_order(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    places = random.Random(0).sample(range(2_000), 2_000)
-    documents = [Document(page_content=f"score={place / 2_000} {'word ' * 90}") for place in places]
+    positions = random.Random(0).sample(range(2_000), 2_000)
+    documents = [
+        Document(page_content=f"score={index / 2_000} {'word ' * 90}") for index in positions
+    ]
     ranked = compress(QwenRerank(top_n=None), documents, QUERY)
     assert [document.metadata["relevance_score"] for document in ranked] == [
-        place / 2_000 for place in reversed(range(2_000))
+        index / 2_000 for index in reversed(range(2_000))
     ]
     sent = [len(request.documents) for request in dashscope.received]
     assert sum(sent) == 2_000

@@ -46,7 +46,7 @@ def test_nodes_come_back_best_first(dashscope: LoopbackDashScope, postprocess: P
     found = [scored(0.2), scored(0.9), scored(0.5)]
     ranked = postprocess(QwenRerank(), found, query_str=QUERY)
     assert [result.node.node_id for result in ranked] == [
-        found[place].node.node_id for place in (1, 2, 0)
+        found[index].node.node_id for index in (1, 2, 0)
     ]
     assert scores(ranked) == [0.9, 0.5, 0.2]
 

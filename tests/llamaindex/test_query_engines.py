@@ -100,14 +100,14 @@ def test_the_engines_callbacks_are_told_of_the_reranking(
 def test_two_thousand_nodes_come_back_whole_and_in_order(
     dashscope: LoopbackDashScope, postprocess: Callable[..., list[NodeWithScore]]
 ) -> None:
-    places = random.Random(0).sample(range(2_000), 2_000)
+    positions = random.Random(0).sample(range(2_000), 2_000)
     nodes = [
-        NodeWithScore(node=TextNode(text=f"score={place / 2_000} {'word ' * 90}"))
-        for place in places
+        NodeWithScore(node=TextNode(text=f"score={index / 2_000} {'word ' * 90}"))
+        for index in positions
     ]
     ranked = postprocess(QwenRerank(top_n=None), nodes, query_str=QUERY)
     assert [scored.score for scored in ranked] == [
-        place / 2_000 for place in reversed(range(2_000))
+        index / 2_000 for index in reversed(range(2_000))
     ]
     sent = [len(request.documents) for request in dashscope.received]
     assert sum(sent) == 2_000

@@ -55,7 +55,7 @@ def engine(scorer: Any = None, **options: Any) -> RerankEngine:
 
 
 def records(*texts: Any) -> list[Record]:
-    return [Record(str(place), {"text": text}) for place, text in enumerate(texts)]
+    return [Record(str(index), {"text": text}) for index, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("given", [["a text"], "a text", [records("a")[0], None], {"one": ["a"]}])
@@ -83,32 +83,32 @@ some_records = st.lists(
 
 @given(some_records, st.none() | st.integers(1, 8), st.sampled_from(["skip", "keep"]))
 def test_what_comes_out_is_each_id_and_text_once_in_a_stable_order(
-    given_records: list[Record], top_n: int | None, missing: Any
+    candidates: list[Record], top_n: int | None, missing: Any
 ) -> None:
-    ranking = engine(missing=missing).rerank("q", given_records, top_n)
+    ranking = engine(missing=missing).rerank("q", candidates, top_n)
 
     def text(record: Record) -> str:
         return (record.fields["text"] or "").strip() and record.fields["text"]
 
-    texted = {(record.id, text(record)): record for record in reversed(given_records)}
-    first = sorted((r for r in texted.values() if text(r)), key=given_records.index)
+    texted = {(record.id, text(record)): record for record in reversed(candidates)}
+    first = sorted((r for r in texted.values() if text(r)), key=candidates.index)
     with_text = {record.id for record in first}
-    textless = {r.id: r for r in reversed(given_records) if r.id not in with_text}
-    kept = sorted(textless.values(), key=given_records.index)
+    textless = {r.id: r for r in reversed(candidates) if r.id not in with_text}
+    kept = sorted(textless.values(), key=candidates.index)
     expected = sorted(first, key=lambda record: -len(record.fields["text"]))
     expected += kept if missing == "keep" else []
     assert ids(ranking) == [record.id for record in expected][:top_n]
     assert ranking.skipped == (len(kept) if missing == "skip" else 0)
-    assert ranking.duplicates == len(given_records) - len(first) - len(kept)
+    assert ranking.duplicates == len(candidates) - len(first) - len(kept)
     assert [record.score for record in ranking] == [
         float(len(record.fields["text"])) if record in first else None for record in expected
     ][:top_n]
 
 
 @given(some_records)
-def test_sync_and_async_agree(given_records: list[Record]) -> None:
-    ranking = engine().rerank("q", given_records)
-    assert asyncio.run(engine().arerank("q", given_records)).records == ranking.records
+def test_sync_and_async_agree(candidates: list[Record]) -> None:
+    ranking = engine().rerank("q", candidates)
+    assert asyncio.run(engine().arerank("q", candidates)).records == ranking.records
 
 
 def test_equal_texts_are_sent_once_and_share_the_score() -> None:
@@ -120,9 +120,9 @@ def test_equal_texts_are_sent_once_and_share_the_score() -> None:
 
 
 def test_the_records_passed_in_are_unchanged() -> None:
-    given_records = [Record("a", {"text": "x"}, score=0.7)]
-    ranking = engine().rerank("q", given_records)
-    assert given_records == [Record("a", {"text": "x"}, score=0.7)]
+    candidates = [Record("a", {"text": "x"}, score=0.7)]
+    ranking = engine().rerank("q", candidates)
+    assert candidates == [Record("a", {"text": "x"}, score=0.7)]
     assert ranking[0] == Record("a", {"text": "x"}, score=1.0)
 
 
@@ -133,16 +133,16 @@ def test_a_ranking_is_a_sequence() -> None:
     assert ranking[0] in ranking
 
 
-@pytest.mark.parametrize("given_records", [[], records("", "  \n", None)])
-def test_nothing_to_score_is_an_empty_answer_without_a_request(given_records: list[Record]) -> None:
+@pytest.mark.parametrize("candidates", [[], records("", "  \n", None)])
+def test_nothing_to_score_is_an_empty_answer_without_a_request(candidates: list[Record]) -> None:
     scorer = LengthScorer()
-    ranking = engine(scorer).rerank("q", given_records)
-    assert (ids(ranking), ranking.skipped, scorer.sent) == ([], len(given_records), [])
+    ranking = engine(scorer).rerank("q", candidates)
+    assert (ids(ranking), ranking.skipped, scorer.sent) == ([], len(candidates), [])
     assert ranking.usage == Usage()
 
 
 @pytest.mark.parametrize(
-    ("given_records", "warned"),
+    ("candidates", "warned"),
     [
         (records("", None), ["None of 2 documents has a text to rank: check rerank_field."]),
         (records("", "a"), []),
@@ -150,15 +150,15 @@ def test_nothing_to_score_is_an_empty_answer_without_a_request(given_records: li
     ],
 )
 def test_that_no_record_has_a_text_is_a_warning(
-    caplog: pytest.LogCaptureFixture, given_records: list[Record], warned: list[str]
+    caplog: pytest.LogCaptureFixture, candidates: list[Record], warned: list[str]
 ) -> None:
-    engine().rerank("q", given_records)
+    engine().rerank("q", candidates)
     assert caplog.messages == warned
 
 
 def test_records_without_text_are_kept_behind_the_others_unscored() -> None:
-    given_records = [Record("a", {"text": " "}, 0.9), Record("b", {"text": "x"}), Record("c", {})]
-    ranking = engine(missing="keep", min_score=0.5).rerank("q", given_records)
+    candidates = [Record("a", {"text": " "}, 0.9), Record("b", {"text": "x"}), Record("c", {})]
+    ranking = engine(missing="keep", min_score=0.5).rerank("q", candidates)
     assert ids(ranking) == ["b", "a", "c"]
     assert [record.score for record in ranking] == [1.0, None, None]
     assert ranking.skipped == 0
@@ -267,8 +267,8 @@ def test_what_a_scorer_should_have_returned_is_said(returned: Any, naming: str) 
 
 
 def test_records_without_an_id_are_different_records() -> None:
-    given_records = [Record("", {"text": "a"}), Record("", {"text": "bb"})]
-    assert [record.score for record in engine().rerank("q", given_records)] == [2.0, 1.0]
+    candidates = [Record("", {"text": "a"}), Record("", {"text": "bb"})]
+    assert [record.score for record in engine().rerank("q", candidates)] == [2.0, 1.0]
 
 
 def test_usages_add_up() -> None:

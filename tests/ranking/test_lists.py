@@ -170,7 +170,7 @@ def test_the_budget_of_one_list_is_its_first_records() -> None:
 
 
 def test_records_without_text_do_not_use_up_the_budget() -> None:
-    blank = [Record(f"blank {place}", {"text": " "}) for place in range(3)]
+    blank = [Record(f"blank {index}", {"text": " "}) for index in range(3)]
     ranking = engine(max_candidates=2).rerank("q", {"one": blank + named(one="abc")["one"]})
     assert set(ids(ranking)) == {"a", "b"}
     assert (ranking.skipped, ranking.over_budget) == (3, 1)
@@ -189,8 +189,8 @@ def test_lists_are_fused_by_reciprocal_rank(lists: Mapping[str, list[Record]]) -
     order = [records[index].id for index in fused_order(ranks(records, lists))]
 
     def worth(id_: str) -> float:
-        places = [[record.id for record in found] for found in lists.values()]
-        return sum(1 / (61 + found.index(id_)) for found in places if id_ in found)
+        positions = [[record.id for record in found] for found in lists.values()]
+        return sum(1 / (61 + found.index(id_)) for found in positions if id_ in found)
 
     assert sorted(order) == sorted(record.id for record in records)
     if len(lists) > 1:

@@ -61,10 +61,10 @@ def test_tiers_come_one_after_the_other_and_lose_nothing(
     scored: list[tuple[float, int]], top_n: int | None
 ) -> None:
     values, tiers = [value for value, _ in scored], [tier for _, tier in scored]
-    given_records = records(*map(str, range(len(scored))))
-    ranking = engine(Giving(values, tiers=tiers)).rerank("q", given_records, top_n)
-    expected = sorted(range(len(scored)), key=lambda place: (tiers[place], -values[place]))
-    assert ids(ranking) == [str(place) for place in expected[:top_n]]
+    candidates = records(*map(str, range(len(scored))))
+    ranking = engine(Giving(values, tiers=tiers)).rerank("q", candidates, top_n)
+    expected = sorted(range(len(scored)), key=lambda index: (tiers[index], -values[index]))
+    assert ids(ranking) == [str(index) for index in expected[:top_n]]
 
 
 def test_a_record_knows_the_passage_that_its_score_is_of() -> None:
@@ -125,7 +125,7 @@ PENGUINS = ["Penguins eat krill.", "Penguins eat krill and fish.", "Guitars have
 
 
 def diverse(diversity: float | None, *texts: str, top_n: int | None = None) -> list[str]:
-    values = [0.9 - 0.1 * place for place in range(len(texts))]
+    values = [0.9 - 0.1 * index for index in range(len(texts))]
     ranking = engine(FixedScorer(values), diversity=diversity).rerank("q", records(*texts), top_n)
     assert all(record.score == values[int(record.id)] for record in ranking)
     return ids(ranking)
@@ -139,7 +139,7 @@ def test_diversity_puts_what_says_the_same_behind_what_says_something_else() -> 
 
 @given(st.lists(st.sampled_from([*PENGUINS, "企鹅", "??"]), unique=True), st.integers(1, 6))
 def test_diversity_loses_nothing_and_keeps_the_best_one_first(texts: list[str], top_n: int) -> None:
-    assert sorted(diverse(1.0, *texts)) == [str(place) for place in range(len(texts))]
+    assert sorted(diverse(1.0, *texts)) == [str(index) for index in range(len(texts))]
     chosen = diverse(0.7, *texts, top_n=top_n)
     assert len(chosen) == min(top_n, len(texts))
     assert chosen[:1] == ["0"][: len(texts)]
