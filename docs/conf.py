@@ -26,7 +26,11 @@ myst_heading_anchors = 4  # same anchors as on GitHub
 default_role = "py:obj"  # links names such as `RerankEngine` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": "model_config, model_post_init",  # pydantic's
+}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
@@ -56,8 +60,9 @@ def _copy_notebooks(app: Any) -> None:
 def _restore_sentence(
     app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Undo Napoleon's reading of "text: more text" in a property's docstring as its type."""
-    types = [line for line in lines if what == "property" and line.startswith(":type: ")]
-    for line in types:
+    """Undo Napoleon's reading of "text: more text" in an attribute's docstring as its type."""
+    if what not in ("property", "attribute"):
+        return
+    for line in [line for line in lines if line.startswith(":type: ")]:
         lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
         lines.remove(line)
