@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from qwen_rerank import (
     AuthenticationError,
@@ -24,6 +25,7 @@ from qwen_rerank import (
     DashScopeScorer,
     InvalidInputError,
     Limits,
+    MissingKeyError,
     RateLimitError,
     RequestTimeoutError,
     Scores,
@@ -32,6 +34,7 @@ from qwen_rerank import (
 )
 from qwen_rerank.scorers.http import scorer as service
 from qwen_rerank.scorers.http.batching import Plan
+from qwen_rerank.scorers.http.dialects.dashscope import PATH
 from tests.support.interpreter import python
 from tests.support.loopback import (
     KEY,
@@ -43,11 +46,13 @@ from tests.support.loopback import (
     token_count,
 )
 
-ONE_A_REQUEST = Limits(documents=1)
+GATEWAY = "https://dashscope.aliyuncs.com/api/v1"
+ONE_PER_REQUEST = Limits(documents=1)
 
 
 def scored(values: list[float]) -> list[str]:
-    return [f"text {place} score={value}" for place, value in enumerate(values)]
+    """Texts that the loopback service gives these scores."""
+    return [f"text {index} score={value}" for index, value in enumerate(values)]
 
 
 Score = Callable[[DashScopeScorer, str, list[str]], Scores]
@@ -55,22 +60,20 @@ Score = Callable[[DashScopeScorer, str, list[str]], Scores]
 
 @pytest.fixture(params=["score", "ascore"])
 def score(request: pytest.FixtureRequest) -> Score:
-    """Either way of scoring."""
+    """Score, or await a score."""
     if request.param == "score":
         return DashScopeScorer.score
     return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
 
 
-# --- What is sent, and what comes back
+# --- Requests and responses
 
 
-def test_each_text_gets_its_score_in_the_texts_order(
-    dashscope: LoopbackDashScope, score: Score
-) -> None:
+def test_scores_are_in_the_order_of_the_texts(dashscope: LoopbackDashScope, score: Score) -> None:
     assert score(DashScopeScorer(), "q", scored([0.2, 0.9, 0.5])).values == [0.2, 0.9, 0.5]
 
 
-def test_the_request_is_that_of_the_native_api(dashscope: LoopbackDashScope, score: Score) -> None:
+def test_requests_follow_the_native_api(dashscope: LoopbackDashScope, score: Score) -> None:
     scorer = DashScopeScorer("qwen3-rerank", instruct="Find the answer.", workspace="ws-1")
     score(scorer, "query", ["one", "two"])
     (request,) = dashscope.received
@@ -84,36 +87,21 @@ def test_the_request_is_that_of_the_native_api(dashscope: LoopbackDashScope, sco
     assert "qwen-rerank/" in request.headers["User-Agent"]
 
 
-def test_the_vision_model_gets_texts_as_objects(dashscope: LoopbackDashScope, score: Score) -> None:
+def test_texts_are_objects_for_the_vision_model(dashscope: LoopbackDashScope, score: Score) -> None:
     scores = score(DashScopeScorer("qwen3-vl-rerank"), "q", scored([0.1, 0.2]))
     assert scores.values == [0.1, 0.2]
     assert dashscope.received[0].query == {"text": "q"}
     assert dashscope.received[0].documents[1] == {"text": "text 1 score=0.2"}
 
 
-def test_the_usage_says_what_it_cost(dashscope: LoopbackDashScope, score: Score) -> None:
+def test_the_usage_counts_requests_tokens_texts_and_retries(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
     dashscope.faults.append(refuses(503, "ServiceUnavailable"))
-    usage = score(DashScopeScorer(limits=ONE_A_REQUEST), "q", ["one", "two"]).usage
+    usage = score(DashScopeScorer(limits=ONE_PER_REQUEST), "q", ["one", "two"]).usage
     tokens = token_count("q") * 2 + token_count("one") + token_count("two")
     assert usage == Usage(2, tokens, 2, 0, 1, usage.seconds)
     assert 0 < usage.seconds < 10
-
-
-def test_what_the_answer_has_besides_the_scores_does_not_matter(
-    dashscope: LoopbackDashScope,
-) -> None:
-    answer = {
-        "output": {
-            "results": [{"index": 0, "relevance_score": 1, "document": {"text": "x"}}],
-            "a": 1,
-        },
-        "code": "",
-        "message": "",
-        "extra": None,
-    }
-    dashscope.faults.append(says(json.dumps(answer)))
-    scores = DashScopeScorer().score("q", ["x"])
-    assert (scores.values, scores.usage.tokens) == ([1.0], 0)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +113,7 @@ def test_what_the_answer_has_besides_the_scores_does_not_matter(
     ],
     ids=["in data", "its output in data", "with an odd id and usage"],
 )
-def test_a_ranking_that_a_gateway_wraps_is_read_and_not_paid_for_again(
+def test_a_ranking_in_a_gateways_wrapper_is_read_and_not_requested_again(
     dashscope: LoopbackDashScope, score: Score, wrapped: Callable[[Any], Any]
 ) -> None:
     dashscope.faults.append(rewrites(lambda body: json.dumps(wrapped(json.loads(body))).encode()))
@@ -133,7 +121,7 @@ def test_a_ranking_that_a_gateway_wraps_is_read_and_not_paid_for_again(
     assert (scores.values, scores.usage.retries) == ([0.2, 0.9], 0)
 
 
-def test_a_gateway_that_reports_success_without_a_ranking_is_not_asked_again(
+def test_success_without_a_ranking_is_an_error_and_not_requested_again(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     dashscope.faults.append(says('{"code": 200, "message": "success", "data": null}'))
@@ -142,13 +130,13 @@ def test_a_gateway_that_reports_success_without_a_ranking_is_not_asked_again(
     assert len(dashscope.received) == 1
 
 
-# --- Packing
+# --- Batching
 
 
-def test_two_thousand_documents_come_back_whole_and_in_order(
+def test_two_thousand_documents_are_all_scored_in_order(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
-    values = [place / 2000 for place in range(2000)]
+    values = [index / 2000 for index in range(2000)]
     texts = [f"{text} {'word ' * 90}" for text in scored(values)]
     scores = score(DashScopeScorer(), "which word?", texts)
     assert scores.values == values
@@ -167,7 +155,7 @@ def test_two_thousand_documents_come_back_whole_and_in_order(
         ("qwen3.7-text-rerank", "cn-beijing", 1),
     ],
 )
-def test_the_model_and_the_region_set_the_limits(
+def test_the_limits_are_those_of_the_model_and_the_region(
     dashscope: LoopbackDashScope, model: str, region: str | None, requests: int
 ) -> None:
     dashscope.request_tokens = 120_000 if requests == 1 else 30_000
@@ -177,25 +165,25 @@ def test_the_model_and_the_region_set_the_limits(
 
 
 @pytest.mark.parametrize("cuts_before_counting", [True, False])
-def test_texts_over_the_item_limit_fit_whether_the_service_cuts_or_counts_first(
+def test_texts_over_the_item_limit_fit_even_if_the_service_counts_before_it_cuts(
     dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture, cuts_before_counting: bool
 ) -> None:
     dashscope.cuts_before_counting = cuts_before_counting
-    texts = [f"score=0.{place} " + "word " * 6_000 for place in range(1, 8)]
+    texts = [f"score=0.{index} " + "word " * 6_000 for index in range(1, 8)]
     scores = DashScopeScorer().score("q", texts)
     assert scores.values == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     (warning,) = caplog.messages
     assert re.search("7 of 8 items .* 4000 tokens .* PassageScorer", warning)
 
 
-def test_what_an_estimate_made_too_large_is_counted_and_sent_in_smaller_requests(
+def test_a_request_that_was_estimated_too_small_is_counted_and_split(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
-    values = [place / 400 for place in range(400)]
+    values = [index / 400 for index in range(400)]
     words, digits = "word " * 60, "0123456789" * 30  # 60 tokens and 300
     texts = [
-        f"{text} {words if place % 25 == 0 else digits}"  # the words are what the sample sees
-        for place, text in enumerate(scored(values))
+        f"{text} {words if index % 25 == 0 else digits}"  # the sample sees only the words
+        for index, text in enumerate(scored(values))
     ]
     scores = score(DashScopeScorer(max_concurrency=2), "q", texts)
     assert scores.values == values
@@ -203,18 +191,18 @@ def test_what_an_estimate_made_too_large_is_counted_and_sent_in_smaller_requests
     assert len(dashscope.received) == scores.usage.requests + 1  # which held all, and was refused
 
 
-def test_a_refusal_of_what_is_not_too_large_is_raised_as_it_is(
+def test_a_refusal_for_another_reason_than_size_is_raised(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     dashscope.faults.append(refuses(400, "InvalidParameter", "Because of the moon."))
     with pytest.raises(InvalidInputError, match=r"Because of the moon\."):
-        score(DashScopeScorer(), "q", ["你好世界" * 200 + str(place) for place in range(20)])
+        score(DashScopeScorer(), "q", ["你好世界" * 200 + str(index) for index in range(20)])
     assert len(dashscope.received) == 1
 
 
 def test_control_tokens_in_a_text_count_as_plain_text(dashscope: LoopbackDashScope) -> None:
-    texts = [f"{'<|im_start|>' * 50} {place}" for place in range(200)]
-    assert len(DashScopeScorer().score("q", texts).values) == 200  # or the service refuses
+    texts = [f"{'<|im_start|>' * 50} {index}" for index in range(200)]
+    assert len(DashScopeScorer().score("q", texts).values) == 200  # the service enforces its limit
 
 
 @pytest.mark.parametrize("run", ["score", "ascore"])
@@ -229,7 +217,7 @@ async def test_tokens_are_not_counted_on_the_event_loop(
 
     count_tokens = service.count_tokens
     monkeypatch.setattr(service, "count_tokens", spy)
-    texts = ["你好世界" * 200 + str(place) for place in range(40)]
+    texts = ["你好世界" * 200 + str(index) for index in range(40)]
     if run == "ascore":
         await DashScopeScorer().ascore("q", texts)
         assert threading.current_thread() not in threads
@@ -250,32 +238,32 @@ async def test_long_texts_are_not_planned_on_the_event_loop(
 
     plan = service.plan
     monkeypatch.setattr(service, "plan", spy)
-    texts = ["长" * 300_000 + str(place) for place in range(4)]
+    texts = ["长" * 300_000 + str(index) for index in range(4)]
     with pytest.raises(RequestTimeoutError):  # so that they are not counted
         await DashScopeScorer(deadline=1e-6).ascore("q", texts)
     assert len(threads) == 1
     assert threading.current_thread() not in threads
 
 
-def test_no_texts_are_no_request(dashscope: LoopbackDashScope, score: Score) -> None:
+def test_without_texts_nothing_is_sent(dashscope: LoopbackDashScope, score: Score) -> None:
     assert score(DashScopeScorer(), "q", []).values == []
     assert dashscope.received == []
 
 
-def test_the_deadline_bounds_the_counting_of_tokens_too(
+def test_the_deadline_also_limits_the_counting_of_tokens(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
-    texts = ["中文字 " * 300 + str(place) for place in range(200)]
+    texts = ["中文字 " * 300 + str(index) for index in range(200)]
     with pytest.raises(RequestTimeoutError, match="deadline"):
         score(DashScopeScorer(deadline=1e-6), "q", texts)
     assert dashscope.received == []
 
 
-def test_requests_run_at_the_same_time_up_to_max_concurrency(
+def test_up_to_max_concurrency_requests_run_concurrently(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     dashscope.answer_only_when(in_flight=3)  # fewer would hang, and fail by the deadline
-    scorer = DashScopeScorer(limits=ONE_A_REQUEST, max_concurrency=3, deadline=20)
+    scorer = DashScopeScorer(limits=ONE_PER_REQUEST, max_concurrency=3, deadline=20)
     score(scorer, "q", ["a"] * 10)
     assert dashscope.most_in_flight == 3
 
@@ -292,7 +280,7 @@ def test_retry_after_is_honoured_in_full(dashscope: LoopbackDashScope, score: Sc
 
 @pytest.mark.parametrize("deadline", [60, None])
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_retry_after_past_the_deadline_or_of_more_than_a_minute_raises_at_once(
+def test_a_retry_after_past_the_deadline_or_over_a_minute_is_raised_immediately(
     dashscope: LoopbackDashScope, score: Score, form: str, deadline: float | None
 ) -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
@@ -308,14 +296,12 @@ def test_a_retry_after_past_the_deadline_or_of_more_than_a_minute_raises_at_once
     "value",
     ["soon", "nan", "inf", "Wed, 99 Foo", "", "Wed, 21 Oct 2015 07:28:00 +99999999999999"],
 )
-def test_a_retry_after_that_says_nothing_is_a_usual_retry(
-    dashscope: LoopbackDashScope, value: str
-) -> None:
+def test_an_invalid_retry_after_is_ignored(dashscope: LoopbackDashScope, value: str) -> None:
     dashscope.faults.append(refuses(429, "Throttling", retry_after=value))
     assert DashScopeScorer(deadline=20).score("q", scored([0.4])).usage.retries == 1
 
 
-def test_a_failure_on_the_way_is_chained_to_its_cause(dashscope: LoopbackDashScope) -> None:
+def test_a_lost_connection_is_chained_to_its_cause(dashscope: LoopbackDashScope) -> None:
     dashscope.faults.append(drops)
     with pytest.raises(ServiceError) as failure:
         DashScopeScorer(max_retries=0).score("q", ["a"])
@@ -325,7 +311,7 @@ def test_a_failure_on_the_way_is_chained_to_its_cause(dashscope: LoopbackDashSco
 # --- Keys
 
 
-def test_the_key_shows_nowhere(
+def test_the_key_is_not_shown(
     dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -337,7 +323,7 @@ def test_the_key_shows_nowhere(
     assert KEY.encode() not in pickle.dumps(scorer) + pickle.dumps(failure.value)
 
 
-def test_retried_failures_are_no_errors_in_the_log(
+def test_retries_are_not_logged_as_errors(
     dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     dashscope.faults.extend([drops, refuses(503, "ServiceUnavailable")])
@@ -372,7 +358,6 @@ def test_retried_failures_are_no_errors_in_the_log(
         ({"base_url": "https://dashscope.aliyuncs.com/api/v1?api_key=word"}, "base_url"),
         ({"base_url": "https://{workspace_id}.cn-beijing.maas.aliyuncs.com/api/v1"}, "base_url"),
         ({"base_url": "https://proxy.example/compatible-mode/v1"}, "OpenAI-compatible"),
-        ({"base_url": ""}, "base_url"),
         ({"model": "Qwen/Qwen3-Reranker-0.6B"}, "open model"),
         ({"model": "gte-rerank-v2", "region": "ap-southeast-1"}, "not served in the region"),
         ({"region": "eu-central-1"}, "region 'eu-central-1'"),
@@ -381,9 +366,7 @@ def test_retried_failures_are_no_errors_in_the_log(
         ({"workspace": ""}, "workspace"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_refused_and_named(
-    options: dict[str, Any], named: str
-) -> None:
+def test_an_invalid_option_is_refused_and_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInputError, match=named) as failure:
         DashScopeScorer(api_key=KEY, **options)
     assert "word" not in str(failure.value)
@@ -419,14 +402,61 @@ def test_an_option_that_cannot_be_used_is_refused_and_named(
         ),
     ],
 )
-def test_the_address_follows_the_options(
+def test_the_options_select_the_address_and_the_limits(
     options: dict[str, str], base_url: str, request_tokens: int
 ) -> None:
     scorer = DashScopeScorer("qwen3-rerank", KEY, **options)  # type: ignore[arg-type]
     assert (scorer.base_url, scorer.limits.request_tokens) == (base_url, request_tokens)
 
 
-def test_the_argument_goes_before_the_environment_and_that_before_the_region(
+@pytest.mark.parametrize(
+    ("given", "base_url"),
+    [
+        (f"https://proxy.example/api/v1{PATH}", "https://proxy.example/api/v1"),
+        (f"https://proxy.example/dashscope{PATH}/", "https://proxy.example/dashscope"),
+        ("https://proxy.example/api/v1/services/rerank", "https://proxy.example/api/v1"),
+        ("https://proxy.example/services/api/v1", "https://proxy.example/services/api/v1"),
+        (f"https://dashscope.aliyuncs.com/api/v1{PATH}", GATEWAY),
+        ("https://dashscope.aliyuncs.com/api/v1/services/aigc/any", GATEWAY),
+        ("https://dashscope.aliyuncs.com/compatible-mode/v1", GATEWAY),
+        ("https://dashscope.aliyuncs.com/compatible-mode/v1/chat/completions", GATEWAY),
+        ("https://DashScope.aliyuncs.com/compatible-api/v1/reranks", GATEWAY),
+        ("https://dashscope.aliyuncs.com", GATEWAY),
+        (
+            "https://ws.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
+            "https://ws.cn-beijing.maas.aliyuncs.com/api/v1",
+        ),
+    ],
+)
+@pytest.mark.parametrize("variable", [None, "DASHSCOPE_BASE_URL"])
+def test_the_address_of_an_endpoint_or_of_the_chat_api_is_turned_into_the_native_one(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, given: str, base_url: str
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv(variable, given)
+    scorer = DashScopeScorer("qwen3-rerank", KEY, base_url=None if variable else given)
+    assert scorer.base_url.lower() == base_url
+
+
+@pytest.mark.parametrize("empty", ["", SecretStr("")], ids=["str", "SecretStr"])
+def test_an_empty_key_or_address_is_never_replaced_by_another(
+    dashscope: LoopbackDashScope, empty: Any
+) -> None:
+    with pytest.raises(MissingKeyError, match="is empty"):
+        DashScopeScorer(api_key=empty)
+    with pytest.raises(InvalidInputError, match="base_url"):
+        DashScopeScorer(base_url="")
+
+
+def test_empty_environment_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASHSCOPE_BASE_URL", "")
+    assert DashScopeScorer(api_key=KEY).base_url == GATEWAY
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "")
+    with pytest.raises(MissingKeyError, match="No DashScope API key"):
+        DashScopeScorer()
+
+
+def test_base_url_takes_precedence_over_the_environment_and_that_over_the_region(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make = partial(DashScopeScorer, "qwen3-rerank", KEY, region="ap-southeast-1")
@@ -437,7 +467,7 @@ def test_the_argument_goes_before_the_environment_and_that_before_the_region(
     assert make(base_url="https://given/api/v1").base_url == "https://given/api/v1"
 
 
-def test_a_region_that_is_not_that_of_the_address_is_refused(
+def test_a_region_that_contradicts_the_address_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://dashscope.aliyuncs.com/api/v1")
@@ -449,7 +479,7 @@ def test_a_region_that_is_not_that_of_the_address_is_refused(
     assert DashScopeScorer("qwen3-rerank", KEY, base_url=at_workspace, region="eu-central-1")
 
 
-def test_the_service_is_looked_up_only_when_a_scorer_is_built() -> None:
+def test_importing_the_package_does_not_import_the_client() -> None:
     code = (
         "import sys, qwen_rerank\n"
         "print(sorted({'dashscope', 'aiohttp', 'numpy', 'tiktoken'} & set(sys.modules)))\n"
