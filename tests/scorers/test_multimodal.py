@@ -1,4 +1,4 @@
-"""Images and videos with qwen3-vl-rerank: what the wire carries, and how requests are packed."""
+"""Images and videos with qwen3-vl-rerank: the bytes of requests, and their batching."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from qwen_rerank import (
     ServerScorer,
 )
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.scorers.catalog import published_limits
 from qwen_rerank.scorers.http.batching import plan
 from tests.support.loopback import LoopbackDashScope, refuses, token_count
 from tests.support.media import MP4, PNG, PNG_URI
@@ -37,14 +36,14 @@ Score = Callable[[DashScopeScorer, Item, Sequence[Item]], Scores]
 
 @pytest.fixture(params=["score", "ascore"])
 def score(request: pytest.FixtureRequest) -> Score:
-    """Either way of scoring."""
+    """Score, or await a score."""
     if request.param == "score":
         return DashScopeScorer.score
     return lambda scorer, query, items: asyncio.run(scorer.ascore(query, items))
 
 
 def image(score: float, text: str | None = None) -> Content:
-    """An image that the loopback service gives this score."""
+    """An image to which the loopback service gives this score."""
     return Content(text, f"https://images.example/a.png?score={score}")
 
 
@@ -52,11 +51,11 @@ def video(score: float) -> Content:
     return Content(video=f"https://videos.example/a.mp4?score={score}")
 
 
-# --- The wire
+# --- Requests
 
 
 def body(query: str, documents: str) -> bytes:
-    """The bytes of a request with these."""
+    """Return the bytes of a request."""
     return (
         f'{{"model":"{MODEL}","input":{{"query":{query},"documents":[{documents}]}},'
         '"parameters":{"return_documents":false}}'
@@ -100,14 +99,14 @@ def body(query: str, documents: str) -> bytes:
         ),
     ],
 )
-def test_the_request_is_this_to_the_byte(
+def test_the_request_has_exactly_these_bytes(
     dashscope: LoopbackDashScope, score: Score, query: Item, item: Item, sent: bytes
 ) -> None:
     score(DashScopeScorer(MODEL), query, [item])
     assert [request.raw for request in dashscope.received] == [sent]
 
 
-def test_a_file_is_sent_as_it_was_when_it_was_given(
+def test_a_file_is_read_when_the_content_is_made(
     dashscope: LoopbackDashScope, tmp_path: Path
 ) -> None:
     file = tmp_path / "penguin.png"
@@ -118,16 +117,16 @@ def test_a_file_is_sent_as_it_was_when_it_was_given(
     assert dashscope.received[0].documents == [{"image": PNG_URI}]
 
 
-def test_a_large_image_goes_out_whole(dashscope: LoopbackDashScope, score: Score) -> None:
+def test_a_large_image_is_sent_whole_also_when_retried(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
     large = Content(image=PNG + bytes(3 * 2**20))
     dashscope.faults.append(refuses(503, "ServiceUnavailable"))
     assert score(DashScopeScorer(MODEL), "q", [large]).usage.retries == 1
     assert [request.documents for request in dashscope.received] == [[{"image": large.image}]] * 2
 
 
-def test_each_item_gets_its_score_in_the_items_order(
-    dashscope: LoopbackDashScope, score: Score
-) -> None:
+def test_scores_are_in_the_order_of_the_items(dashscope: LoopbackDashScope, score: Score) -> None:
     items = ["text score=0.1", image(0.9), video(0.4), image(0.2, "with text"), "text score=0.5"]
     scores = score(DashScopeScorer(MODEL), "q", items)
     assert scores.values == [0.1, 0.9, 0.4, 0.2, 0.5]
@@ -136,24 +135,24 @@ def test_each_item_gets_its_score_in_the_items_order(
 
 def test_images_are_ranked_through_a_reranker(dashscope: LoopbackDashScope) -> None:
     fields = [{"x": "score=0.3"}, {"x": image(0.7)}, {"x": [image(0.5), "caption"]}]
-    found = [Record(str(place), each) for place, each in enumerate(fields)]
+    records = [Record(str(index), each) for index, each in enumerate(fields)]
     reranker = QwenReRanker(Content(image=PNG), model=MODEL, rerank_field="x")
-    assert [record.id for record in reranker.rerank([found])] == ["1", "2", "0"]
+    assert [record.id for record in reranker.rerank([records])] == ["1", "2", "0"]
     assert {json.dumps(request.query) for request in dashscope.received} == {
         json.dumps({"image": PNG_URI})
     }
     assert repr(reranker).startswith("QwenReRanker(query=Content(image=data:image/png;base64,…")
 
 
-# --- Packing
+# --- Batching
 
 
-def test_kinds_are_sent_apart_each_within_its_own_limit(
+def test_texts_images_and_videos_are_in_separate_requests_within_their_own_limits(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
-    items: list[Item] = [f"{place} score=0.5" for place in range(101)]
-    items += [image(place / 1_000, str(place) if place % 2 else None) for place in range(41)]
-    items += [video(place / 1_000) for place in range(5)]
+    items: list[Item] = [f"{index} score=0.5" for index in range(101)]
+    items += [image(index / 1_000, str(index) if index % 2 else None) for index in range(41)]
+    items += [video(index / 1_000) for index in range(5)]
     score(DashScopeScorer(MODEL, max_concurrency=1), "q", items[::-1])
     kinds = [
         Counter("video" in each or ("image" in each and "image") for each in request.documents)
@@ -163,26 +162,20 @@ def test_kinds_are_sent_apart_each_within_its_own_limit(
     assert sorted(sum(kind.values()) for kind in kinds) == [2, 3, 20, 21, 50, 51]
 
 
-def test_limits_of_ones_own_count_for_images_and_videos_too(dashscope: LoopbackDashScope) -> None:
+def test_your_own_limits_apply_to_images_and_videos_too(dashscope: LoopbackDashScope) -> None:
     scorer = DashScopeScorer(MODEL, limits=Limits(images=2, videos=1), max_concurrency=1)
-    scorer.score("q", [image(place / 10) for place in range(4)] + [video(0.1), video(0.2)])
+    scorer.score("q", [image(index / 10) for index in range(4)] + [video(0.1), video(0.2)])
     assert sorted(len(request.documents) for request in dashscope.received) == [1, 1, 2, 2]
 
 
-def test_the_text_with_an_image_has_the_item_limit(
+def test_the_item_limit_applies_to_the_text_with_an_image(
     dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     DashScopeScorer(MODEL).score("q", [image(0.2), image(0.1, "word " * 8_001)])
     assert "1 of 3 items (the query and the texts) are over the 8000 tokens" in caplog.text
 
 
-def test_what_images_cost_is_not_known(dashscope: LoopbackDashScope) -> None:
-    scorer = DashScopeScorer(MODEL, base_url=dashscope.base_url, region="cn-beijing")
-    assert scorer.score("q", ["text"]).usage.cost is not None
-    assert scorer.score("q", ["text", image(0.2)]).usage.cost is None
-
-
-def test_a_query_over_the_item_limit_is_told_once_whatever_kinds_there_are() -> None:
+def test_a_query_over_the_item_limit_counts_once_with_several_kinds_of_items() -> None:
     found = [image(0.2), "text", video(0.1), "word " * 21]
     assert plan("word " * 21, found, Limits(item_tokens=20), 1, token_count).oversized == 2
 
@@ -210,28 +203,23 @@ def test_every_item_is_in_one_request_of_its_kind_within_the_limits(
     planned = plan("q", items, limits, concurrency, token_count, exact=exact)
     assert sorted(chain.from_iterable(planned.requests)) == list(range(len(items)))
     for request in planned.requests:
-        held = {kind(items[place]) for place in request}
+        held = {kind(items[index]) for index in request}
         assert len(held) == 1
         assert len(request) <= getattr(limits, held.pop())
 
 
 def kind(item: Item) -> str:
-    """The limit that is for an item."""
+    """Return the name of the limit for an item."""
     if isinstance(item, str) or item.modalities == {"text"}:
         return "documents"
     return "videos" if item.video else "images"
-
-
-def test_the_published_limits_are_those_of_the_kinds() -> None:
-    published = published_limits(MODEL)
-    assert (published.documents, published.images, published.videos) == (100, 40, 4)
 
 
 # --- Models and servers that read texts only
 
 
 @pytest.mark.parametrize("asked", [("q", [image(0.1)]), (Content("q", PNG), ["a"])])
-def test_a_model_of_texts_is_sent_no_image(
+def test_an_image_is_refused_for_a_model_that_reads_only_texts(
     dashscope: LoopbackDashScope, score: Score, asked: Any
 ) -> None:
     with pytest.raises(InvalidInputError, match="which qwen3-rerank does not accept"):
@@ -242,6 +230,6 @@ def test_a_model_of_texts_is_sent_no_image(
     assert not dashscope.received
 
 
-def test_a_surrogate_among_images_is_named_by_its_place() -> None:
+def test_a_surrogate_among_images_is_named_by_its_index() -> None:
     with pytest.raises(InvalidInputError, match="Text 1"):
         plan("q", [image(0.1), "\ud800"], Limits(), 1, token_count)

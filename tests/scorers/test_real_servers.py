@@ -1,9 +1,9 @@
-"""ServerScorer against real servers with small random models, for those who have the servers.
+"""ServerScorer against real servers with small random models, if you have the servers.
 
-    INFINITY_EMB=…/bin/infinity_emb   of an environment with infinity-emb[torch,server]
+    INFINITY_EMB=…/bin/infinity_emb   in an environment with infinity-emb[torch,server]
     LLAMA_SERVER=…/bin/llama-server   of llama.cpp; the tests then need the package gguf
 
-Without these variables nothing here runs. `test_server.py` has what must hold without them.
+Without these variables, these tests are skipped, and only those in `test_server.py` run.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ KEY = "sk-local"
 TEXTS = ["markets fell on monday", "penguins eat krill", "rain", "a guitar has six strings"]
 
 NEAR = 0.01
-"""llama.cpp's scores differ so much with what is in the batch beside them, by its 16-bit cache."""
+"""How much a score of llama.cpp depends on the rest of the batch: its cache has 16 bits."""
 
 
 @pytest.fixture(scope="module", params=["infinity", "llama.cpp", "tei"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """The dialect and the address of a server. TEI's dialect is one that llama.cpp speaks too."""
+    """The dialect and the address of a server. llama.cpp understands TEI's dialect too."""
     start = infinity if request.param == "infinity" else llama_cpp
     with start(tmp_path_factory.mktemp("model")) as url:
         yield request.param, url
@@ -105,7 +105,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "the server ended"
         try:
             urlopen(url).close()
-        except (URLError, ConnectionError):  # there is no event of another program's to wait for
+        except (URLError, ConnectionError):  # another program has no event to wait for
             time.sleep(0.1)
         else:
             return
@@ -124,20 +124,20 @@ def score(request: pytest.FixtureRequest) -> Callable[..., Scores]:
     return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
 
 
-def test_each_text_gets_the_score_that_it_gets_alone(server: Any, score: Any) -> None:
+def test_a_score_does_not_depend_on_the_other_texts(server: Any, score: Any) -> None:
     scorer = scorer_of(server)
     values = score(scorer, "what do penguins eat", TEXTS).values
     alone = [score(scorer, "what do penguins eat", [text]).values[0] for text in TEXTS]
     assert values == pytest.approx(alone, abs=NEAR)
     nearest = min(abs(one - other) for one, other in combinations(values, 2))
-    assert nearest > 2 * NEAR, "no two may be mistaken for each other"
+    assert nearest > 2 * NEAR, "two scores are too close to tell apart"
     assert 0 <= min(values) < max(values) <= 1
 
 
-def test_many_requests_at_the_same_time_give_what_one_gives(server: Any, score: Any) -> None:
+def test_many_concurrent_requests_give_the_same_scores_as_one(server: Any, score: Any) -> None:
     texts = [
-        f"{text} {chr(97 + place % 26) * (1 + place // 26)}"
-        for place, text in enumerate(TEXTS * 25)
+        f"{text} {chr(97 + index % 26) * (1 + index // 26)}"
+        for index, text in enumerate(TEXTS * 25)
     ]
     whole = score(scorer_of(server, batch_size=100), "krill", texts)
     parts = score(scorer_of(server, batch_size=5, max_concurrency=4), "krill", texts)
@@ -150,7 +150,7 @@ def test_every_face_ranks_through_it(server: Any, face: type[Face]) -> None:
     scorer = scorer_of(server)
     values = scorer.score("krill", TEXTS).values
     ranker = face("krill", scorer=scorer)
-    made = [ranker.make(Item(str(place), {"text": text})) for place, text in enumerate(TEXTS)]
+    made = [ranker.make(Item(str(index), {"text": text})) for index, text in enumerate(TEXTS)]
     best_first = sorted(map(str, range(4)), key=lambda id_: -values[int(id_)])
     assert [ranker.read(ranked).id for ranked in ranker.rank(made)] == best_first
 
@@ -161,18 +161,20 @@ def test_a_wrong_key_is_refused(server: Any, score: Any, key: str | None) -> Non
         score(scorer_of(server, api_key=key), "q", ["a"])
 
 
-def test_a_wrong_path_is_named(server: Any, score: Any) -> None:
+def test_a_wrong_path_is_an_error_that_names_it(server: Any, score: Any) -> None:
     name, url = server
     with pytest.raises(InvalidInputError, match="/v3/rerank"):
         score(scorer_of((name, f"{url}/v3/rerank")), "q", ["a"])
 
 
-def test_a_random_model_does_not_pass_the_check(server: Any) -> None:
+def test_a_random_model_fails_the_check(server: Any) -> None:
     with pytest.raises(BadResponseError, match="template"):
         scorer_of(server).check()
 
 
-def test_a_server_not_started_for_reranking_says_so(tmp_path: Path) -> None:
+def test_a_server_that_was_not_started_for_reranking_is_an_error_with_a_remedy(
+    tmp_path: Path,
+) -> None:
     with (
         llama_cpp(tmp_path, "--no-warmup") as url,
         pytest.raises(ServiceError, match="--reranking"),

@@ -1,6 +1,6 @@
-"""What a user can hold that ranks: made from options, asked in one way, sync and async.
+"""Everything a user can rank with: created from options, called in one way, sync and async.
 
-The functions are at the top level of a module, so that other processes find them too.
+The functions are at the top level of a module so that other processes can import them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CLIENTS", "PLUGINS", "QUERY", "Ranked", "arank", "rank"]
 QUERY = "which?"
 
 Ranked = list[tuple[str, float | None]]
-"""Texts and their scores, best first."""
+"""Texts with their scores, best first."""
 
 
 def _reranker(**options: Any) -> QwenReRanker:
@@ -46,14 +46,14 @@ CLIENTS: dict[str, Callable[..., Any]] = {"DashScopeScorer": DashScopeScorer, **
 
 @singledispatch
 def rank(client: object, texts: list[str]) -> Ranked:
-    """The texts as the client ranks them for QUERY."""
-    raise TypeError(f"{client!r} is no client.")
+    """Return the texts as the client ranks them for QUERY."""
+    raise TypeError(f"{client!r} is not a client.")
 
 
 @singledispatch
 async def arank(client: object, texts: list[str]) -> Ranked:
     """The same, awaited."""
-    raise TypeError(f"{client!r} is no client.")
+    raise TypeError(f"{client!r} is not a client.")
 
 
 @rank.register
@@ -81,7 +81,7 @@ async def _(client: QwenReRanker, texts: list[str]) -> Ranked:
 
 
 def _records(texts: list[str]) -> list[Record]:
-    return [Record(str(place), {"content": text}) for place, text in enumerate(texts)]
+    return [Record(str(index), {"content": text}) for index, text in enumerate(texts)]
 
 
 def _of_records(records: Iterable[Record]) -> Ranked:
@@ -103,7 +103,7 @@ def _documents(texts: list[str]) -> list[langchain_core.documents.Document]:
 
 
 def _of_documents(documents: Iterable[langchain_core.documents.Document]) -> Ranked:
-    return [(found.page_content, found.metadata["relevance_score"]) for found in documents]
+    return [(each.page_content, each.metadata["relevance_score"]) for each in documents]
 
 
 @rank.register
@@ -122,4 +122,4 @@ def _nodes(texts: list[str]) -> list[llama_index.core.schema.NodeWithScore]:
 
 
 def _of_nodes(nodes: Iterable[llama_index.core.schema.NodeWithScore]) -> Ranked:
-    return [(found.text, found.score) for found in nodes]
+    return [(node.text, node.score) for node in nodes]

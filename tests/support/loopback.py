@@ -1,6 +1,6 @@
-"""A DashScope on this machine: real HTTP with keep-alive, its limits enforced, faults on demand.
+"""A DashScope on this machine: real HTTP with keep-alive, enforced limits, faults on demand.
 
-What other servers share with it is in `Loopback`; those are in `servers.py`.
+`Loopback` is what other servers share with it; those are in `servers.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Received:
     body: dict[str, Any]
     query: Any
     documents: Any
-    headers: Mapping[str, str]  # whatever the case of its keys
+    headers: Mapping[str, str]  # its keys are case-insensitive
     connection: tuple[str, int]
     raw: bytes
 
@@ -54,18 +54,18 @@ class Received:
 class Loopback(Threaded):
     """A rerank server on this machine.
 
-    `faults` are used up, one a request, before anything is answered normally. `arrived` is set when
-    a request has come, `disconnected` when the client has left `disconnects_awaited` requests
-    before their answer. A free `port` is found unless one is given.
+    The first requests meet `faults`, one each; later requests get normal responses. `arrived` is
+    set when a request has arrived, `disconnected` when the client has disconnected from
+    `disconnects_awaited` requests before their response. `port` 0 is any free port.
     """
 
     paths: ClassVar[tuple[str, ...]]
 
     texts: ClassVar[str] = "documents"
-    """What a request calls the documents."""
+    """The name of the documents in a request."""
 
     score: ClassVar[str] = "relevance_score"
-    """What an answer calls a score."""
+    """The name of a score in a response."""
 
     key: str | None = None
     received: list[Received] = field(default_factory=list)
@@ -76,30 +76,30 @@ class Loopback(Threaded):
 
     @abstractmethod
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
-        """What the server says to a request that it does not take."""
+        """Return the error for a request that the server refuses; None if it accepts it."""
 
     @abstractmethod
     def ranking(self, body: dict[str, Any]) -> Any:
-        """Its answer: best first."""
+        """Return the response, best first."""
 
     @abstractmethod
     def error(self, status: int, code: str, message: str) -> web.Response:
-        """An error in its own form."""
+        """Return an error in the server's own form."""
 
     @abstractmethod
     def unauthorized(self) -> web.Response:
-        """What it says where the key is wrong."""
+        """Return the error for a wrong key."""
 
     def inputs(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The part of a request that has the query and the documents."""
+        """Return the part of a request that has the query and the documents."""
         return body
 
-    def results(self, answer: Any) -> list[Any]:
-        """The part of an answer that has the scores."""
-        return answer["results"]
+    def results(self, response: Any) -> list[Any]:
+        """Return the part of a response that has the scores."""
+        return response["results"]
 
     def not_found(self) -> web.StreamResponse:
-        """What the server says to a request at another path."""
+        """Return the error for an unknown path."""
         return web.json_response({"detail": "Not Found"}, status=404)
 
     def __enter__(self) -> Self:
@@ -117,11 +117,11 @@ class Loopback(Threaded):
 
     @property
     def connections(self) -> int:
-        """How many connections the requests came on."""
+        """How many connections the client has used."""
         return len({request.connection for request in self.received})
 
     def answer_only_when(self, in_flight: int) -> None:
-        """Hold answers back until so many requests have been here at the same time."""
+        """Hold responses back until this many requests have been in flight at the same time."""
         self._awaited = in_flight
 
     @asynccontextmanager
@@ -176,12 +176,12 @@ class Loopback(Threaded):
         return self.refusal(body) or web.json_response(self.ranking(body))
 
     def _is_keyed(self, request: web.Request) -> bool:
-        """Whether the request has the key, if there is one."""
+        """Whether the request has the right key, or needs none."""
         return self.key is None or request.headers.get("Authorization") == f"Bearer {self.key}"
 
 
 SERVER = web.AppKey("SERVER", Loopback)
-"""Where a fault finds the server that it happens to, in the request's application."""
+"""Where a fault finds its server, in the request's application."""
 
 
 @dataclass
@@ -189,7 +189,7 @@ class LoopbackDashScope(Loopback):
     """DashScope's TextReRank, with its limits.
 
     A document's score is the number after "score=" in its text or in the address of its image or
-    video, or the share of the query's words that it has.
+    video, else the share of the query's words that its text has.
     """
 
     paths = (PATH,)
@@ -208,10 +208,10 @@ class LoopbackDashScope(Loopback):
         query, documents = body["input"]["query"], body["input"]["documents"]
         vision = body["model"].startswith("qwen3-vl")
         if any(isinstance(item, dict) is not vision for item in (query, *documents)):
-            return self.error(400, "InvalidParameter", "query and documents are of the wrong type.")
+            return self.error(400, "InvalidParameter", "query or documents have the wrong type.")
         if "instruct" in body["parameters"] and body["model"] not in INSTRUCTED:
             return self.error(400, "InvalidParameter", "instruct is not supported.")
-        if any(len(found) > most for found, most in self._limited(documents)):
+        if any(len(kind) > most for kind, most in self._limited(documents)):
             return self.error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
         counts = [self._counted(item) for item in (query, *documents)]
         if counts[0] * len(documents) + sum(counts[1:]) > self.request_tokens:
@@ -231,11 +231,11 @@ class LoopbackDashScope(Loopback):
     def inputs(self, body: dict[str, Any]) -> dict[str, Any]:
         return body["input"]
 
-    def results(self, answer: Any) -> list[Any]:
-        return answer["output"]["results"]
+    def results(self, response: Any) -> list[Any]:
+        return response["output"]["results"]
 
     def _limited(self, documents: list[Any]) -> list[tuple[list[Any], int]]:
-        """The documents of each kind, and how many of it there may be."""
+        """Return the documents of each kind, and how many of them there may be."""
         if not documents or isinstance(documents[0], str):
             return [(documents, self.documents_limit)]
         return [([each for each in documents if kind in each], most) for kind, most in VISION]
@@ -246,11 +246,11 @@ class LoopbackDashScope(Loopback):
 
 
 VISION = (("text", 100), ("image", 40), ("video", 4))
-"""Documents a request, by what they hold."""
+"""Documents per request, by what they hold."""
 
 
 def ranking(body: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request, as the service would give it: best first."""
+    """Return the response to a request as the service would send it, best first."""
     query = text_of(body["input"]["query"])
     documents = body["input"]["documents"]
     texts = [text_of(document) for document in documents]
@@ -268,10 +268,10 @@ def ranking(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def score_of(query: str, document: Any) -> float:
-    """The score that the loopback service gives, for tests to expect."""
+    """Return the score that the loopback service gives, for tests to expect."""
     text = " ".join(document.values()) if isinstance(document, dict) else document
-    if found := re.search(r"score=(-?[\d.]+)", text):
-        return float(found[1])
+    if number := re.search(r"score=(-?[\d.]+)", text):
+        return float(number[1])
     words = set(query.lower().split())
     return len(words & set(text.lower().split())) / max(1, len(words))
 
@@ -291,7 +291,7 @@ def token_count(text: str) -> int:
 
 
 def refuses(status: int, code: str, message: str = "Refused.", retry_after: str = "0") -> Fault:
-    """Answers with an error of the server's form."""
+    """Responds with an error in the server's own form."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         refusal = request.app[SERVER].error(status, code, message)
@@ -302,7 +302,7 @@ def refuses(status: int, code: str, message: str = "Refused.", retry_after: str 
 
 
 def says(text: str | bytes, status: int = 200, content_type: str = "application/json") -> Fault:
-    """Answers with this text."""
+    """Responds with this text."""
     said = text if isinstance(text, bytes) else text.encode()
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
@@ -312,7 +312,7 @@ def says(text: str | bytes, status: int = 200, content_type: str = "application/
 
 
 def packs(text: bytes) -> Fault:
-    """Answers with this text, compressed."""
+    """Responds with this text, compressed."""
     packed = gzip.compress(text)
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
@@ -323,19 +323,19 @@ def packs(text: bytes) -> Fault:
 
 
 def edits(edit: Callable[[list[Any]], object]) -> Fault:
-    """Answers normally, but with the results edited in place."""
+    """Responds normally, but with the results edited in place."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         server = request.app[SERVER]
-        answer = server.ranking(body)
-        edit(server.results(answer))
-        return web.json_response(answer)
+        response = server.ranking(body)
+        edit(server.results(response))
+        return web.json_response(response)
 
     return fault
 
 
 def rewrites(edit: Callable[[bytes], bytes]) -> Fault:
-    """Answers normally, but with the text edited."""
+    """Responds normally, but with the text edited."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         text = json.dumps(request.app[SERVER].ranking(body)).encode()
@@ -345,14 +345,14 @@ def rewrites(edit: Callable[[bytes], bytes]) -> Fault:
 
 
 async def drops(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Closes the connection without an answer."""
+    """Closes the connection without a response."""
     assert request.transport is not None
     request.transport.close()
     return web.Response()
 
 
 async def babbles(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Answers something that is not HTTP, then closes the connection."""
+    """Sends something that is not HTTP, then closes the connection."""
     assert isinstance(request.transport, asyncio.WriteTransport)
     request.transport.write(b"HTTP/1.1 nonsense\r\n\r\n")
     request.transport.close()
@@ -371,7 +371,7 @@ async def breaks_off(request: web.Request, body: dict[str, Any]) -> web.StreamRe
 
 
 async def closes_afterwards(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Answers normally, and closes the connection without having said so."""
+    """Responds normally, then closes the connection without having announced it."""
     response = web.json_response(request.app[SERVER].ranking(body))
     await response.prepare(request)
     await response.write_eof()
@@ -381,7 +381,7 @@ async def closes_afterwards(request: web.Request, body: dict[str, Any]) -> web.S
 
 
 def redirects(to: str) -> Fault:
-    """Sends the client to another address, with the same method and body."""
+    """Redirects the client to another address, with the same method and body."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         return web.Response(status=307, headers={"Location": to})
@@ -390,7 +390,7 @@ def redirects(to: str) -> Fault:
 
 
 def streams(piece: bytes, *, pause: float = 0.0, most: int = 1 << 26) -> Fault:
-    """Answers with the piece again and again, every `pause` seconds, up to `most` bytes."""
+    """Responds with the piece again and again, every `pause` seconds, up to `most` bytes."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -404,6 +404,6 @@ def streams(piece: bytes, *, pause: float = 0.0, most: int = 1 << 26) -> Fault:
 
 
 async def hangs(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Never answers; ends when the client goes away."""
+    """Never responds; ends when the client disconnects."""
     await asyncio.Event().wait()
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Images and a video, each as small as one can be."""
+"""The smallest images and video that there can be."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ GIF = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 """One pixel."""
 
 MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
-"""The header of one, which is what tells its type."""
+"""The header of a video, by which its type is recognized."""

@@ -1,7 +1,7 @@
-"""Rerank servers on this machine, each as its project's own source has it.
+"""Rerank servers on this machine, each written from its project's source.
 
-The sources are named in docs/scorers.md. What a server ignores is ignored here, what it refuses is
-refused in its own words' form, and its answers have all the fields and the order of the real ones.
+docs/scorers.md names the sources. Each ignores what the real server ignores, refuses what it
+refuses, in the same form, and returns the same fields in the same order.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MODEL = "served-model"
 
 @dataclass
 class Server(Loopback):
-    """A server of one model, which it serves under the name of `MODEL`."""
+    """A server of one model, named `MODEL`."""
 
     def error(self, status: int, code: str, message: str) -> web.Response:
-        """An error as OpenAI's API nests it."""
+        """Return an error nested as in OpenAI's API."""
         error = {"message": message, "type": code or None, "param": None, "code": status}
         return web.json_response({"error": error}, status=status)
 
@@ -39,14 +39,14 @@ class Server(Loopback):
         return [{"index": index, self.score: scores[index]} for index in best_first[:top_n]]
 
     def usage(self, body: dict[str, Any]) -> dict[str, int]:
-        """Its count of tokens."""
+        """Return its count of tokens."""
         texts = body[self.texts]
         tokens = token_count(body["query"]) * len(texts) + sum(map(token_count, texts))
         return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 class OfFastAPI(Server):
-    """A server whose requests are a pydantic model: what it does not know of, it ignores."""
+    """A server whose requests are a pydantic model: it ignores unknown fields."""
 
     Request: ClassVar[type[BaseModel]]
 
@@ -143,8 +143,8 @@ class SGLang(OfFastAPI):
                 result["document"] = body["documents"][result["index"]]
         return results
 
-    def results(self, answer: Any) -> list[Any]:
-        return answer
+    def results(self, response: Any) -> list[Any]:
+        return response
 
 
 class Infinity(OfFastAPI):
@@ -204,8 +204,8 @@ class TEI(Server):
     def ranking(self, body: dict[str, Any]) -> Any:
         return self.ranked(body)
 
-    def results(self, answer: Any) -> list[Any]:
-        return answer
+    def results(self, response: Any) -> list[Any]:
+        return response
 
 
 class LocalAI(Server):
@@ -287,4 +287,4 @@ SERVERS: dict[str, type[Server]] = {
     "xinference": Xinference,
     "dashscope": DashScope,
 }
-"""By the names that ServerScorer has for them."""
+"""The servers by their names in ServerScorer."""
