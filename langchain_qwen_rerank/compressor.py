@@ -213,8 +213,9 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     def _ranked(self, documents: Sequence[Document], ranking: RankedIndices) -> list[Document]:
         """Copies of the ranking's documents, with their scores and kept values in the metadata."""
-        chosen = map(documents.__getitem__, ranking.indices)
-        rows = zip(chosen, ranking.scores, self._kept(documents, ranking), strict=True)
+        chosen = list(map(documents.__getitem__, ranking.indices))
+        scores = ranking.scores_or(document.metadata.get(SCORE) for document in chosen)
+        rows = zip(chosen, scores, self._kept(documents, ranking), strict=True)
         return [
             _with_metadata(document, {**document.metadata, **kept, SCORE: score})
             for document, score, kept in rows
@@ -262,7 +263,9 @@ def _documents(documents: Iterable[Document]) -> list[Document]:
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
     """The documents as a list. A single document is refused: it would be taken apart."""
-    if isinstance(documents, str | bytes | Document | Mapping):
+    if isinstance(documents, str | bytes | Document | Mapping) or not isinstance(
+        documents, Iterable
+    ):
         raise InvalidInputError(
             f"documents must be a list, got {type(documents).__name__}.",
             remedy="Pass [document], or call compress_documents, which takes lists by name.",

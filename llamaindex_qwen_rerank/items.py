@@ -46,6 +46,11 @@ def item_of_query(query: QueryBundle | None) -> Item:
     Raises:
         InvalidInputError: The query does not have text, or has an image that cannot be read.
     """
+    if query is not None and not isinstance(query, QueryBundle):
+        raise InvalidInputError(
+            f"query_bundle must be a QueryBundle, got {type(query).__name__}.",
+            remedy="Pass the text of the query as query_str=.",
+        )
     text = "" if query is None else query.query_str
     if not isinstance(text, str):  # LlamaIndex's events would not accept it
         check_query(text)
@@ -54,7 +59,7 @@ def item_of_query(query: QueryBundle | None) -> Item:
 
 def has_image(query: QueryBundle | None) -> bool:
     """Whether `item_of_query` reads a file."""
-    return bool(query and query.image_path)
+    return isinstance(query, QueryBundle) and bool(query.image_path)
 
 
 def _media(node: BaseNode) -> tuple[Media | None, Media | None]:

@@ -127,7 +127,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     def _ranked(self, nodes: list[NodeWithScore], ranking: RankedIndices) -> list[NodeWithScore]:
         """The ranking's nodes with their scores; a node is copied if metadata is added to it."""
         chosen = list(map(nodes.__getitem__, ranking.indices))
-        scores = [scored.score for scored in chosen] if ranking.unranked else ranking.scores
+        scores = ranking.scores_or(scored.score for scored in chosen)
         rows = zip(chosen, scores, self._kept(nodes, ranking), strict=True)
         return [
             NodeWithScore(node=_with_metadata(scored.node, kept), score=score)

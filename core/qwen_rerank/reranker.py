@@ -182,10 +182,9 @@ def _present(documents: Iterable[D | None]) -> list[D]:
 
 def _ranked(documents: list[D], ranking: RankedIndices) -> list[D]:
     """Copies of the ranking's documents with their scores."""
-    chosen = map(documents.__getitem__, ranking.indices)
-    if ranking.unranked:
-        return [_with_score(document, document.score) for document in chosen]
-    return list(map(_with_score, chosen, ranking.scores))
+    chosen = list(map(documents.__getitem__, ranking.indices))
+    scores = ranking.scores_or(document.score for document in chosen)
+    return list(map(_with_score, chosen, scores))
 
 
 def _with_score(document: Any, score: float | None) -> Any:

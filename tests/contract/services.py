@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from qwen_rerank import DashScopeScorer, Scorer, ServerScorer
+from qwen_rerank.options import DashScopeOptions
 from tests.contract.entry_points import KEY
 from tests.contract.faces import Face, Plain
 from tests.support.loopback import Loopback, LoopbackDashScope
@@ -62,7 +63,8 @@ class Service(ABC):
         """A function that builds the face from a query and options, the scorer's among them."""
 
         def build(query: Any, **options: Any) -> Face:
-            known = inspect.signature(self.scorer).parameters.keys() & options.keys()
+            own = inspect.signature(self.scorer).parameters.keys() | DashScopeOptions.model_fields
+            known = own & options.keys()
             scorer = self.scorer(**{name: options.pop(name) for name in known})
             return face(query, scorer=scorer, **options)
 

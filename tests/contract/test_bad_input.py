@@ -52,8 +52,8 @@ AT_EVERY_FACE = [
     refused("bytes as the text", "'item-0' is .*bytes", items=[*ITEMS, *items(b"x")]),
     Row(
         "documents with the same id",
-        items=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})],
-        ranked=[FIRST, *ITEMS],
+        items=[FIRST, *ITEMS, FIRST, Item("same", {"text": f"{TEXT} score=1"})],
+        ranked=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})],
     ),
     Row(
         "metadata that cannot be copied",

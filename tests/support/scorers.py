@@ -19,3 +19,16 @@ class AsyncOnly(Scorer):
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         return Scores([float(len(text)) for text in texts])
+
+
+class Recorder(Scorer):
+    """Scores by length, and remembers what it received."""
+
+    model = "recorder"
+
+    def __init__(self) -> None:
+        self.received: list[list[str]] = []
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self.received.append(list(texts))
+        return Scores([float(len(text)) for text in texts])

@@ -100,6 +100,13 @@ class ItemReader(Generic[D]):
             field = error.field or self._label
             index = len(items) if len(values) == len(documents) else len(values)
             raise error.naming(f"{field} of {self._name(ids, index)}") from error.cause
+        except (AttributeError, TypeError) as error:
+            if not self._names:  # it is the user's function that failed
+                raise
+            raise InvalidInputError(
+                f"The fields of {self._name(ids, len(values))} are not a mapping: {error}.",
+                remedy="Pass fields by name, such as a dict.",
+            ) from error
         if None in items and self._names:
             self._check_fields(documents, items)
         return items

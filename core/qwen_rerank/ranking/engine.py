@@ -242,6 +242,7 @@ class RerankEngine:
             scores=values,
             passages=passages,
             lists=prepared.unique.ranks(indices) or None,
+            blank=len(kept),
             usage=usage + Usage(duplicate_texts=duplicates) if duplicates else usage,
             skipped=len(prepared.unique.blank) - len(blank),
             duplicates=prepared.unique.duplicates,
@@ -304,9 +305,8 @@ def _name(candidates: Candidates, index: int) -> str:
 def _ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:
     """The records of a ranking, each with its score."""
     chosen = list(map(records.__getitem__, ranking.indices))
-    if not ranking.unranked:
-        passages = ranking.passages or repeat(None)
-        chosen = list(map(Record.scored, chosen, ranking.scores, passages))
+    scores = ranking.scores_or(record.score for record in chosen)
+    chosen = list(map(Record.scored, chosen, scores, ranking.passages or repeat(None)))
     if ranking.lists:
         chosen = list(map(Record.in_lists, chosen, ranking.lists))
     return Ranking(records=tuple(chosen), **ranking.outcome)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, overload
 
 from qwen_rerank.ranking.records import Record
@@ -55,12 +56,25 @@ class RankedIndices(Outcome):
             None if no text was chunked.
         lists: Per index the document's rank, from 1, in each named list that has it; None for one
             list without a name.
+        blank: How many of the last documents do not have a text.
     """
 
     indices: list[int]
     scores: list[float | None]
     passages: list[Passage | None] | None = None
     lists: list[Mapping[str, int]] | None = None
+    blank: int = 0
+
+    def scores_or(self, retrieval_scores: Iterable[float | None]) -> list[float | None]:
+        """The scores; if no model scored the documents, these retrieval scores in their place.
+
+        Args:
+            retrieval_scores: Per index the score of the first stage.
+        """
+        if not self.unranked:
+            return self.scores
+        ranked = len(self.indices) - self.blank
+        return [*islice(retrieval_scores, ranked), *[None] * self.blank]
 
     @property
     def outcome(self) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""What is not a list of documents is refused by every face, before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
+
+import langchain_qwen_rerank
+import llamaindex_qwen_rerank
+from qwen_rerank import InvalidInputError, QwenReRanker, Record, RerankEngine
+from tests.support.scorers import Recorder
+
+QUERY = "query"
+
+
+async def asynchronous(*documents: Any) -> AsyncIterator[Any]:
+    for document in documents:
+        yield document
+
+
+def compressor(scorer: Recorder, documents: Any) -> None:
+    langchain_qwen_rerank.QwenRerank(scorer=scorer).compress_documents(documents, QUERY)
+
+
+def acompressor(scorer: Recorder, documents: Any) -> None:
+    face = langchain_qwen_rerank.QwenRerank(scorer=scorer)
+    asyncio.run(face.acompress_documents(documents, QUERY))
+
+
+def indices(scorer: Recorder, documents: Any) -> None:
+    langchain_qwen_rerank.QwenRerank(scorer=scorer).rerank(documents, QUERY)
+
+
+def postprocessor(scorer: Recorder, nodes: Any) -> None:
+    face = llamaindex_qwen_rerank.QwenRerank(scorer=scorer)
+    face.postprocess_nodes(nodes, query_str=QUERY)
+
+
+def apostprocessor(scorer: Recorder, nodes: Any) -> None:
+    face = llamaindex_qwen_rerank.QwenRerank(scorer=scorer)
+    asyncio.run(face.apostprocess_nodes(nodes, query_str=QUERY))
+
+
+def reranker(scorer: Recorder, lists: Any) -> None:
+    QwenReRanker(QUERY, scorer=scorer).rerank(lists)
+
+
+def engine(scorer: Recorder, records: Any) -> None:
+    RerankEngine(scorer, rerank_field="content").rerank(QUERY, records)
+
+
+FACES = (compressor, acompressor, indices, postprocessor, apostprocessor, reranker, engine)
+
+ANYWHERE = (None, 42, 1.5, object(), True)
+"""Never documents."""
+
+NODE = TextNode(text="a text")
+ROW = SimpleNamespace(id="a", score=0.1, fields=42)
+
+CASES = [
+    *((face, documents) for face in FACES for documents in ANYWHERE),
+    *((face, asynchronous(Document("a text"))) for face in FACES),
+    *((face, ["a text", None]) for face in (compressor, acompressor, engine, postprocessor)),
+    *((face, [NODE]) for face in (compressor, engine, postprocessor, apostprocessor)),
+    *((face, [Document("a text")]) for face in (postprocessor, engine)),
+    (compressor, {"one": None}),
+    (compressor, {"one": [Document("a text")], "two": 7}),
+    (indices, [Document("a text"), None]),
+    (indices, [7]),
+    (reranker, {"vectors": 7}),
+    (reranker, [[ROW]]),
+    (reranker, [[Record("a", {"content": "a text"}), SimpleNamespace(id="b", score=1)]]),
+    (reranker, [["a text"]]),
+    (engine, [Record("a", 42)]),  # type: ignore[arg-type]
+    (engine, [Record("a", None)]),  # type: ignore[arg-type]
+    (postprocessor, [NodeWithScore(node=NODE), NODE]),
+]
+
+
+@pytest.mark.parametrize(("face", "documents"), CASES)
+def test_it_is_refused_by_name(face: Callable[[Recorder, Any], None], documents: Any) -> None:
+    scorer = Recorder()
+    with pytest.raises(InvalidInputError) as failure:
+        face(scorer, documents)
+    assert failure.value.message
+    assert scorer.received == []
+
+
+@pytest.mark.parametrize("query", [42, "a text"])
+@pytest.mark.parametrize("face", ["postprocess_nodes", "apostprocess_nodes"])
+def test_a_query_that_is_not_a_bundle_is_refused(face: str, query: Any) -> None:
+    scorer = Recorder()
+    rerank = llamaindex_qwen_rerank.QwenRerank(scorer=scorer)
+
+    async def call() -> None:
+        ranked = getattr(rerank, face)([NodeWithScore(node=NODE)], query_bundle=query)
+        if asyncio.iscoroutine(ranked):
+            await ranked
+
+    with pytest.raises(InvalidInputError, match="query_bundle"):
+        asyncio.run(call())
+    assert scorer.received == []
+
+
+@pytest.mark.parametrize("ids", [[float("nan")] * 3, [None] * 3, [float("nan"), None, "nan"]])
+def test_ids_that_are_not_ids_are_no_reason_to_drop_a_document(ids: list[Any]) -> None:
+    rows = [Record(id_, {"content": f"text {number}"}) for number, id_ in enumerate(ids)]
+    ranked = QwenReRanker(QUERY, scorer=Recorder()).rerank([rows])
+    assert len(ranked) == 3
+    same = [Record(id_, {"content": "text"}) for id_ in ids]
+    assert len(QwenReRanker(QUERY, scorer=Recorder()).rerank([same])) == 3
+
+
+@pytest.mark.parametrize("name", ["", "dense", " "])
+def test_a_list_of_any_name_is_kept(name: str) -> None:
+    documents = [Document("a text", id="a")]
+    face = langchain_qwen_rerank.QwenRerank(scorer=Recorder(), keep_lists=True)
+    for lists in ({name: documents}, {name: documents, "other": documents}):
+        (ranked,) = face.compress_documents(lists, QUERY)
+        assert ranked.metadata["retrieval_lists"] == dict.fromkeys(lists, 1)
