@@ -14,10 +14,15 @@
     └── MissingDependencyError (ImportError)  an optional package is not installed
 
 Every error has `code`, `status`, `request_id` and `retry_after`. Each is None if no service was
-reached, or if the service did not send it.
+reached, or if the service did not send it. `usage` is what the failed call cost.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.base import Usage
 
 __all__ = [
     "AuthenticationError",
@@ -43,6 +48,7 @@ class QwenRerankError(Exception):
         status: The HTTP status, such as 429.
         request_id: The service's id of the request, which its support will ask for.
         retry_after: The seconds that the service asked you to wait before trying again.
+        usage: What the failed call cost, such as the tokens of its other requests; None if nothing.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class QwenRerankError(Exception):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -62,6 +69,7 @@ class QwenRerankError(Exception):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.usage = usage
 
     def __str__(self) -> str:
         facts = {"code": self.code, "status": self.status, "request_id": self.request_id}

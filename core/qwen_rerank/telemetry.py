@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import opentelemetry.trace
 
     from qwen_rerank.ranking.result import Outcome
+    from qwen_rerank.scorers.base import Usage
 
 __all__ = ["Span", "ranking_span", "request_span"]
 
@@ -53,13 +54,14 @@ class Span:
 class _Recorded(Span):
     """A span of OpenTelemetry."""
 
-    __slots__ = ("_manager", "_span")
+    __slots__ = ("_is_ranking", "_manager", "_span")
 
     def __init__(
         self, trace: ModuleType, name: str, kind: str, attributes: Mapping[str, Any]
     ) -> None:
         from qwen_rerank import __version__
 
+        self._is_ranking = kind == "INTERNAL"
         tracer: opentelemetry.trace.Tracer = trace.get_tracer("qwen_rerank", __version__)
         self._manager: AbstractContextManager[opentelemetry.trace.Span]
         self._manager = tracer.start_as_current_span(
@@ -95,9 +97,11 @@ class _Recorded(Span):
                 "http.response.status_code": getattr(error, "status", None),
             }
         )
+        usage: Usage | None = getattr(error, "usage", None)
+        if usage is not None and self._is_ranking:
+            self._set(_attributes_of_usage(usage))
 
     def ranked(self, outcome: Outcome, returned: int) -> None:
-        usage = asdict(outcome.usage)
         own = {
             "returned": returned,
             "skipped": outcome.skipped,
@@ -105,12 +109,11 @@ class _Recorded(Span):
             "over_budget": outcome.over_budget,
             "unranked": outcome.unranked,
         }
-        tokens = usage.pop("tokens")
         self._set(
             {
                 "gen_ai.response.model": outcome.model,
-                "gen_ai.usage.input_tokens": tokens or None,
-                **{f"qwen_rerank.{name}": value for name, value in (own | usage).items()},
+                **{f"qwen_rerank.{name}": value for name, value in own.items()},
+                **_attributes_of_usage(outcome.usage),
             }
         )
 
@@ -172,6 +175,13 @@ def request_span(provider: str | None, model: str, url: str, documents: int, res
         "qwen_rerank.documents": documents,
     }
     return _Recorded(trace, "POST", "CLIENT", attributes)
+
+
+def _attributes_of_usage(usage: Usage) -> dict[str, Any]:
+    counts = asdict(usage)
+    tokens = counts.pop("tokens")
+    own = {f"qwen_rerank.{name}": value for name, value in counts.items()}
+    return {"gen_ai.usage.input_tokens": tokens or None, **own}
 
 
 def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from qwen_rerank import (
     BadResponseError,
     InvalidInputError,
+    QwenRerankError,
     Ranking,
     Record,
     RerankEngine,
     Scorer,
     Scores,
+    ServiceError,
     Usage,
 )
 
@@ -275,3 +277,44 @@ def test_usages_add_up() -> None:
     one = Usage(requests=1, tokens=10, texts_sent=3, duplicate_texts=1, retries=2, seconds=0.5)
     assert one + one == Usage(2, 20, 6, 2, 4, 1.0)
     assert sum([one, one, one], Usage()) == one + one + one
+
+
+class Failing(Scorer):
+    """Fails after tokens were billed."""
+
+    model = "failing"
+
+    def __init__(self, usage: Usage | None) -> None:
+        self.usage = usage
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        raise ServiceError("Down.", usage=self.usage)
+
+
+class Short(Scorer):
+    """Returns a score too few, and a bill."""
+
+    model = "short"
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        return Scores([0.5] * (len(texts) - 1), Usage(requests=1, tokens=7))
+
+
+@pytest.mark.parametrize("run", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("scorer", "billed"),
+    [
+        (Failing(Usage(requests=2, tokens=7)), [7]),
+        (Failing(None), []),
+        (Short(), [7]),
+    ],
+)
+def test_what_a_failed_call_cost_is_reported(scorer: Scorer, billed: list[int], run: str) -> None:
+    usages: list[Usage] = []
+    failing = engine(scorer, usage_callback=usages.append)
+    with pytest.raises(QwenRerankError):
+        if run == "sync":
+            failing.rerank("q", records("a", "b"))
+        else:
+            asyncio.run(failing.arerank("q", records("a", "b")))
+    assert [usage.tokens for usage in usages] == billed

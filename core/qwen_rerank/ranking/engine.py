@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from itertools import repeat
 from typing import ParamSpec, TypeVar, Unpack, cast, get_args
 
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.errors import BadResponseError, InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
 from qwen_rerank.options import (
@@ -142,11 +143,13 @@ class RerankEngine:
         with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
             prepared = self._prepare(query, candidates, top_n)
             scores = Scores([])
-            if top := self._enough(prepared):
-                scores = self.scorer.score_top(*prepared.arguments, top)
-            elif prepared.items:
-                scores = self.scorer.score(*prepared.arguments)
-            ranking = self._finish(prepared, scores)
+            with self._reported_failure():
+                if top := self._enough(prepared):
+                    scores = self.scorer.score_top(*prepared.arguments, top)
+                elif prepared.items:
+                    scores = self.scorer.score(*prepared.arguments)
+                ranking = self._finish(prepared, scores)
+            self._report(ranking.usage)
             span.ranked(ranking, len(ranking.indices))
             return ranking
 
@@ -158,12 +161,14 @@ class RerankEngine:
         with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
             prepared = await offloaded(is_long, self._prepare, query, candidates, top_n)
             scores = Scores([])
-            if top := self._enough(prepared):
-                scores = await self.scorer.ascore_top(*prepared.arguments, top)
-            elif prepared.items:
-                scores = await self.scorer.ascore(*prepared.arguments)
-            is_long = is_long or self._ordering.is_slow
-            ranking = await offloaded(is_long, self._finish, prepared, scores)
+            with self._reported_failure():
+                if top := self._enough(prepared):
+                    scores = await self.scorer.ascore_top(*prepared.arguments, top)
+                elif prepared.items:
+                    scores = await self.scorer.ascore(*prepared.arguments)
+                is_long = is_long or self._ordering.is_slow
+                ranking = await offloaded(is_long, self._finish, prepared, scores)
+            self._report(ranking.usage)
             span.ranked(ranking, len(ranking.indices))
             return ranking
 
@@ -224,7 +229,11 @@ class RerankEngine:
     def _finish(self, prepared: Prepared, scores: Scores) -> RankedIndices:
         """Put the documents in the order of their scores."""
         enough = self._enough(prepared)
-        scores = checked(scores, len(prepared.items), self.scorer.model, enough)
+        try:
+            scores = checked(scores, len(prepared.items), self.scorer.model, enough)
+        except BadResponseError as error:  # it is billed all the same
+            error.usage = scores.usage if isinstance(scores, Scores) else None
+            raise
         positions, values, entries = self._ordering.best(prepared, scores)
         indices = list(reordered(prepared.indices, positions))
         passages = scores.passages and list(map(scores.passages.__getitem__, entries))
@@ -237,7 +246,7 @@ class RerankEngine:
             passages = passages and passages + [None] * len(kept)
         duplicates = len(prepared.indices) - len(prepared.items)
         usage = scores.usage
-        ranking = RankedIndices(
+        return RankedIndices(
             indices=indices,
             scores=values,
             passages=passages,
@@ -250,8 +259,16 @@ class RerankEngine:
             model=scores.model or self.scorer.model,
             unranked=scores.unranked,
         )
-        self._report(ranking.usage)
-        return ranking
+
+    @contextmanager
+    def _reported_failure(self) -> Iterator[None]:
+        """Report what a failed call cost."""
+        try:
+            yield
+        except QwenRerankError as error:
+            if error.usage is not None:
+                self._report(error.usage)
+            raise
 
     def _report(self, usage: Usage) -> None:
         if self._usage_callback is None:
