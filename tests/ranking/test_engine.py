@@ -312,9 +312,7 @@ class Short(Scorer):
 def test_what_a_failed_call_cost_is_reported(scorer: Scorer, billed: list[int], run: str) -> None:
     usages: list[Usage] = []
     failing = engine(scorer, usage_callback=usages.append)
+    call = failing.rerank if run == "sync" else lambda *each: asyncio.run(failing.arerank(*each))
     with pytest.raises(QwenRerankError):
-        if run == "sync":
-            failing.rerank("q", records("a", "b"))
-        else:
-            asyncio.run(failing.arerank("q", records("a", "b")))
+        call("q", records("a", "b"))
     assert [usage.tokens for usage in usages] == billed
