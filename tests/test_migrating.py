@@ -1,4 +1,4 @@
-"""The pages on migrating: the new code runs, and the old where its package is installed."""
+"""The migration pages: the new code runs, and the old code where its package is installed."""
 
 from __future__ import annotations
 
@@ -26,37 +26,41 @@ from tests.support.servers import LlamaCpp
 
 FOLDER = ROOT / "docs" / "migrating"
 
-WHY_SKIPPED = "not installed; benchmarks/peers.txt names those that ask DashScope"
+WHY_SKIPPED = "not installed; benchmarks/peers.txt has the packages that use DashScope"
 
 
 @dataclass(frozen=True)
 class Migration:
-    """From an old class to a new one: which page has it, and which of its changes and tables."""
+    """A page's migration from an old class to a new one.
+
+    Attributes:
+        index: Which of the page's diffs, outputs and tables are this migration's.
+    """
 
     page: str
     old: str
     new: type
-    place: int = 0
+    index: int = 0
 
     @property
     def text(self) -> str:
         return (FOLDER / self.page).read_text(encoding="utf-8")
 
     def code(self, sign: str) -> str:
-        """The old code, whose lines begin with "-", or the new one with "+"; others are in both."""
+        """The old code (sign "-") or the new code (sign "+") of the diff."""
         changes = [fence for fence in fences(FOLDER / self.page) if fence.language == "diff"]
-        return side(changes[self.place], sign)
+        return side(changes[self.index], sign)
 
     @property
     def printed(self) -> str:
         outputs = [fence for fence in fences(FOLDER / self.page) if fence.language == "text"]
-        return outputs[self.place].text
+        return outputs[self.index].text
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """The table: what was, what is, and a remark."""
+        """The table: the old option, the new one, and a remark."""
         tables = re.findall(r"^\|---\|---\|---\|\n((?:\|.*\n)+)", self.text, re.MULTILINE)
-        lines = tables[self.place].splitlines()
+        lines = tables[self.index].splitlines()
         return [(old, new, more) for _, old, new, more, _ in (line.split("|") for line in lines)]
 
     def old_class(self) -> Any:
@@ -83,7 +87,7 @@ COHERE = [
         "cohere.md",
         "llama_index.postprocessor.cohere_rerank.CohereRerank",
         llamaindex_qwen_rerank.QwenRerank,
-        place=1,
+        index=1,
     ),
 ]
 ALL = [LANGCHAIN, LLAMAINDEX, ZVEC, *COHERE]
@@ -94,7 +98,7 @@ of_other_packages = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def sdk(dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch) -> LoopbackDashScope:
-    """The loopback service, to which the SDK's globals point as well; they come back afterwards."""
+    """The loopback service, to which the SDK's globals point too; they are restored afterwards."""
     import dashscope as package
 
     monkeypatch.setattr(package, "base_http_api_url", dashscope.base_url)
@@ -103,7 +107,7 @@ def sdk(dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch) -> Loopba
 
 
 class Cohere(LlamaCpp):
-    """Cohere's service, as its client 5.21 asks it: its answers have the same form."""
+    """Cohere's service for its client 5.21; its responses have the same form."""
 
     paths = ("/v2/rerank",)
 
@@ -114,7 +118,7 @@ class Cohere(LlamaCpp):
 @pytest.fixture
 def cohere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cohere]:
     with Cohere() as server:
-        monkeypatch.setenv("COHERE_API_KEY", "of-nobody")
+        monkeypatch.setenv("COHERE_API_KEY", "unknown")
         yield server
 
 
@@ -138,13 +142,13 @@ def test_the_old_code_prints_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     migration.old_class()
-    at = f'CohereRerank(base_url="{cohere.root}", '  # both pass by their client's CO_API_URL
+    at = f'CohereRerank(base_url="{cohere.root}", '  # both ignore their client's CO_API_URL
     exec(migration.code("-").replace("CohereRerank(", at), {})
     assert capsys.readouterr().out == migration.printed
     assert [len(server.received) for server in (sdk, cohere)] == (
         [0, 1] if migration in COHERE else [1, 0]
     )
-    gc.collect()  # nobody closes the connections of Cohere's client
+    gc.collect()  # which closes the connections that Cohere's client leaves open
 
 
 @each
@@ -154,32 +158,32 @@ def test_the_old_code_is_python(migration: Migration) -> None:
 
 @each
 @of_other_packages
-def test_the_table_has_what_there_was_with_its_defaults(migration: Migration) -> None:
+def test_the_table_has_all_old_options_and_their_defaults(migration: Migration) -> None:
     old = migration.old_class()
-    told = [cell for cell, _, _ in migration.rows]
+    cells = [cell for cell, _, _ in migration.rows]
     options = {name: p for name, p in _parameters(old).items() if p.kind != p.VAR_KEYWORD}
-    assert {name for cell in told for name in re.findall(r"`(\w+)=`", cell)} == options.keys()
-    for name, default in _defaults(told).items():
-        assert default in (str(options[name].default), str(_of_method(old, "rerank", name)))
-    for method, option in _methods(told):
+    assert {name for cell in cells for name in re.findall(r"`(\w+)=`", cell)} == options.keys()
+    for name, default in _defaults(cells).items():
+        assert default in (str(options[name].default), str(_default_of_method(old, "rerank", name)))
+    for method, option in _methods(cells):
         assert option in (None, *_parameters(getattr(old, method)))
 
 
 @each
-def test_the_table_has_what_there_is_with_its_defaults(migration: Migration) -> None:
-    told = [cell for _, cell, _ in migration.rows]
+def test_the_table_has_only_options_that_exist_and_their_defaults(migration: Migration) -> None:
+    cells = [cell for _, cell, _ in migration.rows]
     options = _parameters(migration.new)
-    for name in {name for cell in told for name in re.findall(r"`(\w+)=`", cell)}:
+    for name in {name for cell in cells for name in re.findall(r"`(\w+)=`", cell)}:
         assert name in options
-    for name, default in _defaults(told).items():
+    for name, default in _defaults(cells).items():
         assert str(options[name].default) == default
-    for method, option in _methods(told):
+    for method, option in _methods(cells):
         assert option in (None, *_parameters(getattr(migration.new, method)))
 
 
 def _parameters(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    found = dict(inspect.signature(thing).parameters)
-    return {name: found[name] for name in found if name not in ("self", "cls")}
+    parameters = inspect.signature(thing).parameters
+    return {name: each for name, each in parameters.items() if name not in ("self", "cls")}
 
 
 def _defaults(cells: list[str]) -> dict[str, str]:
@@ -187,38 +191,38 @@ def _defaults(cells: list[str]) -> dict[str, str]:
 
 
 def _methods(cells: list[str]) -> list[tuple[str, str | None]]:
-    """The methods that the cells name, each with the option of it that they mean."""
-    found = [match for cell in cells for match in re.findall(r"`(\w+)\((?:(\w+)=)?\)`", cell)]
-    return [(method, option or None) for method, option in found]
+    """The methods that the cells name, each with the option that they mean."""
+    named = [match for cell in cells for match in re.findall(r"`(\w+)\((?:(\w+)=)?\)`", cell)]
+    return [(method, option or None) for method, option in named]
 
 
-def _of_method(cls: type, method: str, name: str) -> Any:
-    found = _parameters(getattr(cls, method)) if hasattr(cls, method) else {}
-    return found[name].default if name in found else None
+def _default_of_method(cls: type, method: str, name: str) -> Any:
+    parameters = _parameters(getattr(cls, method)) if hasattr(cls, method) else {}
+    return parameters[name].default if name in parameters else None
 
 
 @of_other_packages
 class TestLangChainCommunity:
-    """What the page says of DashScopeRerank, where it is installed."""
+    """What the page says about DashScopeRerank, where it is installed."""
 
     DOCUMENTS = (Document(id="a", page_content="score=0.9", metadata={"deep": {}}),)
 
-    def test_it_asks_gte_rerank_whatever_the_model(self, sdk: LoopbackDashScope) -> None:
+    def test_it_uses_gte_rerank_whatever_the_model(self, sdk: LoopbackDashScope) -> None:
         LANGCHAIN.old_class()(model="qwen3-rerank").compress_documents(self.DOCUMENTS, "q")
         assert sdk.received[0].model == "gte-rerank"
 
-    def test_it_loses_ids_and_copies_metadata_to_the_bottom(self, sdk: LoopbackDashScope) -> None:
-        (found,) = LANGCHAIN.old_class()().compress_documents(self.DOCUMENTS, "q")
-        assert found.id is None
-        assert found.metadata["deep"] is not self.DOCUMENTS[0].metadata["deep"]
+    def test_it_loses_ids_and_copies_metadata_deeply(self, sdk: LoopbackDashScope) -> None:
+        (document,) = LANGCHAIN.old_class()().compress_documents(self.DOCUMENTS, "q")
+        assert document.id is None
+        assert document.metadata["deep"] is not self.DOCUMENTS[0].metadata["deep"]
 
     def test_ours_keeps_ids_and_copies_metadata_one_level_deep(
         self, dashscope: LoopbackDashScope
     ) -> None:
-        (found,) = LANGCHAIN.new().compress_documents(self.DOCUMENTS, "q")
-        assert found.id == "a"
-        assert found.metadata is not self.DOCUMENTS[0].metadata
-        assert found.metadata["deep"] is self.DOCUMENTS[0].metadata["deep"]
+        (document,) = LANGCHAIN.new().compress_documents(self.DOCUMENTS, "q")
+        assert document.id == "a"
+        assert document.metadata is not self.DOCUMENTS[0].metadata
+        assert document.metadata["deep"] is self.DOCUMENTS[0].metadata["deep"]
 
     def test_it_fails_with_an_attribute_error_and_shows_the_key(
         self, sdk: LoopbackDashScope
@@ -229,7 +233,7 @@ class TestLangChainCommunity:
             compressor.compress_documents(self.DOCUMENTS, "q")
         assert sdk.key in repr(compressor)
 
-    def test_it_refuses_a_key_beside_that_of_the_environment_and_quotes_it(
+    def test_it_refuses_a_key_if_the_environment_has_one_and_shows_it(
         self, sdk: LoopbackDashScope
     ) -> None:
         with pytest.raises(ValueError, match=f"Extra inputs are not permitted.*{sdk.key}"):
@@ -238,7 +242,7 @@ class TestLangChainCommunity:
 
 @of_other_packages
 class TestLlamaIndexDashScope:
-    """What the page says of DashScopeRerank, where it is installed."""
+    """What the page says about DashScopeRerank, where it is installed."""
 
     NODES = (NodeWithScore(node=TextNode(text="score=0.9", metadata={"title": "T"}), score=0.1),)
 
@@ -265,22 +269,22 @@ class TestLlamaIndexDashScope:
 
 
 class TestZvec:
-    """What the pages say of zvec's QwenReRanker, and of a collection's query."""
+    """What the pages say about zvec's QwenReRanker, and about a collection's query."""
 
     BLANK = (zvec.Doc(id="a", fields={"content": " "}),)
     SAME = tuple(zvec.Doc(id=id_, fields={"content": "score=0.9"}) for id_ in "ab")
 
-    def test_nothing_to_rank_is_a_value_error_and_an_empty_list_in_ours(
+    def test_nothing_to_rank_is_a_value_error_and_in_ours_an_empty_list(
         self, sdk: LoopbackDashScope
     ) -> None:
         old = zvec.extension.QwenReRanker("q", "content")
         assert old.rerank([]) == []
-        for found in ([], [*self.BLANK]):
+        for documents in ([], [*self.BLANK]):
             with pytest.raises(ValueError, match="No documents to rerank"):
-                old.rerank([found])
-            assert QwenReRanker("q").rerank([found]) == []
+                old.rerank([documents])
+            assert QwenReRanker("q").rerank([documents]) == []
 
-    def test_an_answer_that_refuses_is_a_value_error_and_no_answer_a_runtime_error(
+    def test_an_error_response_is_a_value_error_and_no_response_a_runtime_error(
         self, sdk: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         old = zvec.extension.QwenReRanker("q", "content")
@@ -292,12 +296,14 @@ class TestZvec:
         with pytest.raises(RuntimeError, match="Failed to call DashScope"):
             old.rerank([[*self.SAME]])
 
-    def test_it_sends_equal_texts_twice_and_ours_once(self, sdk: LoopbackDashScope) -> None:
+    def test_it_sends_equal_texts_twice_and_ours_sends_them_once(
+        self, sdk: LoopbackDashScope
+    ) -> None:
         zvec.extension.QwenReRanker("q", "content").rerank([[*self.SAME]])
         QwenReRanker("q").rerank([[*self.SAME]])
         assert [len(request.documents) for request in sdk.received] == [2, 1]
 
-    def test_it_writes_the_key_for_the_whole_process(self, sdk: LoopbackDashScope) -> None:
+    def test_it_sets_the_key_for_the_whole_process(self, sdk: LoopbackDashScope) -> None:
         import dashscope as package
 
         QwenReRanker("q").rerank([[*self.SAME]])
@@ -310,34 +316,34 @@ class TestZvec:
         with pytest.raises(ValueError, match="blank"):
             QwenReRanker(" ")
 
-    def test_a_collection_reranks_two_queries_of_its_topk_each_and_one_not_at_all(
+    def test_a_collection_reranks_topk_documents_of_each_of_two_queries_but_none_of_one(
         self, tmp_path: Path
     ) -> None:
         vector = zvec.VectorSchema("vector", zvec.DataType.VECTOR_FP32, dimension=2)
         content = zvec.FieldSchema("content", zvec.DataType.STRING)
         schema = zvec.CollectionSchema(name="c", fields=content, vectors=vector)
         collection = zvec.create_and_open(path=str(tmp_path / "c"), schema=schema)
-        for place in range(5):
-            fields = {"content": f"penguins {place}"}
-            vectors = {"vector": [1.0, float(place)]}
-            collection.insert(zvec.Doc(id=str(place), fields=fields, vectors=vectors))
+        for number in range(5):
+            fields = {"content": f"penguins {number}"}
+            vectors = {"vector": [1.0, float(number)]}
+            collection.insert(zvec.Doc(id=str(number), fields=fields, vectors=vectors))
         query = zvec.Query("vector", vector=[1.0, 0.0])
         reranker = Counting("penguins", scorer=EmbeddedScorer())
         collection.query(query, topk=2, reranker=reranker)
-        assert reranker.given == []
+        assert reranker.counts == []
         collection.query([query, query], topk=2, reranker=reranker)
-        assert reranker.given == [2, 2]
+        assert reranker.counts == [2, 2]
 
 
 class Counting(QwenReRanker):
-    """Keeps how many documents it was given in each list."""
+    """Keeps the number of documents in each list."""
 
-    given: list[int]
+    counts: list[int]
 
     def __init__(self, query: str, **options: Any) -> None:
         super().__init__(query, **options)
-        self.given = []
+        self.counts = []
 
     def rerank(self, query_results: Any, topn: int | None = None) -> list[Any]:
-        self.given += map(len, query_results)
+        self.counts += map(len, query_results)
         return super().rerank(query_results, topn)

@@ -1,4 +1,4 @@
-"""What a user installs: the wheel, its extras, and the names that are public."""
+"""What users install: the wheel, its extras, and its public names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_has_the_three_packages_typed_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_has_the_three_typed_packages_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
@@ -47,7 +47,7 @@ def test_the_wheel_has_the_three_packages_typed_and_nothing_else(dist: Path) -> 
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
 
 
-def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> None:
+def test_the_wheel_requires_what_it_imports_and_names_its_extras(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
@@ -75,7 +75,7 @@ def test_the_wheel_asks_for_what_it_imports_and_names_its_extras(dist: Path) -> 
     }
 
 
-def test_the_source_distribution_has_what_a_stranger_needs(dist: Path) -> None:
+def test_the_source_distribution_has_all_that_a_build_and_the_tests_need(dist: Path) -> None:
     (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as source:
         names = {name.partition("/")[2] for name in source.getnames()}
@@ -93,10 +93,10 @@ def test_the_source_distribution_has_what_a_stranger_needs(dist: Path) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_is_there_and_every_class_documented(package: str) -> None:
+def test_every_public_name_exists_and_every_class_has_a_docstring(package: str) -> None:
     module = importlib.import_module(package)
     public = [getattr(module, name) for name in module.__all__]
-    assert all(thing.__doc__ for thing in public if isinstance(thing, type))
+    assert all(each.__doc__ for each in public if isinstance(each, type))
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_every_public_name_is_there_and_every_class_documented(package: str) -> 
 def test_a_plugin_without_its_framework_names_the_extra(
     package: str, framework: str, extra: str
 ) -> None:
-    _, complaint = python(
+    _, stderr = python(
         f"import sys; sys.modules[{framework!r}] = None; from {package} import QwenRerank"
     )
-    last = complaint.splitlines()[-1]
+    last = stderr.splitlines()[-1]
     assert last.startswith("qwen_rerank.errors.MissingDependencyError: ")
     assert last.endswith(f'pip install "qwen-rerank[{extra}]"')
 
 
-def test_the_workflow_makes_what_ci_does_on_every_python_that_is_supported() -> None:
+def test_the_workflow_runs_the_targets_of_ci_on_every_supported_python() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["make"]["strategy"]["matrix"]
     lines = [*matrix["targets"], *(job["targets"] for job in matrix["include"])]

@@ -1,4 +1,4 @@
-"""QwenReRanker: zvec's interface on the engine, and in a real zvec collection."""
+"""QwenReRanker: the interface of zvec, and a real zvec collection that uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def doc(id_: str, content: str | None, score: float = 0.0) -> zvec.Doc:
     return zvec.Doc(id=id_, score=score, fields={"content": content, "other": f"{id_} of {score}"})
 
 
-def test_it_has_the_properties_and_defaults_of_zvecs(dashscope: LoopbackDashScope) -> None:
+def test_it_has_zvecs_properties_and_defaults(dashscope: LoopbackDashScope) -> None:
     reranker = QwenReRanker("my query")
     assert (reranker.query, reranker.topn) == ("my query", 10)
     assert (reranker.rerank_field, reranker.model) == ("content", "gte-rerank-v2")
@@ -27,7 +27,7 @@ def test_it_has_the_properties_and_defaults_of_zvecs(dashscope: LoopbackDashScop
 
 @pytest.mark.parametrize("results", ["dict", "list"])
 @pytest.mark.parametrize("run", ["rerank", "arerank"])
-def test_the_documents_of_all_lists_are_ranked_together_once_each(
+def test_the_documents_of_all_lists_are_ranked_together_and_returned_once(
     dashscope: LoopbackDashScope, results: str, run: str
 ) -> None:
     dense = [doc("a", "score=0.2", 0.9), doc("b", "score=0.7", 0.8), doc("c", "", 0.7)]
@@ -35,8 +35,8 @@ def test_the_documents_of_all_lists_are_ranked_together_once_each(
     both: Any = {"dense": dense, "sparse": sparse} if results == "dict" else [dense, sparse]
     reranker = QwenReRanker("q")
     ranked = reranker.rerank(both) if run == "rerank" else asyncio.run(reranker.arerank(both))
-    assert [(found.id, found.score) for found in ranked] == [("b", 0.7), ("d", 0.5), ("a", 0.2)]
-    assert all(isinstance(found, zvec.Doc) for found in ranked)
+    assert [(each.id, each.score) for each in ranked] == [("b", 0.7), ("d", 0.5), ("a", 0.2)]
+    assert all(isinstance(each, zvec.Doc) for each in ranked)
     assert ranked[0].field("other") == "b of 0.1"  # the better-ranked copy
     assert dense[1].score == 0.8
     assert [len(request.documents) for request in dashscope.received] == [3]
@@ -65,7 +65,7 @@ class Row(NamedTuple):
     ],
     ids=lambda document: type(document).__name__,
 )
-def test_any_document_of_the_shape_comes_back_as_a_scored_copy(
+def test_any_document_with_an_id_a_score_and_fields_is_returned_as_a_scored_copy(
     dashscope: LoopbackDashScope, document: Any
 ) -> None:
     before = repr(document)
@@ -75,18 +75,18 @@ def test_any_document_of_the_shape_comes_back_as_a_scored_copy(
 
 
 @pytest.mark.parametrize("results", [[], {}, [[], []], {"dense": []}, [[doc("a", " ")]]])
-def test_nothing_to_rank_is_an_empty_list_without_a_request(
+def test_nothing_to_rank_gives_an_empty_list_without_a_request(
     dashscope: LoopbackDashScope, results: Any
 ) -> None:
     assert QwenReRanker("q").rerank(results) == []
     assert dashscope.received == []
 
 
-def test_topn_of_the_call_goes_before_that_of_the_reranker(dashscope: LoopbackDashScope) -> None:
-    documents = [[doc(str(index), f"score=0.{index}") for index in range(1, 6)]]
+def test_topn_of_the_call_overrides_that_of_the_reranker(dashscope: LoopbackDashScope) -> None:
+    documents = [[doc(str(number), f"score=0.{number}") for number in range(1, 6)]]
     reranker = QwenReRanker("q", topn=2)
-    assert [found.id for found in reranker.rerank(documents)] == ["5", "4"]
-    assert [found.id for found in reranker.rerank(documents, 1)] == ["5"]
+    assert [each.id for each in reranker.rerank(documents)] == ["5", "4"]
+    assert [each.id for each in reranker.rerank(documents, 1)] == ["5"]
     with pytest.raises(InvalidInputError, match="got 0"):
         reranker.rerank(documents, 0)
 
@@ -100,37 +100,37 @@ def test_options_reach_the_service(dashscope: LoopbackDashScope) -> None:
         min_score=0.4,
     )
     ranked = reranker.rerank([[doc("a", "score=0.5", 3.0), doc("b", "score=0.3", 3.0)]])
-    assert [found.id for found in ranked] == ["a"]
+    assert [each.id for each in ranked] == ["a"]
     (request,) = dashscope.received
     assert (request.model, request.parameters["instruct"]) == ("qwen3-rerank", "Find.")
     assert request.documents[0] == "other: a of 3.0\ncontent: score=0.5"
 
 
-def test_a_scorer_takes_the_place_of_the_service() -> None:
+def test_a_scorer_can_replace_the_service() -> None:
     reranker = QwenReRanker("where do penguins live", scorer=EmbeddedScorer())
     documents = [[doc("a", "Stocks fell."), doc("b", "Penguins live on the ice.")]]
     assert reranker.model == "embedded"
-    assert [found.id for found in reranker.rerank(documents)] == ["b", "a"]
+    assert [each.id for each in reranker.rerank(documents)] == ["b", "a"]
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "naming"),
     [
-        {"query": ""},
-        {"query": " "},
-        {"query": None},
-        {"query": "q", "topn": 0},
-        {"query": "q", "rerank_field": ""},
-        {"query": "q", "unknown": 1},
-        {"query": "q", "top_n": 5},
-        {"query": "q", "rerank_field": 5},
-        {"query": "q", "model": "qwen3-rerank", "scorer": EmbeddedScorer()},
+        ({"query": ""}, "query"),
+        ({"query": " "}, "query"),
+        ({"query": None}, "query"),
+        ({"query": "q", "topn": 0}, "topn"),
+        ({"query": "q", "rerank_field": ""}, "rerank_field"),
+        ({"query": "q", "rerank_field": 5}, "rerank_field"),
+        ({"query": "q", "unknown": 1}, "unknown"),
+        ({"query": "q", "top_n": 5}, "top_n"),
+        ({"query": "q", "model": "qwen3-rerank", "scorer": EmbeddedScorer()}, "model"),
     ],
 )
-def test_what_cannot_be_used_is_a_value_error(
-    dashscope: LoopbackDashScope, arguments: dict[str, Any]
+def test_unusable_arguments_are_value_errors(
+    dashscope: LoopbackDashScope, arguments: dict[str, Any], naming: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
+    with pytest.raises(ValueError, match=naming):
         QwenReRanker(**arguments)
 
 
@@ -149,7 +149,7 @@ def test_results_of_another_shape_are_refused(dashscope: LoopbackDashScope, resu
 
 @pytest.fixture
 def collection(tmp_path: Path) -> zvec.Collection:
-    """Two vectors a document: near the first query `a`, near the second `c`."""
+    """Each document has two vectors: `a` is near the first query, and `c` near the second."""
     schema = zvec.CollectionSchema(
         name="passages",
         fields=zvec.FieldSchema("content", zvec.DataType.STRING),
@@ -158,7 +158,7 @@ def collection(tmp_path: Path) -> zvec.Collection:
             for name in ("title_vector", "body_vector")
         ],
     )
-    stored = zvec.create_and_open(path=str(tmp_path / "collection"), schema=schema)
+    collection = zvec.create_and_open(path=str(tmp_path / "collection"), schema=schema)
     near, far = [1.0, 0.0], [0.0, 1.0]
     for id_, content, title, body in [
         ("a", "the first stage likes this score=0.1", near, far),
@@ -166,16 +166,16 @@ def collection(tmp_path: Path) -> zvec.Collection:
         ("c", "so does it this score=0.5", far, near),
     ]:
         vectors = {"title_vector": title, "body_vector": body}
-        stored.insert(zvec.Doc(id=id_, fields={"content": content}, vectors=vectors))
-    stored.flush()
-    return stored
+        collection.insert(zvec.Doc(id=id_, fields={"content": content}, vectors=vectors))
+    collection.flush()
+    return collection
 
 
-def test_it_is_the_reranker_of_a_zvec_collection(
+def test_a_zvec_collection_can_use_it(
     dashscope: LoopbackDashScope, collection: zvec.Collection
 ) -> None:
     queries = [zvec.Query(name, vector=[1.0, 0.0]) for name in ("title_vector", "body_vector")]
-    found = collection.query(queries, topk=2, reranker=QwenReRanker("which is best?"))
-    assert [(document.id, document.score) for document in found] == [("b", 0.9), ("c", 0.5)]
-    assert "the best of them" in found[0].field("content")
+    ranked = collection.query(queries, topk=2, reranker=QwenReRanker("which is best?"))
+    assert [(document.id, document.score) for document in ranked] == [("b", 0.9), ("c", 0.5)]
+    assert "the best of them" in ranked[0].field("content")
     assert len(dashscope.received) == 1

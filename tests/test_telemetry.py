@@ -1,4 +1,4 @@
-"""OpenTelemetry's spans, as its own SDK exports them."""
+"""OpenTelemetry spans, as its SDK exports them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tenacity import wait_none
 
 from qwen_rerank import (
     DashScopeScorer,
@@ -42,14 +41,13 @@ ONE_A_REQUEST = Limits(documents=1)
 
 
 @pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
-    """What has been exported, in the order in which it ended; and retries don't wait."""
+def spans(monkeypatch: pytest.MonkeyPatch, no_backoff: None) -> Spans:
+    """The spans exported so far, in the order in which they ended."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)  # a process can set it only once
@@ -58,7 +56,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
 
 @pytest.fixture(params=["sync", "async"])
 def rerank(request: pytest.FixtureRequest) -> Rerank:
-    """Rank the records, or await it."""
+    """Ranks the records, sync or async."""
 
     def call(scorer: Any, query: str = f"{TEXT} question", **options: Any) -> Ranking:
         top_n = options.pop("top_n", None)
@@ -74,7 +72,7 @@ def named(spans: Sequence[Any], name: str) -> list[Any]:
     return [span for span in spans if span.name == name]
 
 
-def test_a_ranking_is_a_span_with_what_it_was_given_and_what_came_out(
+def test_a_ranking_is_a_span_with_its_input_and_its_result_in_figures(
     dashscope: LoopbackDashScope, spans: Spans, rerank: Rerank
 ) -> None:
     scorer = DashScopeScorer("qwen3-rerank", region="cn-beijing")
@@ -108,7 +106,7 @@ def test_a_ranking_is_a_span_with_what_it_was_given_and_what_came_out(
     }
 
 
-def test_a_request_is_a_span_under_it(
+def test_a_request_is_a_child_span(
     dashscope: LoopbackDashScope, spans: Spans, rerank: Rerank
 ) -> None:
     ranking = rerank(DashScopeScorer())
@@ -129,7 +127,7 @@ def test_a_request_is_a_span_under_it(
     }
 
 
-def test_each_request_of_a_ranking_and_each_attempt_is_a_span_of_its_own(
+def test_each_request_and_each_attempt_has_its_own_span(
     dashscope: LoopbackDashScope, spans: Spans, rerank: Rerank
 ) -> None:
     dashscope.faults.extend([refuses(503, "ServiceUnavailable"), drops])
@@ -157,7 +155,7 @@ def test_each_request_of_a_ranking_and_each_attempt_is_a_span_of_its_own(
         (hangs, RequestTimeoutError, None),
     ],
 )
-def test_a_failure_shows_in_both_by_its_type_alone(
+def test_both_spans_of_a_failure_have_its_type_and_no_text(
     dashscope: LoopbackDashScope,
     spans: Spans,
     rerank: Rerank,
@@ -176,7 +174,7 @@ def test_a_failure_shows_in_both_by_its_type_alone(
     assert len(spans()) == 2
 
 
-def test_input_that_is_refused_is_a_span_without_requests(spans: Spans, rerank: Rerank) -> None:
+def test_refused_input_is_a_span_without_requests(spans: Spans, rerank: Rerank) -> None:
     with pytest.raises(InvalidInputError):
         rerank(EmbeddedScorer(), query=" ")
     (span,) = spans()
@@ -194,7 +192,9 @@ def test_no_text_and_no_key_is_in_a_span(
     assert KEY not in written
 
 
-def test_a_scorer_without_requests_is_one_span_without_tokens(spans: Spans, rerank: Rerank) -> None:
+def test_a_scorer_without_requests_has_one_span_without_tokens(
+    spans: Spans, rerank: Rerank
+) -> None:
     rerank(EmbeddedScorer())
     (span,) = spans()
     assert span.name == "rerank embedded"
@@ -203,7 +203,7 @@ def test_a_scorer_without_requests_is_one_span_without_tokens(spans: Spans, rera
 
 
 @pytest.mark.parametrize(("dialect", "provider"), [("vllm", "vllm"), (None, None)])
-def test_a_server_is_the_provider_where_it_is_known_which(
+def test_the_provider_is_the_server_where_it_is_known(
     spans: Spans, rerank: Rerank, dialect: Any, provider: str | None
 ) -> None:
     with VLLM() as server:
@@ -213,14 +213,14 @@ def test_a_server_is_the_provider_where_it_is_known_which(
 
 
 @pytest.mark.parametrize("make", PLUGINS.values(), ids=PLUGINS)
-@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
-async def test_a_ranking_is_a_child_of_the_span_around_it_through_every_face(
-    dashscope: LoopbackDashScope, spans: Spans, make: Callable[..., Any], awaited: bool
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_at_every_face_a_ranking_is_a_child_of_the_current_span(
+    dashscope: LoopbackDashScope, spans: Spans, make: Callable[..., Any], is_async: bool
 ) -> None:
     from opentelemetry import trace
 
     with trace.get_tracer("the user's").start_as_current_span("answer"):
-        if awaited:
+        if is_async:
             await arank(make(), ["score=0.5"])
         else:
             rank(make(), ["score=0.5"])
@@ -231,7 +231,7 @@ async def test_a_ranking_is_a_child_of_the_span_around_it_through_every_face(
     assert answer.parent is None
 
 
-async def test_rankings_at_the_same_time_have_their_own_requests(
+async def test_concurrent_rankings_have_their_own_requests(
     dashscope: LoopbackDashScope, spans: Spans
 ) -> None:
     dashscope.answer_only_when(in_flight=8)
@@ -287,7 +287,7 @@ def test_without_opentelemetry_every_face_works(dashscope: LoopbackDashScope, be
     assert python(code) == ("", "")
 
 
-def test_opentelemetry_is_imported_by_no_ranking(dashscope: LoopbackDashScope) -> None:
+def test_ranking_does_not_import_opentelemetry(dashscope: LoopbackDashScope) -> None:
     code = (
         "import sys, qwen_rerank\n"
         "reranker = qwen_rerank.QwenReRanker('q')\n"
