@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 
 from qwen_rerank import DashScopeScorer, Scorer, ServerScorer
-from qwen_rerank.options import DashScopeOptions
 from tests.contract.entry_points import KEY
 from tests.contract.faces import Face, Plain
 from tests.support.loopback import Loopback, LoopbackDashScope
@@ -60,15 +58,8 @@ class Service(ABC):
         """The options that lead to the running server, with the key."""
 
     def builder(self, face: type[Face]) -> Callable[..., Face]:
-        """A function that builds the face from a query and options, the scorer's among them."""
-
-        def build(query: Any, **options: Any) -> Face:
-            own = inspect.signature(self.scorer).parameters.keys() | DashScopeOptions.model_fields
-            known = own & options.keys()
-            scorer = self.scorer(**{name: options.pop(name) for name in known})
-            return face(query, scorer=scorer, **options)
-
-        return build
+        """A function that builds the face from a query and the options of the scorer."""
+        return lambda query, **options: face(query, scorer=self.scorer(**options))
 
 
 class _DashScope(Service):

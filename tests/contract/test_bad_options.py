@@ -42,14 +42,16 @@ def rows_of_the_scorer(service: Service) -> Iterator[Row]:
 
 ROWS_OF_DASHSCOPE = [
     refused("no key", "DASHSCOPE_API_KEY", MissingKeyError, api_key=None),
-    refused("an empty key", "DASHSCOPE_API_KEY", MissingKeyError, api_key=""),
+    refused("an empty key", "API key is empty", MissingKeyError, api_key=""),
+    refused("an unknown option", "topk", topk=3),
 ]
 
 ROWS_OF_A_SERVER = [
     refused("an empty key", "API key is empty", MissingKeyError, api_key=""),
     refused("a key in the address", "url", url=f"http://localhost/rerank?key={KEY}"),
     refused("a port that does not exist", "url", url="http://localhost:99999"),
-    refused("an unknown dialect", "'vLLM' is not known", dialect="vLLM"),
+    refused("an unknown dialect", "dialect 'vLLM'", dialect="vLLM"),
+    refused("an unknown option", "topk", topk=3),
     refused("an address without a dialect", "Pass dialect=", dialect=None),
     *(refused(f"batch_size {size!r}", "batch_size", batch_size=size) for size in (0, 1.5, "16")),
     refused("a blank instruct", "instruct", instruct=" "),
@@ -70,6 +72,7 @@ ROWS_OF_A_FACE = [
     refused("a malformed key", "API key", MissingKeyError, api_key=MALFORMED_KEYS["a line break"]),
     refused("a key in a list", "api_key", ValidationError, api_key=[KEY]),
     refused("no key", "DASHSCOPE_API_KEY", MissingKeyError, api_key=None),
+    refused("an empty key", "API key is empty", MissingKeyError, api_key=""),
     refused("an address without a host", "base_url", base_url=f"https://{KEY}@/"),
 ]
 
