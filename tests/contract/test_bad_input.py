@@ -50,11 +50,8 @@ AT_EVERY_FACE = [
     Row("top_n less than the count", options={"top_n": 2}, ranked=ITEMS[1:]),
     Row("a number as the text", items=[*ITEMS, *items(1.5)], query="1.5"),
     refused("bytes as the text", "'item-0' is .*bytes", items=[*ITEMS, *items(b"x")]),
-    Row(
-        "documents with the same id",
-        items=[FIRST, *ITEMS, FIRST, Item("same", {"text": f"{TEXT} score=1"})],
-        ranked=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})],
-    ),
+    Row("one id and one text twice", items=[FIRST, *ITEMS, FIRST], ranked=[FIRST, *ITEMS]),
+    Row("one id and two texts", items=[FIRST, *ITEMS, Item("same", {"text": f"{TEXT} score=1"})]),
     Row(
         "metadata that cannot be copied",
         items=[Item("a", {"text": f"{TEXT} score=0.3", **UNCOPYABLE}), *ITEMS],
