@@ -31,9 +31,9 @@ ANY_TEXT = st.text(st.characters()) | st.text("a1 é防鹅ガ・ｶﾞ한😀\ud
 
 @pytest.fixture
 def not_loaded() -> Iterator[None]:
-    word_vectors._load.cache_clear()
+    word_vectors.offline_vectors.reset()
     yield
-    word_vectors._load.cache_clear()
+    word_vectors.offline_vectors.reset()
 
 
 def values(query: str, texts: list[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Scorers for tests that more than one framework's tests need."""
+"""Scorers that the tests of several frameworks need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qwen_rerank import Scorer, Scores
 
 
 class AsyncOnly(Scorer):
-    """Scores by length, and only when awaited."""
+    """Scores by length, and only in an event loop."""
 
     @property
     def model(self) -> str:

@@ -1,4 +1,4 @@
-"""Scorers that wrap scorers, in one another, and the small ones that they wrap in tests."""
+"""Scorers that wrap scorers, nested in each other, and small scorers for them to wrap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["NESTED", "WRAPS", "Down", "Piecewise", "Pointwise", "nested"]
 
 
 class Pointwise(Scorer):
-    """Gives every query and text a score of their own, in [0, 1); keeps what it was asked."""
+    """Gives each query and text a score of its own in [0, 1), and records what it is asked."""
 
     def __init__(self, model: str = "pointwise") -> None:
         self._model = model
@@ -61,7 +61,7 @@ class Pointwise(Scorer):
 
 
 class Piecewise(Pointwise):
-    """Says that its scores are of what follows the first character of a text, if there is more."""
+    """Returns as passage all but the first character of a text, if there is more."""
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         passages = [Passage(1, len(text)) if len(text) > 1 else None for text in texts]
@@ -69,7 +69,7 @@ class Piecewise(Pointwise):
 
 
 class Down(Pointwise):
-    """Fails at every call."""
+    """Fails in every call."""
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         self.asked.append(texts)
@@ -82,25 +82,23 @@ WRAPS: dict[str, Callable[[Scorer], Scorer]] = {
     "cascade": lambda scorer: CascadeScorer(EmbeddedScorer(), scorer, keep=4),
     "passages": lambda scorer: PassageScorer(scorer),
 }
-"""What wraps a scorer without changing its scores of up to four texts."""
+"""Wrappers that don't change the scores of up to four texts."""
 
 
 def nested(names: Sequence[str], scorer: Scorer) -> Scorer:
-    """The scorer in these wrappers, the first one outermost."""
+    """Wrap the scorer in these wrappers, the first one outermost."""
     for name in reversed(names):
         scorer = WRAPS[name](scorer)
     return scorer
 
 
 def _make_sense(names: Sequence[str]) -> bool:
-    """A cache is around nothing in which the score of a text depends on the others."""
+    """A cache can't be around a scorer whose scores depend on the other texts."""
     return "cached" not in names or "cascade" not in names[names.index("cached") :]
 
 
 NESTED = [
-    names
-    for size in (1, 2, len(WRAPS))
-    for names in permutations(WRAPS, size)
-    if _make_sense(names)
+    *(names for size in (1, 2) for names in permutations(WRAPS, size) if _make_sense(names)),
+    ("fallback", "cascade", "cached", "passages"),
 ]
-"""Each wrapper alone, every pair, and all together, in every order that makes sense."""
+"""Each wrapper alone, every pair in every order that makes sense, and all of them together."""

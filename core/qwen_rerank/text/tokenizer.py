@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from threading import Lock
 from typing import TYPE_CHECKING
 
+from qwen_rerank.locks import OncePerProcess
 from qwen_rerank.text.normalization import normalize
 
 if TYPE_CHECKING:
@@ -13,22 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["count_tokens"]
 
-_loading = Lock()
 
-
-@cache
 def _load_tokenizer() -> Tokenizer:
     from dashscope import get_tokenizer  # late: the SDK and its vocabulary take half a second
 
     return get_tokenizer("qwen-7b-chat")
 
 
-def count_tokens(text: str) -> int:
-    """Exactly how many tokens the text is.
+_tokenizer = OncePerProcess(_load_tokenizer)
 
-    Loads the tokenizer once a process. Special tokens' names count as plain text.
+
+def count_tokens(text: str) -> int:
+    """Count the tokens of a text exactly.
+
+    The first call in a process loads the tokenizer. Names of special tokens count as plain text.
     """
-    with _loading:
-        tokenizer = _load_tokenizer()
     plain = normalize("NFC", text)  # the tokenizer does it too, but not in linear time
-    return len(tokenizer.encode(plain, allowed_special=set(), disallowed_special=()))
+    return len(_tokenizer().encode(plain, allowed_special=set(), disallowed_special=()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.locks import OncePerProcess
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,16 +54,6 @@ class Vectors:
         return total / length if length else total
 
 
-_loading = Lock()
-
-
-def offline_vectors() -> Vectors:
-    """Load the vectors, once per process."""
-    with _loading:
-        return _load()
-
-
-@cache
 def _load() -> Vectors:
     try:
         from safetensors.numpy import load_file
@@ -79,6 +68,14 @@ def _load() -> Vectors:
             remedy='Install it: pip install "qwen-rerank[embedded]"',
         ) from error
     return Vectors(tokenizer, table)
+
+
+offline_vectors = OncePerProcess(_load)
+"""Returns the vectors. The first call in a process loads them: they take 16 MB.
+
+Raises:
+    MissingDependencyError: The extra `embedded` is not installed.
+"""
 
 
 def _wordllama_folder() -> Path:

@@ -1,4 +1,4 @@
-"""CascadeScorer: the second scorer's order of the best, above the first's order of the rest."""
+"""CascadeScorer: the second scorer orders the best texts, the first one the others."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.scorers.wrappers.conftest import Score
 from tests.support.wrapped import Down, Piecewise, Pointwise
 
 
-class Telling(Pointwise):
-    """Gives the scores that it is told."""
+class Fixed(Pointwise):
+    """Returns these scores."""
 
-    def __init__(self, model: str, **told: float) -> None:
+    def __init__(self, model: str, **values: float) -> None:
         super().__init__(model)
-        self._told = told
+        self._values = values
 
     def score_of(self, query: str, text: str) -> float:
-        return self._told[text]
+        return self._values[text]
 
 
 def rank(scorer: Scorer, texts: Sequence[str], top_n: int | None = None, **options: Any) -> Ranking:
@@ -46,12 +46,12 @@ def scored(ranking: Ranking) -> list[tuple[str, float | None]]:
 
 
 def down() -> Scorer:
-    """A scorer that fails and has the order kept."""
+    """A scorer that fails and falls back to KeepOrder."""
     return FallbackScorer(Down("down"), KeepOrder())
 
 
-FIRST = Telling("first", a=0.1, b=0.2, c=0.3, d=0.4, e=0.5)
-SECOND = Telling("second", a=9, b=8, c=7, d=6, e=5)
+FIRST = Fixed("first", a=0.1, b=0.2, c=0.3, d=0.4, e=0.5)
+SECOND = Fixed("second", a=9, b=8, c=7, d=6, e=5)
 
 some_scores = st.lists(
     st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([0.2, 0.4])), max_size=9
@@ -59,13 +59,13 @@ some_scores = st.lists(
 
 
 @given(some_scores, st.integers(1, 10), st.none() | st.integers(1, 10))
-def test_the_best_by_the_second_come_before_the_rest_by_the_first(
+def test_rescored_texts_come_first_and_the_others_keep_the_order_of_the_first(
     pairs: list[tuple[float, float]], keep: int, top_n: int | None
 ) -> None:
-    texts = [f"text{place}" for place in range(len(pairs))]
+    texts = [f"text{index}" for index in range(len(pairs))]
     firsts = dict(zip(texts, (first for first, _ in pairs), strict=True))
     seconds = dict(zip(texts, (second for _, second in pairs), strict=True))
-    cascade = CascadeScorer(Telling("first", **firsts), Telling("second", **seconds), keep)
+    cascade = CascadeScorer(Fixed("first", **firsts), Fixed("second", **seconds), keep)
 
     by_first = sorted(texts, key=lambda text: -firsts[text])
     best = [text for text in texts if text in by_first[:keep]]
@@ -74,8 +74,8 @@ def test_the_best_by_the_second_come_before_the_rest_by_the_first(
     assert scored(rank(cascade, texts, top_n)) == expected[:top_n]
 
 
-def test_the_second_sees_only_the_best_and_the_usage_tells(score: Score) -> None:
-    first, second = Telling("first", a=0.1, b=0.3, c=0.2), Pointwise("second")
+def test_the_second_scorer_gets_only_the_best_texts(score: Score) -> None:
+    first, second = Fixed("first", a=0.1, b=0.3, c=0.2), Pointwise("second")
     scores = score(CascadeScorer(first, second, keep=2), "q", ["a", "b", "c"])
     assert (first.asked, second.asked) == ([["a", "b", "c"]], [["b", "c"]])
     usage = scores.usage
@@ -85,28 +85,26 @@ def test_the_second_sees_only_the_best_and_the_usage_tells(score: Score) -> None
     assert scores.tiers == [1, 0, 0]
 
 
-def test_where_there_are_not_more_texts_than_the_second_sees_the_first_is_not_asked(
-    score: Score,
-) -> None:
+def test_the_first_is_not_called_for_few_texts() -> None:
     first, second = Pointwise("first"), Pointwise("second")
-    scores = score(CascadeScorer(first, second, keep=2), "q", ["a", "b"])
+    scores = CascadeScorer(first, second, keep=2).score("q", ["a", "b"])
     assert (first.asked, second.asked) == ([], [["a", "b"]])
     assert scores.tiers is None
     assert (scores.usage.texts_sent, scores.usage.skipped_by_cascade) == (2, 0)
 
 
-def test_of_texts_that_the_first_scores_the_same_the_earlier_are_chosen() -> None:
-    even = Telling("first", a=0.5, b=0.5, c=0.5, d=0.5)
+def test_of_texts_that_tie_in_the_first_the_earlier_are_rescored() -> None:
+    even = Fixed("first", a=0.5, b=0.5, c=0.5, d=0.5)
     ranking = rank(CascadeScorer(even, SECOND, keep=2), "dcba")
     assert scored(ranking) == [("c", 7.0), ("d", 6.0), ("b", None), ("a", None)]
 
 
-def test_a_threshold_leaves_out_what_the_second_did_not_see() -> None:
+def test_min_score_removes_texts_that_were_not_rescored() -> None:
     ranking = rank(CascadeScorer(FIRST, SECOND, keep=3), "abcde", min_score=6)
     assert scored(ranking) == [("c", 7.0), ("d", 6.0)]
 
 
-def test_the_ranking_names_the_second_ones_model() -> None:
+def test_the_ranking_names_the_model_of_the_second() -> None:
     cascade = CascadeScorer(FIRST, SECOND, keep=2)
     assert rank(cascade, "abc").model == cascade.model == "second"
     cascade = CascadeScorer(FIRST, FallbackScorer(Down("down"), SECOND), keep=2)
@@ -114,17 +112,16 @@ def test_the_ranking_names_the_second_ones_model() -> None:
     assert rank(cascade, "abc").model == "second"
 
 
-def test_the_seconds_passages_come_along(score: Score) -> None:
+def test_passages_of_the_second_are_kept() -> None:
     cascade = CascadeScorer(FIRST, Piecewise(), keep=2)
-    assert score(cascade, "q", ["a", "b", "c"]).passages == [None, None, None]
-    first = Telling("first", long=0.9, longer=0.1, short=0.5)
-    scores = score(CascadeScorer(first, Piecewise(), keep=2), "q", ["longer", "short", "long"])
+    assert cascade.score("q", ["a", "b", "c"]).passages == [None, None, None]
+    first = Fixed("first", long=0.9, longer=0.1, short=0.5)
+    scores = CascadeScorer(first, Piecewise(), keep=2).score("q", ["longer", "short", "long"])
     assert scores.passages == [None, (1, 5), (1, 4)]
 
 
-@pytest.mark.parametrize("min_score", [None, 0.45])
-@pytest.mark.parametrize("keep", [2, 9])
-def test_where_the_second_gives_no_order_the_firsts_stands_without_scores(
+@pytest.mark.parametrize(("keep", "min_score"), [(2, None), (2, 0.45), (9, 0.45)])
+def test_if_the_second_falls_back_to_keep_order_the_order_of_the_first_stands(
     keep: int, min_score: float | None
 ) -> None:
     ranking = rank(CascadeScorer(FIRST, down(), keep), "abcde", min_score=min_score)
@@ -134,20 +131,20 @@ def test_where_the_second_gives_no_order_the_firsts_stands_without_scores(
     assert ranking.usage.skipped_by_cascade == (3 if keep == 2 else 0)
 
 
-def test_where_the_first_gives_no_order_the_second_sees_the_earliest() -> None:
+def test_if_the_first_falls_back_to_keep_order_the_earliest_are_rescored() -> None:
     ranking = rank(CascadeScorer(down(), SECOND, keep=2), "edcba")
     assert scored(ranking) == [("d", 6.0), ("e", 5.0), ("c", None), ("b", None), ("a", None)]
 
 
 @pytest.mark.parametrize("keep", [2, 9])
-def test_where_neither_gives_an_order_all_stays_as_it_was(keep: int) -> None:
+def test_if_both_fall_back_to_keep_order_the_order_is_kept(keep: int) -> None:
     ranking = rank(CascadeScorer(down(), down(), keep), "cab", min_score=0.9)
     assert scored(ranking) == [("c", 0.5), ("a", 0.5), ("b", 0.5)]
     assert (ranking.model, ranking.unranked) == ("keep-order", True)
 
 
-def test_cascades_in_a_cascade_make_as_many_tiers() -> None:
-    third = Telling("third", a=1, b=2, c=3, d=4, e=5)
+def test_cascades_can_be_nested() -> None:
+    third = Fixed("third", a=1, b=2, c=3, d=4, e=5)
     of_two = CascadeScorer(FIRST, SECOND, keep=3)  # e d c, of which it chooses c d e
     assert scored(rank(CascadeScorer(of_two, third, keep=1), "abcde")) == [
         ("c", 3.0),
@@ -159,21 +156,19 @@ def test_cascades_in_a_cascade_make_as_many_tiers() -> None:
     ]
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_scores_that_are_not_whole_are_an_error_that_names_who_gave_them(
-    score: Score, place: int
-) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_incomplete_scores_are_an_error_that_names_the_model(index: int) -> None:
     class Short(Pointwise):
         def score(self, query: str, texts: Sequence[str]) -> Scores:
             return Scores([0.5])
 
     scorers: list[Scorer] = [Pointwise(), Pointwise()]
-    scorers[place] = Short("short")
+    scorers[index] = Short("short")
     with pytest.raises(BadResponseError, match=r"short returned 1 scores for \d texts"):
-        score(CascadeScorer(*scorers, keep=2), "q", ["a", "b", "c"])
+        CascadeScorer(*scorers, keep=2).score("q", ["a", "b", "c"])
 
 
-@pytest.mark.parametrize("keep", [0, -1, 2.0, None, True, "2"])
-def test_it_keeps_a_whole_number_of_texts(keep: Any) -> None:
+@pytest.mark.parametrize("keep", [0, 2.0])
+def test_keep_must_be_a_whole_number(keep: Any) -> None:
     with pytest.raises(InvalidInputError, match="keep must be a whole number of at least 1"):
         CascadeScorer(FIRST, SECOND, keep)

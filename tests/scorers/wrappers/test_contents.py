@@ -1,4 +1,4 @@
-"""Images through the scorers that wrap scorers: taken where all of them take them, and whole."""
+"""Images in scorers that wrap scorers: accepted if all the wrapped scorers accept them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CONTENTS = [
 
 
 def order(scorer: Scorer) -> list[str]:
-    records = [Record(str(place), {"content": each}) for place, each in enumerate(CONTENTS)]
+    records = [Record(str(index), {"content": item}) for index, item in enumerate(CONTENTS)]
     engine = RerankEngine(scorer, rerank_field="content")
     return [record.id for record in engine.rerank("penguins", records)]
 
 
-def test_they_go_through_all_wrappers(dashscope: LoopbackDashScope) -> None:
+def test_images_pass_through_all_wrappers(dashscope: LoopbackDashScope) -> None:
     whole = FallbackScorer(PassageScorer(DashScopeScorer(MODEL)), KeepOrder())
     cached = CachedScorer(whole, {})
     scorer = CascadeScorer(cached, DashScopeScorer(MODEL), 2)
@@ -45,7 +45,7 @@ def test_they_go_through_all_wrappers(dashscope: LoopbackDashScope) -> None:
     assert len(dashscope.received) == sent
 
 
-def test_an_image_is_not_taken_for_its_text_nor_for_another_image(
+def test_the_cache_tells_images_from_texts_and_other_images(
     dashscope: LoopbackDashScope,
 ) -> None:
     scorer = CachedScorer(DashScopeScorer(MODEL), {})
@@ -61,14 +61,14 @@ def test_an_image_is_not_taken_for_its_text_nor_for_another_image(
     assert scorer.score("penguins", images).usage.cache_hits == len(images)
 
 
-def test_a_query_with_an_image_has_its_own_scores(dashscope: LoopbackDashScope) -> None:
+def test_the_cache_tells_a_query_with_an_image_from_its_text(dashscope: LoopbackDashScope) -> None:
     scorer = CachedScorer(DashScopeScorer(MODEL), {})
     scorer.score("a", ["score=0.1"])
     query = Content("a", "https://images.example/a.png?score=0.1")
     assert scorer.score(query, ["score=0.1"]).usage.cache_hits == 0
 
 
-def test_they_are_refused_where_one_of_the_scorers_takes_only_texts(
+def test_images_are_refused_if_one_of_the_scorers_accepts_only_text(
     dashscope: LoopbackDashScope,
 ) -> None:
     for scorer in (

@@ -1,6 +1,6 @@
 """Scorers that wrap scorers, alone, in pairs and all together.
 
-What holds of every scorer, tests/contract/ has run over the same table of them.
+The contract tests run over the same table.
 """
 
 from __future__ import annotations
@@ -29,30 +29,33 @@ from qwen_rerank import (
     Scores,
     ServiceError,
 )
-from tests.scorers.wrappers.conftest import Score
 from tests.support.wrapped import NESTED, WRAPS, Down, Pointwise, nested
 
 TEXTS = ["a", "b", "c", "d"]
 
 each_nesting = pytest.mark.parametrize("names", NESTED, ids=" of ".join)
+each_wrapper = pytest.mark.parametrize("names", [*zip(WRAPS), NESTED[-1]], ids=" of ".join)
 
 
-def test_the_table_has_each_alone_every_pair_and_all_together() -> None:
+def test_the_table_has_each_wrapper_every_pair_and_all_together() -> None:
     assert {(name,) for name in WRAPS} < set(NESTED)
     assert ("cascade", "cached") in NESTED
     assert set(NESTED[-1]) == set(WRAPS)
 
 
 @each_nesting
-def test_what_wraps_a_scorer_leaves_its_order(score: Score, names: Sequence[str]) -> None:
-    plain, wrapped = Pointwise(), nested(names, Pointwise())
-    assert score(wrapped, "q", TEXTS).values == plain.score("q", TEXTS).values
-    assert score(wrapped, "q", TEXTS[::-1]).values == plain.score("q", TEXTS[::-1]).values
-    assert wrapped.model == "pointwise"
+async def test_wrappers_keep_the_scores_in_sync_and_async_calls(names: Sequence[str]) -> None:
+    plain = Pointwise()
+    for texts in (TEXTS, TEXTS[::-1]):
+        expected = plain.score("q", texts).values
+        assert nested(names, Pointwise()).score("q", texts).values == expected
+        assert (await nested(names, Pointwise()).ascore("q", texts)).values == expected
+        assert nested(names, Pointwise()).score_top("q", texts, 2).values == expected
+    assert nested(names, Pointwise()).model == "pointwise"
 
 
 @each_nesting
-async def test_sync_and_async_agree_and_lose_nothing(names: Sequence[str]) -> None:
+async def test_no_document_is_lost_in_sync_and_async_calls(names: Sequence[str]) -> None:
     records = [Record(text, {"text": text}) for text in "hgfedcba"]
     engines = [RerankEngine(nested(names, Pointwise()), rerank_field="text") for _ in range(2)]
     ranking = engines[0].rerank("q", records)
@@ -62,21 +65,19 @@ async def test_sync_and_async_agree_and_lose_nothing(names: Sequence[str]) -> No
 
 
 @each_nesting
-def test_where_the_scorer_fails_a_fallback_somewhere_keeps_the_order(
-    score: Score, names: Sequence[str]
-) -> None:
+def test_if_the_scorer_fails_a_fallback_anywhere_keeps_the_order(names: Sequence[str]) -> None:
     wrapped = nested(names, Down())
     if "fallback" not in names:
         with pytest.raises(ServiceError):
-            score(wrapped, "q", TEXTS)
+            wrapped.score("q", TEXTS)
     else:
-        scores = score(wrapped, "q", TEXTS)
-        assert scores.unranked or scores.tiers == [1, 1, 1, 1]  # it is the first of the cascade's
+        scores = wrapped.score("q", TEXTS)
+        assert scores.unranked or scores.tiers == [1, 1, 1, 1]  # the cascade's first scorer ranks
         assert len(scores.values) == 4
 
 
 class Inspecting(Pointwise):
-    """Notes in which thread and task it is asked."""
+    """Records in which thread and task it is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,11 +95,11 @@ class Inspecting(Pointwise):
 
 class Refusing(ThreadPoolExecutor):
     def submit(self, *args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("asks for a thread")
+        raise AssertionError("needs a thread")
 
 
 @each_nesting
-async def test_it_adds_no_thread_no_task_and_no_copy_of_the_texts(names: Sequence[str]) -> None:
+async def test_wrappers_need_no_thread_no_task_and_no_copy_of_texts(names: Sequence[str]) -> None:
     asyncio.get_running_loop().set_default_executor(Refusing())
     scorer, texts = Inspecting(), [*TEXTS]
     await nested(names, scorer).ascore("q", texts)
@@ -106,59 +107,48 @@ async def test_it_adds_no_thread_no_task_and_no_copy_of_the_texts(names: Sequenc
     assert scorer.where == [asyncio.current_task(), threading.get_ident()]
     for asked in scorer.asked:
         assert all(map(operator.is_, asked, texts))
-        assert asked is texts or "passages" in names  # which has a list of its own, of parts
+        assert asked is texts or "passages" in names  # which makes a list of its own
 
 
-@each_nesting
-def test_it_pickles_with_all_that_it_wraps(score: Score, names: Sequence[str]) -> None:
+@each_wrapper
+def test_wrappers_can_be_pickled(names: Sequence[str]) -> None:
     wrapped = nested(names, Pointwise())
     loaded = pickle.loads(pickle.dumps(wrapped))
     assert loaded.fingerprint == wrapped.fingerprint
     assert repr(loaded) == repr(wrapped)
-    assert score(loaded, "q", TEXTS).values == score(wrapped, "q", TEXTS).values
+    assert loaded.score("q", TEXTS).values == wrapped.score("q", TEXTS).values
 
 
-def _close(scorer: Scorer) -> None:
-    scorer.close()
-
-
-def _aclose(scorer: Scorer) -> None:
-    asyncio.run(scorer.aclose())
-
-
-both_ways_to_close = pytest.mark.parametrize("close", [_close, _aclose], ids=["sync", "async"])
-
-
-@both_ways_to_close
-@each_nesting
-def test_closing_it_closes_what_it_wraps(
-    close: Callable[[Scorer], None], names: Sequence[str]
-) -> None:
+@each_wrapper
+def test_closing_a_wrapper_closes_the_scorers_in_it(names: Sequence[str]) -> None:
     scorer = Pointwise()
-    close(nested(names, scorer))
-    assert scorer.closed == 1
+    nested(names, scorer).close()
+    asyncio.run(nested(names, scorer).aclose())
+    assert scorer.closed == 2
 
 
-@both_ways_to_close
-def test_all_are_closed_even_if_one_fails_to(close: Callable[[Scorer], None]) -> None:
+def test_all_scorers_are_closed_even_if_one_fails() -> None:
     class Stuck(Pointwise):
         def close(self) -> None:
             raise ServiceError("It is stuck.")
 
     first, last = Pointwise(), Pointwise()
+    scorer = FallbackScorer(first, Stuck(), last)
     with pytest.raises(ServiceError, match="It is stuck"):
-        close(FallbackScorer(first, Stuck(), last))
-    assert (first.closed, last.closed) == (1, 1)
+        scorer.close()
+    with pytest.raises(ServiceError, match="It is stuck"):
+        asyncio.run(scorer.aclose())
+    assert (first.closed, last.closed) == (2, 2)
 
 
-def test_its_repr_shows_the_nesting() -> None:
+def test_the_repr_shows_the_nesting() -> None:
     scorer = CachedScorer(FallbackScorer(Pointwise("a"), KeepOrder()), {"key": "value"})
     assert repr(scorer) == "CachedScorer(FallbackScorer(a, KeepOrder()), dict)"
     cascade = CascadeScorer(Pointwise("a"), scorer, keep=7)
     assert repr(cascade) == f"CascadeScorer(a, {scorer!r}, keep=7)"
 
 
-def test_its_fingerprint_is_made_of_those_that_it_wraps() -> None:
+def test_the_fingerprint_is_made_of_those_of_the_wrapped_scorers() -> None:
     first, second = Pointwise("first"), Pointwise("second")
     fingerprints = {
         CascadeScorer(first, second, 2).fingerprint,
@@ -177,24 +167,21 @@ def test_its_fingerprint_is_made_of_those_that_it_wraps() -> None:
     "make",
     [
         lambda inner: CachedScorer(inner, {}),
-        lambda inner: FallbackScorer(inner, Pointwise()),
         lambda inner: FallbackScorer(Pointwise(), inner),
         lambda inner: PassageScorer(inner),
-        lambda inner: CascadeScorer(inner, Pointwise(), 2),
         lambda inner: CascadeScorer(Pointwise(), inner, 2),
     ],
 )
-@pytest.mark.parametrize("inner", [None, "qwen3-rerank", Pointwise])
-def test_what_is_no_scorer_is_refused(make: Callable[[Any], Scorer], inner: Any) -> None:
-    with pytest.raises(QwenRerankError, match=f"wraps scorers, got {type(inner).__name__}"):
-        make(inner)
+def test_only_scorers_can_be_wrapped(make: Callable[[Any], Scorer]) -> None:
+    for inner in (None, "qwen3-rerank", Pointwise):
+        with pytest.raises(QwenRerankError, match=f"wraps scorers, got {type(inner).__name__}"):
+            make(inner)
 
 
-async def test_all_together_each_does_its_part() -> None:
-    """The cache spares a call, the cascade spares texts, the fallback the search."""
-    dear = Pointwise("dear")
+async def test_cache_and_cascade_both_save_texts() -> None:
+    expensive = Pointwise("expensive")
     scorer = FallbackScorer(
-        CascadeScorer(EmbeddedScorer(), CachedScorer(dear, {}), keep=2), KeepOrder()
+        CascadeScorer(EmbeddedScorer(), CachedScorer(expensive, {}), keep=2), KeepOrder()
     )
     texts = ["krill and fish", "penguins", "penguins eat krill", "penguins eat fish"]
     first = await scorer.ascore("penguins eat krill", texts)

@@ -1,14 +1,13 @@
-"""PassageScorer: every passage scored, the best one's score and place for its text."""
+"""PassageScorer: every passage is scored, and the best one stands for its text."""
 
 from __future__ import annotations
 
 import asyncio
-import pickle
 import statistics
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +35,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.wrappers import passages
+from qwen_rerank.text import chunking
 from qwen_rerank.text.chunking import passages_of
 from tests.scorers.wrappers.conftest import Score
 from tests.support.loopback import LoopbackDashScope, token_count
@@ -44,7 +44,7 @@ from tests.support.scorers import AsyncOnly
 
 @dataclass
 class Hashing(Scorer):
-    """Scores a text by its hash, in [-1, 1], and keeps what it is sent."""
+    """Scores a text by its hash, in [-1, 1], and records what it is sent."""
 
     sent: list[list[str]] = field(default_factory=list)
     closed: int = 0
@@ -65,7 +65,7 @@ def value_of(text: str) -> float:
 
 @dataclass
 class Answering(Scorer):
-    """Answers with what the function makes of the texts."""
+    """Returns what a function makes of the texts."""
 
     answer: Callable[[Sequence[str]], Scores]
     model = "answering"
@@ -75,7 +75,7 @@ class Answering(Scorer):
 
 
 def marked(*marks: float, filler: str = "Nothing is said of it here.") -> str:
-    """A text of as many paragraphs, each of which fits a passage of 16 tokens alone."""
+    """A text with one paragraph per mark. Each fits in a passage of 16 tokens."""
     return "\n\n".join(f"score={mark} {filler}" for mark in marks)
 
 
@@ -87,7 +87,7 @@ def small(scorer: Scorer, **options: Any) -> PassageScorer:
     return PassageScorer(scorer, **{"max_tokens": 16, "overlap": 0, **options})
 
 
-# --- Every text, whatever it is
+# --- Any text
 
 some_texts = st.lists(
     st.lists(
@@ -105,7 +105,7 @@ some_texts = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(some_texts, st.sampled_from(["max", "mean", "first"]), st.integers(0, 15))
-def test_every_text_has_the_aggregate_of_its_passages_scores(
+def test_the_score_of_a_text_is_the_aggregate_of_its_passages(
     texts: list[str], aggregate: Any, overlap: int
 ) -> None:
     inner = Hashing()
@@ -122,34 +122,24 @@ def test_every_text_has_the_aggregate_of_its_passages_scores(
     assert [len(set(sent)) for sent in inner.sent] == [len(sent) for sent in inner.sent]
 
 
-@settings(max_examples=50, deadline=None)
-@given(some_texts)
-def test_sync_and_async_agree(texts: list[str]) -> None:
-    scorer = small(Hashing())
-    one, other = scorer.score("q", texts), asyncio.run(scorer.ascore("q", texts))
-    assert (one.values, one.passages) == (other.values, other.passages)
-
-
-def test_a_text_that_fits_goes_as_it_is(score: Score) -> None:
+def test_a_text_that_fits_is_scored_whole() -> None:
     inner = Hashing()
     texts = ["  short\n", "短い文", "x" * 512, "word " * 400]
-    scores = score(PassageScorer(inner), "q", texts)
+    scores = PassageScorer(inner).score("q", texts)
     assert inner.sent == [texts]
     assert scores.values == [value_of(text) for text in texts]
     assert scores.passages == [None] * 4
 
 
-def test_texts_that_certainly_fit_are_not_counted(
-    score: Score, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokens_of_short_texts_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(text: str) -> int:
         raise AssertionError(text)
 
     monkeypatch.setattr(passages, "count_tokens", refuse)
-    score(PassageScorer(Hashing()), "q", ["x" * 512, "企鹅" * 85])
+    PassageScorer(Hashing()).score("q", ["x" * 512, "企鹅" * 85])
 
 
-def test_the_passages_of_all_texts_go_in_one_call_and_equal_ones_once(score: Score) -> None:
+def test_all_passages_are_scored_in_one_call_without_duplicates(score: Score) -> None:
     inner = Hashing()
     first, second = marked(0.1, 0.2, 0.1), marked(0.2, 0.3)
     scores = score(small(inner), "q", [first, second, "short"])
@@ -161,42 +151,79 @@ def test_the_passages_of_all_texts_go_in_one_call_and_equal_ones_once(score: Sco
     ("aggregate", "value", "winner"),
     [("max", 0.9, 0.9), ("mean", 0.7, 0.9), ("first", 0.5, 0.5)],
 )
-def test_a_text_has_the_score_of_its_best_passages(
-    score: Score, aggregate: Any, value: float, winner: float
+def test_the_best_passage_and_the_aggregate_are_reported(
+    aggregate: Any, value: float, winner: float
 ) -> None:
     text = marked(0.5, 0.1, 0.9, 0.7, 0.2)
-    scores = score(small(Answering(by_mark), aggregate=aggregate), "q", [text])
+    scores = small(Answering(by_mark), aggregate=aggregate).score("q", [text])
     assert scores.values == pytest.approx([value])
     assert scores.passages is not None
     assert scores.passages[0] is not None
     assert scores.passages[0].of(text) == marked(winner)
 
 
-def test_the_mean_of_fewer_than_three_passages_is_that_of_all() -> None:
+def test_the_mean_of_fewer_than_three_passages_includes_all() -> None:
     scorer = small(Answering(by_mark), aggregate="mean")
     assert scorer.score("q", [marked(0.5, 0.25), marked(0.5)]).values == [0.375, 0.5]
 
 
-def test_with_first_the_other_passages_are_not_scored() -> None:
+async def test_a_text_far_over_the_limit_is_never_counted_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = []
+
+    def spy(text: str) -> int:
+        counted.append(len(text))
+        return token_count(text)
+
+    monkeypatch.setattr(passages, "count_tokens", spy)
+    monkeypatch.setattr(chunking, "count_tokens", spy)
+    small(Hashing()).score("q", ["penguins " * 3_000])
+    assert 0 < max(counted) <= 16 * 16
+
+
+async def test_a_cancelled_call_stops_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_chunking, is_cancelled, stopped = (threading.Event() for _ in range(3))
+
+    def endless(text: str, max_tokens: int, overlap: int) -> Iterator[Passage]:
+        try:
+            while True:
+                yield Passage(0, 9)
+                is_chunking.set()
+                assert is_cancelled.wait(20)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(passages, "passages_of", endless)
+    call = asyncio.create_task(small(Hashing()).ascore("q", ["penguins " * 300]))
+    assert await asyncio.to_thread(is_chunking.wait, 20)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    is_cancelled.set()
+    assert await asyncio.to_thread(stopped.wait, 20)
+
+
+def test_first_does_not_score_the_other_passages() -> None:
     inner = Hashing()
     small(inner, aggregate="first").score("q", [marked(0.5, 0.1, 0.9)])
     assert inner.sent == [[marked(0.5)]]
 
 
-def test_of_equal_passages_the_first_one_wins() -> None:
+def test_of_passages_that_tie_the_first_is_reported() -> None:
     text = marked(0.5, 0.9, 0.1, 0.9)
     (passage,) = small(Answering(by_mark)).score("q", [text]).passages or []
     assert passage == Passage(text.index("score=0.9"), text.index("\n\nscore=0.1"))
 
 
-def test_white_space_alone_is_left_to_the_scorer() -> None:
+def test_white_space_is_left_to_the_scorer() -> None:
     inner = Hashing()
     small(inner).score("q", [" \n" * 100])
     assert inner.sent == [[" \n" * 100]]
 
 
-def test_no_texts_are_no_scores(score: Score) -> None:
-    assert score(PassageScorer(Hashing()), "q", []).values == []
+def test_no_texts_have_no_scores() -> None:
+    assert PassageScorer(Hashing()).score("q", []).values == []
 
 
 async def test_tokens_are_not_counted_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,18 +239,16 @@ async def test_tokens_are_not_counted_on_the_event_loop(monkeypatch: pytest.Monk
     assert threading.current_thread() not in threads
 
 
-# --- What other scorers say beside the scores
+# --- Around and inside other wrappers
 
 
-def test_a_text_is_of_the_tier_of_its_best_passage_and_has_the_score_of_those_of_it(
-    score: Score,
-) -> None:
+def test_a_text_is_scored_by_its_passages_in_the_lowest_tier() -> None:
     def in_tiers(texts: Sequence[str]) -> Scores:
         scores = by_mark(texts)  # from 1 on a score is of the first scorer alone
         return replace(scores, tiers=[int(value >= 1) for value in scores.values])
 
     texts = [marked(3, 0.2, 0.4, 2), marked(5, 4), marked(0.1)]
-    scores = score(small(Answering(in_tiers), aggregate="mean"), "q", texts)
+    scores = small(Answering(in_tiers), aggregate="mean").score("q", texts)
     assert scores.tiers == [0, 1, 0]
     assert scores.values == pytest.approx([0.3, 4.5, 0.1])
     assert [p and p.of(t) for p, t in zip(scores.passages or [], texts, strict=True)] == [
@@ -248,26 +273,26 @@ def test_texts_of_a_lower_tier_rank_first() -> None:
     ]
 
 
-def test_that_no_model_gave_the_scores_and_which_one_did_come_through(score: Score) -> None:
+def test_the_model_of_the_wrapped_scorer_is_reported() -> None:
     def unranked(texts: Sequence[str]) -> Scores:
         return Scores([0.0] * len(texts), model="another", unranked=True)
 
     scorer = small(Answering(unranked))
-    scores = score(scorer, "q", [marked(0.1, 0.9)])
+    scores = scorer.score("q", [marked(0.1, 0.9)])
     assert (scores.model, scores.unranked) == ("another", True)
     records = [Record(id_, {"text": marked(0.1, 0.9)}, 0.5) for id_ in "cab"]
     ranking = RerankEngine(scorer, rerank_field="text").rerank("q", records)
     assert list(ranking) == records
 
 
-def test_a_passage_found_in_a_passage_is_a_part_of_the_text(score: Score) -> None:
+def test_nested_passages_are_offsets_in_the_whole_text() -> None:
     text = "Before. " * 30 + "Here it is: score=0.9 it was. " + "After. " * 30
 
     def words(texts: Sequence[str]) -> Scores:
         return Scores([float("score=0.9" in text) for text in texts])
 
     nested = PassageScorer(small(Answering(words)), max_tokens=40, overlap=8)
-    (passage,) = score(nested, "q", [text]).passages or []
+    (passage,) = nested.score("q", [text]).passages or []
     assert passage is not None
     assert "score=0.9" in passage.of(text)
     assert token_count(passage.of(text)) <= 16
@@ -284,13 +309,13 @@ NESTED: dict[str, Callable[[Scorer], Scorer]] = {
 
 
 @pytest.mark.parametrize("nest", NESTED.values(), ids=NESTED)
-def test_other_wrappers_leave_scores_and_passages_as_they_are(
-    score: Score, nest: Callable[[Scorer], Scorer]
+def test_other_wrappers_keep_scores_and_passages(
+    nest: Callable[[Scorer], Scorer],
 ) -> None:
     texts = [marked(0.1, 0.2, 0.3), marked(0.5, 0.9, 0.5)]
     alone, nested = small(Answering(by_mark)).score("q", texts), nest(Answering(by_mark))
     for _ in range(2):
-        scores = score(nested, "q", texts)
+        scores = nested.score("q", texts)
         assert (scores.values, scores.passages) == (alone.values, alone.passages)
 
 
@@ -306,14 +331,10 @@ def test_around_a_cascade_no_text_is_lost(score: Score) -> None:
     assert sum(record.score is not None for record in ranking) == scores.tiers.count(0)
 
 
-@pytest.mark.parametrize(
-    "values", [[0.1, float("nan"), 0.3], [0.1, 0.2], [0.1, 0.2, 0.3, 0.4], [0.1, None, 0.3]]
-)
-def test_scores_of_passages_that_are_not_whole_are_an_error(
-    score: Score, values: list[float]
-) -> None:
+@pytest.mark.parametrize("values", [[0.1, float("nan"), 0.3], [0.1, 0.2]])
+def test_incomplete_scores_of_passages_are_an_error(values: list[float]) -> None:
     with pytest.raises(BadResponseError, match="answering"):
-        score(small(Answering(lambda texts: Scores(values))), "q", [marked(0.1, 0.2, 0.3)])
+        small(Answering(lambda texts: Scores(values))).score("q", [marked(0.1, 0.2, 0.3)])
 
 
 # --- With real scorers
@@ -327,8 +348,8 @@ def chapters(words: int, answer: str) -> str:
     return "\n\n".join([before, answer, before])
 
 
-def test_a_service_cuts_nothing_of_what_comes_in_passages(
-    dashscope: LoopbackDashScope, score: Score, caplog: pytest.LogCaptureFixture
+def test_a_service_truncates_no_passage(
+    dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = chapters(10_000, "The captain keeps his gold under the mast.")
     assert token_count(book) > 8_000
@@ -338,7 +359,7 @@ def test_a_service_cuts_nothing_of_what_comes_in_passages(
     dashscope.received.clear()
     caplog.clear()
 
-    scores = score(PassageScorer(DashScopeScorer()), query, [book, "is it gold"])
+    scores = PassageScorer(DashScopeScorer()).score(query, [book, "is it gold"])
     assert not caplog.text
     sent = [text for request in dashscope.received for text in request.documents]
     assert max(map(token_count, sent)) <= 512
@@ -349,17 +370,17 @@ def test_a_service_cuts_nothing_of_what_comes_in_passages(
     assert "under the mast" in passage.of(book)
 
 
-def test_more_passages_than_a_request_holds_are_scored_in_several(
-    dashscope: LoopbackDashScope, score: Score
+def test_many_passages_are_scored_in_several_requests(
+    dashscope: LoopbackDashScope,
 ) -> None:
     books = [marked(*(mark / 1000 for mark in range(i * 60, i * 60 + 60))) for i in range(10)]
-    scores = score(small(DashScopeScorer()), "q", books)
+    scores = small(DashScopeScorer()).score("q", books)
     assert len(dashscope.received) > 1
     assert scores.usage.texts_sent == 600
     assert scores.values == [(i * 60 + 59) / 1000 for i in range(10)]
 
 
-def test_the_passage_that_wins_is_mostly_the_one_that_answers() -> None:
+def test_the_best_passage_is_mostly_the_one_that_answers() -> None:
     centre = helpcentre.load()
     articles = list(centre.passages.values())  # of a language each half
     books = [articles[start : start + 10] for start in range(0, len(articles), 10)]
@@ -384,12 +405,12 @@ def test_the_passage_that_wins_is_mostly_the_one_that_answers() -> None:
 # --- As a scorer
 
 
-def test_its_model_and_whether_it_is_pointwise_are_the_scorers() -> None:
+def test_model_and_pointwise_are_those_of_the_wrapped_scorer() -> None:
     scorer = PassageScorer(Hashing())
     assert (scorer.model, scorer.pointwise) == ("hashing", False)
 
 
-def test_its_fingerprint_has_all_that_changes_scores() -> None:
+def test_the_fingerprint_has_all_options() -> None:
     scorers = [
         PassageScorer(Hashing()),
         PassageScorer(Hashing(), max_tokens=256),
@@ -401,24 +422,7 @@ def test_its_fingerprint_has_all_that_changes_scores() -> None:
     assert len({scorer.fingerprint for scorer in scorers}) == len(scorers)
 
 
-async def test_closing_it_closes_the_scorer() -> None:
-    inner = Hashing()
-    with PassageScorer(inner):
-        pass
-    async with PassageScorer(inner):
-        pass
-    assert inner.closed == 2
-
-
-def test_it_can_be_pickled() -> None:
-    scorer = small(Hashing(), aggregate="mean")
-    text = marked(0.1, 0.2, 0.3)
-    loaded = pickle.loads(pickle.dumps(scorer))
-    assert repr(loaded) == repr(scorer)
-    assert loaded.score("q", [text]).passages == scorer.score("q", [text]).passages
-
-
-def test_its_repr_shows_what_it_was_made_of() -> None:
+def test_the_repr_shows_the_options() -> None:
     assert repr(PassageScorer(Answering(by_mark), max_tokens=99)) == (
         f"PassageScorer({Answering(by_mark)!r}, max_tokens=99, overlap=64, aggregate='max')"
     )
@@ -434,22 +438,17 @@ def test_its_repr_shows_what_it_was_made_of() -> None:
         ({"aggregate": "median"}, "aggregate .* 'median'"),
     ],
 )
-def test_an_option_that_can_not_be_used_is_named(options: dict[str, Any], named: str) -> None:
+def test_an_invalid_option_is_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInputError, match=named):
         PassageScorer(Hashing(), **options)
 
 
-def test_what_is_no_scorer_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="PassageScorer wraps scorers, got str"):
-        PassageScorer("gte-rerank-v2")  # type: ignore[arg-type]
-
-
-def test_half_a_surrogate_pair_is_refused(score: Score) -> None:
+def test_a_lone_surrogate_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="surrogate"):
-        score(PassageScorer(Hashing()), "q", ["fine", "\ud800"])
+        PassageScorer(Hashing()).score("q", ["fine", "\ud800"])
 
 
-def test_a_missing_package_shows_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "semantic_text_splitter", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "qwen-rerank\[passages\]"'):
         PassageScorer(Hashing())

@@ -1,13 +1,13 @@
-"""The stores that CachedScorer's documentation names, each as it is."""
+"""The stores that the documentation of CachedScorer names."""
 
 from __future__ import annotations
 
 import asyncio
 import dbm.dumb
+import os
 import pickle
 import shelve
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 from lmdbm import Lmdb
 
 from qwen_rerank import CachedScorer, Passage
+from qwen_rerank.scorers.wrappers.stores import _threads
 from tests.support.wrapped import Piecewise, Pointwise
 
 Open = Callable[[Path], AbstractContextManager[Any]]
@@ -58,19 +59,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 def _leave(store: Any) -> None:
-    """Close what diskcache opens for a thread: from Python 3.13 on SQLite warns if it is not."""
+    """Close diskcache's connection of this thread: SQLite warns if it stays open, from 3.13 on."""
     if isinstance(store, diskcache.Cache):
         store.close()
 
 
-async def test_a_store_gives_back_what_it_was_given(
+async def test_scores_and_passages_are_kept_in_sync_and_async_calls(
     store: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    cached = CachedScorer(Piecewise(), store)
+    cached = CachedScorer(Piecewise(), store, timeout=60)
     first = cached.score("q", ["a", "long"])
     second = await cached.ascore("q", ["long", "c"])
-    await asyncio.to_thread(_leave, store)
+    await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), _leave, store)
     third = cached.score("q", ["a", "long", "c"])
     assert (second.usage.texts_sent, second.usage.cache_hits) == (1, 1)
     assert (third.usage.texts_sent, third.usage.cache_hits) == (0, 3)
@@ -80,23 +80,23 @@ async def test_a_store_gives_back_what_it_was_given(
 
 
 @pytest.mark.parametrize("open_store", PERSISTENT.values(), ids=list(PERSISTENT))
-def test_what_is_kept_on_disk_is_there_the_next_time(open_store: Open, tmp_path: Path) -> None:
-    with open_store(tmp_path) as store:
-        CachedScorer(Pointwise(), store).score("q", ["a", "b"])
-    with open_store(tmp_path) as store:
-        assert CachedScorer(Pointwise(), store).score("q", ["a", "b"]).usage.cache_hits == 2
+def test_scores_on_disk_are_kept_between_runs(open_store: Open, tmp_path: Path) -> None:
+    for cache_hits in (0, 2):
+        with open_store(tmp_path) as store:
+            scores = CachedScorer(Pointwise(), store, timeout=60).score("q", ["a", "b"])
+        assert scores.usage.cache_hits == cache_hits
 
 
 def test_a_pickled_scorer_uses_the_same_folder(tmp_path: Path) -> None:
     with diskcache.Cache(str(tmp_path)) as store:
-        cached = CachedScorer(Pointwise(), store)
+        cached = CachedScorer(Pointwise(), store, timeout=60)
         loaded = pickle.loads(pickle.dumps(cached))
         cached.score("q", ["a"])
         assert loaded.score("q", ["a"]).usage.cache_hits == 1
         loaded._store.close()
 
 
-def test_what_has_expired_is_scored_again() -> None:
+def test_expired_scores_are_scored_again() -> None:
     now = 0.0
     cached = CachedScorer(Pointwise(), cachetools.TTLCache(100, ttl=60, timer=lambda: now))
     cached.score("q", ["a"])

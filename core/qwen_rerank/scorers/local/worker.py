@@ -1,4 +1,4 @@
-"""One thread to compute in, so that concurrent calls do not fight for the cores or the memory."""
+"""One thread that computes, so that concurrent calls don't compete for cores and memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Lock
 from typing import TypeVar
+
+from qwen_rerank.locks import ForkSafeLock
 
 __all__ = ["Worker"]
 
@@ -15,35 +16,35 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Does one piece of work after another in a thread that starts with the first of them.
+    """Runs one task at a time in a thread that starts with the first task.
 
-    After a fork the child has a thread of its own: the parent's does not exist there, and neither
-    do the threads that torch had started from it.
+    A forked child gets a thread of its own. Neither the parent's thread nor the threads that torch
+    started from it exist there.
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
         self._pid = 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, work: Callable[[], T]) -> T:
-        """Queue work and wait for what it returns."""
-        # Not by its result(): Ctrl-C can leave a lock taken in it, for which the thread would wait.
+    def run(self, task: Callable[[], T]) -> T:
+        """Queue a task, wait for it, and return its result."""
+        # Not Future.result(): Ctrl-C can leave its lock held, which the thread would wait for.
         done: SimpleQueue[Future[T]] = SimpleQueue()
-        self.submit(work).add_done_callback(done.put)
+        self.submit(task).add_done_callback(done.put)
         return done.get().result()
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Queue work. It can be cancelled until it starts."""
-        with self._lock:
+    def submit(self, task: Callable[[], T]) -> Future[T]:
+        """Queue a task. It can be cancelled until it starts."""
+        with self._lock.hold():
             if self._pool is None or self._pid != os.getpid():
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="qwen-rerank")
                 self._pid = os.getpid()
-            return self._pool.submit(work)
+            return self._pool.submit(task)
 
     def close(self) -> None:
-        """End the thread after all the work that is queued."""
-        with self._lock:
+        """Run the queued tasks, then end the thread."""
+        with self._lock.hold():
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.shutdown()

@@ -1,1 +1,1 @@
-"""The scorers that wrap other scorers."""
+"""Scorers that wrap other scorers: cache, cascade, fallback, passages."""

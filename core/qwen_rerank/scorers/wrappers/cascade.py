@@ -1,4 +1,4 @@
-"""CascadeScorer: a cheap scorer sees all texts, a dear one the best of them."""
+"""CascadeScorer: a cheap scorer for all texts, an expensive one for the best of them."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
-from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
+from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage, class_name
+from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.validation import check_whole
 
 __all__ = ["CascadeScorer"]
 
 
 class CascadeScorer(Wrapper):
-    """Lets a first scorer choose what a second one scores: the order of the second is the result.
+    """Scores all texts with a cheap scorer, and rescores only the best with an expensive one.
 
-    The texts that the second scored come first. The others follow in the order of the first, with
-    no score in a ranking, as their scores are on another scale: so a `min_score`, which is one of
-    the second's, leaves them out. Of texts that the first scores the same, the earlier is chosen.
+    The texts that the second scorer scored come first, in its order. The others follow in the order
+    of the first scorer. They have no score in a ranking, because the two scales differ, so a
+    `min_score` removes them. If texts tie in the first scorer, the earlier one is rescored.
 
-    Where there are no more than `keep` texts, the second sees all, and the first is not asked.
-    What the second did not have to score is counted in the usage as `skipped_by_cascade`.
+    If there are at most `keep` texts, the second scorer scores them all, and the first is not
+    called. Texts that the second scorer did not score count as `skipped_by_cascade` in the usage.
 
-    Where a KeepOrder answers for the first, the earliest texts are chosen. Where one answers for
-    the second, the order of the first stands, for all texts and without scores; a `min_score` then
-    has nothing to be compared with, and leaves out nothing.
+    If the first scorer falls back to a KeepOrder, the first `keep` texts are rescored. If the
+    second one does, all texts keep the order of the first, without scores; a `min_score` then
+    removes none.
 
     Args:
         first: The cheap scorer, such as EmbeddedScorer.
-        second: The dear one.
-        keep: How many texts the second sees at most; at least 1.
+        second: The expensive scorer.
+        keep: The maximum number of texts to rescore; at least 1.
 
     Raises:
-        InvalidInputError: An argument that can't be used.
+        InvalidInputError: An argument is not valid.
     """
 
     def __init__(self, first: Scorer, second: Scorer, keep: int) -> None:
@@ -46,36 +46,37 @@ class CascadeScorer(Wrapper):
 
     @property
     def model(self) -> str:
-        """That of the second scorer."""
+        """The model of the second scorer."""
         return self._second.model
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """Those of both scorers, and how many texts the second sees."""
-        name = type(self).__qualname__
+        """The fingerprints of both scorers, and `keep`."""
+        name = class_name(type(self))
         return (name, self._first.fingerprint, self._second.fingerprint, self._keep)
 
     @property
     def pointwise(self) -> bool:
-        """False: which texts the second scores depends on the others."""
+        """False: the other texts decide whether a text is rescored."""
         return False
 
-    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
+    async def _score(self, query: Item, texts: Sequence[Item], runner: Runner) -> Scores:
         if len(texts) <= self._keep:
-            second = await way.ask(self._second, query, texts)
+            second = await runner.score_top(self._second, query, texts)
             if second.unranked:
-                return self._alone(await way.ask(self._first, query, texts), second.usage)
+                first = await runner.score(self._first, query, texts)
+                return self._first_alone(first, second.usage)
             return second
-        first = await way.ask(self._first, query, texts)
-        chosen = _order(first)[: self._keep]
-        second = await way.ask(self._second, query, [texts[place] for place in chosen])
-        spared = Usage(skipped_by_cascade=len(texts) - len(chosen))
+        first = await runner.score(self._first, query, texts)
+        kept = _order(first)[: self._keep]
+        second = await runner.score(self._second, query, [texts[index] for index in kept])
+        skipped = Usage(skipped_by_cascade=len(texts) - len(kept))
         if second.unranked:
-            return self._alone(first, second.usage + spared)
-        return _joined(first, second, chosen, first.usage + second.usage + spared)
+            return self._first_alone(first, second.usage + skipped)
+        return _joined(first, second, kept, first.usage + second.usage + skipped)
 
-    def _alone(self, first: Scores, usage: Usage) -> Scores:
-        """The first's order for all texts, where the second gave none."""
+    def _first_alone(self, first: Scores, usage: Usage) -> Scores:
+        """The order of the first scorer for all texts, since the second gave none."""
         return replace(
             first,
             usage=first.usage + usage,
@@ -92,20 +93,25 @@ def _tiers(scores: Scores) -> list[int]:
 
 
 def _order(scores: Scores) -> list[int]:
-    """The places of the texts, best first; a KeepOrder's numbers leave them as they came."""
+    """The indices of the texts, best first. Scores of a KeepOrder leave them in their order."""
     tiers = _tiers(scores)
-    return sorted(range(len(tiers)), key=lambda place: (tiers[place], -scores.values[place]))
+    return sorted(range(len(tiers)), key=lambda index: (tiers[index], -scores.values[index]))
 
 
-def _joined(first: Scores, second: Scores, chosen: Sequence[int], usage: Usage) -> Scores:
-    """The second's scores of what was chosen, in tiers above the first's of the rest."""
+def _joined(first: Scores, second: Scores, kept: Sequence[int], usage: Usage) -> Scores:
+    """The second scorer's scores of the kept texts, in tiers above the first's of the others."""
     values = [*first.values]
-    above = _tiers(second)
-    tiers = [1 + max(above) + tier for tier in _tiers(first)]
+    second_tiers = _tiers(second)
+    tiers = [1 + max(second_tiers) + tier for tier in _tiers(first)]
     passages: list[Passage | None] = [None] * len(values)
-    for rank, place in enumerate(chosen):
-        values[place] = second.values[rank]
-        tiers[place] = above[rank]
-        passages[place] = second.passages[rank] if second.passages else None
-    kept = passages if second.passages else None
-    return Scores(values, usage, model=second.model, passages=kept, tiers=tiers)
+    for i, index in enumerate(kept):
+        values[index] = second.values[i]
+        tiers[index] = second_tiers[i]
+        passages[index] = second.passages[i] if second.passages else None
+    return Scores(
+        values,
+        usage,
+        model=second.model,
+        passages=passages if second.passages else None,
+        tiers=tiers,
+    )

@@ -1,9 +1,9 @@
-"""FallbackScorer and KeepOrder: a service that fails need not fail the search."""
+"""FallbackScorer and KeepOrder: search goes on when a service fails."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -18,130 +18,133 @@ from qwen_rerank.errors import (
 )
 from qwen_rerank.inputs.content import MULTIMODAL, Item, Modality
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
-from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
+from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.validation import check_seconds
 
 __all__ = ["FallbackScorer", "KeepOrder"]
 
 _log = logging.getLogger(__name__)
 
-_PASSING = (RateLimitError, RequestTimeoutError, ServiceError, BadResponseError)
-"""What another scorer may well not run into: neither bad input nor a key that is refused."""
+_RECOVERABLE = (RateLimitError, RequestTimeoutError, ServiceError, BadResponseError)
+"""Errors that another scorer may not run into, unlike bad input or a refused key."""
 
 
 class FallbackScorer(Wrapper):
-    """Asks the next scorer where one fails, after whatever retries that one makes by itself.
+    """Calls the next scorer if one fails, after any retries of its own.
 
-    All texts of a call have their scores from one scorer, and `Scores.model`, so `Ranking.model`
-    too, says from which one; None stands for the first. Scores of different models are on different
-    scales: a `min_score` that fits the first may not fit the others. The last resort can be
-    `KeepOrder()`, for which no `min_score` counts.
+    All scores of a call come from one scorer. `Scores.model` (and `Ranking.model`) names it; None
+    stands for the first. Models score on different scales, so a `min_score` that suits the first
+    may not suit the others. To never fail, end with `KeepOrder()`, to which no `min_score` applies.
 
-    Each failure that is passed by is logged with its type, code, status and request id. When the
-    last scorer fails too, or one in another way, that error is raised, with a note of those before.
+    Each failure is logged with its type, code, status and request id. If the last scorer fails too,
+    or a scorer fails in a way that is not in `on`, that error is raised, with a note for each
+    failure before it.
 
     Args:
-        first: The scorer to ask first.
-        others: The ones to ask after it, in this order; at least one.
-        on: The types of the errors that are passed by. By default RateLimitError,
-            RequestTimeoutError, ServiceError and BadResponseError.
-        cooldown: Seconds for which a scorer that has failed is not asked, unless it is the last;
-            longer where the service asked for more. None to ask it in every call.
+        first: The scorer to call first.
+        others: The scorers to call after it, in this order; at least one.
+        on: The types of errors to fall back on. By default RateLimitError, RequestTimeoutError,
+            ServiceError and BadResponseError.
+        cooldown: Seconds for which a failed scorer is skipped, or longer if the service asks for
+            more. The last scorer is never skipped. None to call a failed scorer again every time.
+        clock: Returns the time in seconds. For tests.
 
     Raises:
-        InvalidInputError: No other scorer, something in `on` that is no type of exceptions, or a
-            cooldown that is no number of seconds above 0.
+        InvalidInputError: There is no other scorer, `on` holds something other than exception
+            types, or `cooldown` is not a number above 0.
     """
 
     def __init__(
         self,
         first: Scorer,
         *others: Scorer,
-        on: Iterable[type[Exception]] = _PASSING,
+        on: Iterable[type[Exception]] = _RECOVERABLE,
         cooldown: float | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(first, *others)
         if not others:
             raise InvalidInputError(
-                "FallbackScorer needs a scorer to fall back on.",
-                remedy="Pass one after the first, for example KeepOrder().",
+                "FallbackScorer needs at least two scorers.",
+                remedy="Pass another one after the first, for example KeepOrder().",
             )
         if cooldown is not None:
             check_seconds("cooldown", cooldown)
         self._first = first
         self._on = _checked_types(on)
         self._cooldown = cooldown
-        self._rests_until: dict[int, float] = {}
+        self._clock = clock
+        self._skipped_until: dict[int, float] = {}
 
     @property
     def model(self) -> str:
-        """That of the first scorer."""
+        """The model of the first scorer."""
         return self._first.model
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """That of the first scorer: a CachedScorer keeps the scores of no other."""
+        """The fingerprint of the first scorer: a CachedScorer keeps the scores of no other."""
         return self._first.fingerprint
 
     @property
     def pointwise(self) -> bool:
-        """Whether the first scorer is: see `fingerprint`."""
+        """Whether the first scorer is pointwise; see `fingerprint`."""
         return self._first.pointwise
 
-    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
-        *before, last = self._scorers
+    async def _score(self, query: Item, texts: Sequence[Item], runner: Runner) -> Scores:
+        *others, last = self._scorers
         failures: list[str] = []
         try:
-            for place, scorer in enumerate(before):
-                if self._rests(place):
-                    failures.append(f"{scorer.model} was not asked, as it had failed before")
+            for index, scorer in enumerate(others):
+                if self._is_skipped(index):
+                    failures.append(f"{scorer.model} was skipped after an earlier failure")
                     continue
                 try:
-                    scores = await way.ask(scorer, query, texts)
-                    self._rests_until.pop(place, None)
-                    return self._named(scores, scorer)
+                    scores = await runner.score_top(scorer, query, texts)
+                    self._skipped_until.pop(index, None)
+                    return self._with_model(scores, scorer)
                 except self._on as error:
-                    self._rest(place, error)
-                    failures.append(_told(scorer, error))
-                    _log.warning("%s: the next scorer is asked.", failures[-1])
-            return self._named(await way.ask(last, query, texts), last)
+                    self._skip(index, error)
+                    failures.append(_failure(scorer, error))
+                    _log.warning("%s. Falling back to the next scorer.", failures[-1])
+            return self._with_model(await runner.score_top(last, query, texts), last)
         except Exception as error:
             for failure in failures:
                 error.add_note(f"Before that, {failure}.")
             raise
 
-    def _rests(self, place: int) -> bool:
-        """Whether that scorer is not asked. After its rest one call tries, the others still not."""
-        until = self._rests_until.get(place)
+    def _is_skipped(self, index: int) -> bool:
+        """Whether to skip the scorer. After the cooldown, one call tries it; others still skip."""
+        until = self._skipped_until.get(index)
         if until is None or self._cooldown is None:
             return False
-        now = monotonic()
+        now = self._clock()
         if now >= until:
-            self._rests_until[place] = now + self._cooldown
+            self._skipped_until[index] = now + self._cooldown
         return now < until
 
-    def _rest(self, place: int, error: Exception) -> None:
+    def _skip(self, index: int, error: Exception) -> None:
         if self._cooldown is not None:
-            asked = error.retry_after if isinstance(error, QwenRerankError) else None
-            self._rests_until[place] = monotonic() + max(self._cooldown, asked or 0.0)
+            retry_after = error.retry_after if isinstance(error, QwenRerankError) else None
+            seconds = max(self._cooldown, retry_after or 0.0)
+            self._skipped_until[index] = self._clock() + seconds
 
-    def _named(self, scores: Scores, scorer: Scorer) -> Scores:
-        """The scores, with the name of their model, unless they might as well be the first's."""
+    def _with_model(self, scores: Scores, scorer: Scorer) -> Scores:
+        """The scores with the name of their model, unless they equal the first scorer's."""
         if scorer.fingerprint == self.fingerprint:
             return scores
         return replace(scores, model=scores.model or scorer.model)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Elsewhere the clock is another one, and the scorer may well be reached.
-        return {**self.__dict__, "_rests_until": {}}
+        # Another machine has another clock, and may well reach the service.
+        return {**self.__dict__, "_skipped_until": {}}
 
 
 class KeepOrder(Scorer):
-    """Leaves the records in retrieval order, with the scores that they came with.
+    """Keeps the documents in retrieval order, with the scores they came with.
 
-    The last scorer of a FallbackScorer, where results in the retriever's order are better than
-    none. The engine applies no `min_score`, `blend` or `diversity` to what it leaves as it is;
-    `top_n` counts as ever.
+    Use it as the last scorer of a FallbackScorer, if results in the retriever's order are better
+    than none. `min_score`, `blend` and `diversity` are not applied to them; `top_n` is.
     """
 
     @property
@@ -151,22 +154,22 @@ class KeepOrder(Scorer):
 
     @property
     def pointwise(self) -> bool:
-        """False: a text's place depends on the others."""
+        """False: a value says where a text stands among the others."""
         return False
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """All: it reads nothing."""
+        """All of them: it reads nothing."""
         return MULTIMODAL
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
-        """Give the texts falling numbers from 1 to above 0, which stand for their order alone."""
+        """Return values that fall from 1 to just above 0. They only stand for the order."""
         count = len(texts)
-        values = [(count - place) / count for place in range(count)]
+        values = [(count - index) / count for index in range(count)]
         return Scores(values, Usage(cost=0.0), unranked=True)
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
-        """The same as `score`."""
+        """Like `score`."""
         return self.score(query, texts)
 
     def __repr__(self) -> str:
@@ -174,19 +177,19 @@ class KeepOrder(Scorer):
 
 
 def _checked_types(on: Iterable[type[Exception]]) -> tuple[type[Exception], ...]:
-    kinds = tuple(on) if isinstance(on, Iterable) else ()
-    if kinds and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        return kinds
+    types = tuple(on) if isinstance(on, Iterable) else ()
+    if types and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in types):
+        return types
     raise InvalidInputError(
-        f"on must be the types of some exceptions, got {on!r}.",
+        f"on must hold exception types, got {on!r}.",
         remedy="Pass for example on=(RateLimitError, ServiceError).",
     )
 
 
-def _told(scorer: Scorer, error: Exception) -> str:
-    """Who failed and how, without the error's message, which may quote anything."""
+def _failure(scorer: Scorer, error: Exception) -> str:
+    """Which scorer failed and how. The error's message is left out: it may quote anything."""
     facts = [type(error).__name__]
     if isinstance(error, QwenRerankError):
-        named = {"code": error.code, "status": error.status, "request_id": error.request_id}
-        facts += [f"{name}={value}" for name, value in named.items() if value is not None]
+        details = {"code": error.code, "status": error.status, "request_id": error.request_id}
+        facts += [f"{name}={value}" for name, value in details.items() if value is not None]
     return f"{scorer.model} failed ({', '.join(facts)})"

@@ -1,19 +1,21 @@
-"""PassageScorer: long texts, scored by their passages."""
+"""PassageScorer: scores long texts by their passages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from threading import Event
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, text_of
-from qwen_rerank.scorers.base import Scorer, Scores, Usage
+from qwen_rerank.scorers.base import Scorer, Scores, Usage, class_name
 from qwen_rerank.scorers.http.batching import byte_bound
-from qwen_rerank.scorers.wrappers.wrapper import Way, Wrapper
+from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.text.chunking import MIN_PASSAGE_TOKENS, Passage, check_chunker, passages_of
 from qwen_rerank.text.tokenizer import count_tokens
 from qwen_rerank.validation import check_whole, not_utf8
@@ -21,31 +23,33 @@ from qwen_rerank.validation import check_whole, not_utf8
 __all__ = ["Aggregate", "PassageScorer"]
 
 Aggregate: TypeAlias = Literal["max", "mean", "first"]
-"""The score of a text: its best passage's, the mean of its three best ones', its first one's."""
+"""How the score of a text follows from those of its passages: the best one's, the mean of the best
+three, or the first one's."""
+
+_COUNTED_CHARACTERS = 16
+"""Characters per token of a passage up to which a text's tokens are counted; English has 4."""
 
 
 class PassageScorer(Wrapper):
-    """Scores a long text by its passages, so that nothing of it goes unread.
+    """Scores a long text by its passages, so that no part of it goes unread.
 
-    A text of more than `max_tokens` is cut at the ends of paragraphs or sentences, in any script;
-    within a sentence only where that alone is too long. The passages of all texts go to the scorer
-    in one call, equal ones once. A text that is not longer goes as it is, and so does a Content
-    with an image or a video.
+    A text of more than `max_tokens` is cut at the ends of paragraphs or sentences, in any script. A
+    sentence is only cut if it is too long for a passage. All passages go to the scorer in one call,
+    without duplicates. A shorter text is scored whole, and so is a Content with an image or video.
 
-    `Scores.passages` says which passage of a text scored best. Its offsets are characters of the
-    text. Tokens are Qwen's. They are counted only in a text of more bytes than `max_tokens`, the
-    others cost next to nothing.
+    `Scores.passages` names the best passage of each text, in characters of the text. Tokens are
+    Qwen's. They are only counted in texts of more than `max_tokens` bytes.
 
     Args:
-        scorer: Gives the passages their scores.
-        max_tokens: Tokens of a passage at most; at least 16.
-        overlap: Tokens that a passage repeats of the one before it at most, less than `max_tokens`.
-            Only whole sentences are repeated, or whatever else the passages are made of.
-        aggregate: The score of a text: `"max"` is its best passage's; `"mean"` the mean of its
-            three best ones'; `"first"` its first one's, and the others are not scored.
+        scorer: Scores the passages.
+        max_tokens: The maximum length of a passage in tokens; at least 16.
+        overlap: The maximum number of tokens that a passage repeats from the one before it; less
+            than `max_tokens`. Only whole sentences (or other units of the chunking) are repeated.
+        aggregate: The score of a text: `"max"` for its best passage's, `"mean"` for the mean of its
+            three best, `"first"` for its first passage's; the others are then not scored.
 
     Raises:
-        InvalidInputError: An argument that can't be used.
+        InvalidInputError: An argument is not valid.
         MissingDependencyError: The extra `passages` is not installed.
     """
 
@@ -76,24 +80,30 @@ class PassageScorer(Wrapper):
 
     @property
     def model(self) -> str:
-        """That of the scorer."""
+        """The model of the wrapped scorer."""
         return self._scorer.model
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """The options, and the fingerprint of the scorer."""
+        """The options, and the fingerprint of the wrapped scorer."""
         options = (self._max_tokens, self._overlap, self._aggregate)
-        return (type(self).__qualname__, *options, *self._scorer.fingerprint)
+        return (class_name(type(self)), *options, *self._scorer.fingerprint)
 
     @property
     def pointwise(self) -> bool:
-        """Whether the scorer is."""
+        """Whether the wrapped scorer is pointwise."""
         return self._scorer.pointwise
 
-    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
-        part = partial(self._parted, texts)
-        parted = part() if all(map(self._surely_fits, texts)) else await way.do(part)
-        return self._joined(parted, await way.ask(self._scorer, query, parted.parts))
+    async def _score(self, query: Item, texts: Sequence[Item], runner: Runner) -> Scores:
+        is_over = Event()
+        chunk = partial(self._chunk, texts, is_over)
+        try:
+            surely_fit = all(map(self._surely_fits, texts))
+            chunked = chunk() if surely_fit else await runner.run(chunk)
+        finally:
+            is_over.set()
+        scores = await runner.score(self._scorer, query, chunked.items)
+        return self._aggregated(chunked, scores)
 
     def __repr__(self) -> str:
         return (
@@ -102,76 +112,89 @@ class PassageScorer(Wrapper):
         )
 
     def _surely_fits(self, item: Item) -> bool:
-        """Whether it is a text no longer than a passage, as its bytes tell, or more than a text."""
+        """Whether an item is scored whole without counting its tokens."""
         try:
             return not isinstance(item, str) or byte_bound(item) <= self._max_tokens
         except UnicodeEncodeError:
             raise not_utf8("A text") from None
 
-    def _parted(self, texts: Sequence[Item]) -> _Parted:
-        """What to score of the texts."""
-        places: dict[Item, int] = {}
+    def _chunk(self, texts: Sequence[Item], is_over: Event) -> _Chunked:
+        """Chunk the texts. Stops with CancelledError when the call is over."""
+        indices: dict[Item, int] = {}
 
-        def part(item: Item, passage: Passage | None) -> _Part:
-            found = passage.of(text_of(item)) if passage else item
-            return _Part(passage, places.setdefault(found, len(places)))
+        def chunk_of(item: Item, passage: Passage | None) -> _Chunk:
+            part = passage.of(text_of(item)) if passage else item
+            return _Chunk(passage, indices.setdefault(part, len(indices)))
 
-        parts = [[part(text, passage) for passage in self._passages(text)] for text in texts]
-        return _Parted(parts, list(places))
+        chunks = [
+            [chunk_of(text, passage) for passage in self._passages_of(text, is_over)]
+            for text in texts
+        ]
+        return _Chunked(chunks, list(indices))
 
-    def _passages(self, item: Item) -> Sequence[Passage | None]:
-        """What to score of a text: its passages, or None for all of it."""
-        text = text_of(item)
-        if self._surely_fits(item) or count_tokens(text) <= self._max_tokens:
+    def _passages_of(self, item: Item, is_over: Event) -> Sequence[Passage | None]:
+        """The passages of an item, or None if it is scored whole."""
+        if self._surely_fits(item):
             return [None]
-        found = passages_of(text, self._max_tokens, self._overlap)
-        # White space alone has no passage: it is left to the scorer.
-        return list(islice(found, 1 if self._aggregate == "first" else None)) or [None]
+        text = text_of(item)
+        is_countable = len(text) <= _COUNTED_CHARACTERS * self._max_tokens
+        if is_countable and count_tokens(text) <= self._max_tokens:
+            return [None]
+        passages = _unless(is_over, passages_of(text, self._max_tokens, self._overlap))
+        # White space has no passages: it is left to the scorer.
+        return list(islice(passages, 1 if self._aggregate == "first" else None)) or [None]
 
-    def _joined(self, parted: _Parted, scores: Scores) -> Scores:
-        """The scores of the texts, made of those of their parts."""
-        best = [_best(parts, scores) for parts in parted.texts]
+    def _aggregated(self, chunked: _Chunked, scores: Scores) -> Scores:
+        """The scores of the texts, from those of their chunks."""
+        best = [_best_first(chunks, scores) for chunks in chunked.texts]
         count = 3 if self._aggregate == "mean" else 1
-        saved = sum(map(len, parted.texts)) - len(parted.parts)
+        duplicates = sum(map(len, chunked.texts)) - len(chunked.items)
         return replace(
             scores,
-            values=[_mean(parts[:count], scores) for parts in best],
-            passages=[_passage(parts[0], scores) for parts in best],
-            tiers=scores.tiers and [scores.tiers[parts[0].place] for parts in best],
-            usage=scores.usage + Usage(duplicate_texts=saved),
+            values=[_mean(chunks[:count], scores) for chunks in best],
+            passages=[_passage(chunks[0], scores) for chunks in best],
+            tiers=scores.tiers and [scores.tiers[chunks[0].item_index] for chunks in best],
+            usage=scores.usage + Usage(duplicate_texts=duplicates),
         )
 
 
-class _Part(NamedTuple):
-    """A passage of a text, or None for all of it; and its place among the different parts."""
+class _Chunk(NamedTuple):
+    """A passage of a text, or None for the whole text, and the index of its item to score."""
 
     passage: Passage | None
-    place: int
+    item_index: int
 
 
-class _Parted(NamedTuple):
-    """The parts of each text, in order; and the different parts of all of them."""
+class _Chunked(NamedTuple):
+    """The chunks of each text, and the distinct items to score for all of them."""
 
-    texts: list[list[_Part]]
-    parts: list[Item]
+    texts: list[list[_Chunk]]
+    items: list[Item]
 
 
-def _best(parts: list[_Part], scores: Scores) -> list[_Part]:
-    """The parts of the lowest tier, best first."""
+def _unless(is_over: Event, passages: Iterator[Passage]) -> Iterator[Passage]:
+    for passage in passages:
+        if is_over.is_set():
+            raise CancelledError
+        yield passage
+
+
+def _best_first(chunks: list[_Chunk], scores: Scores) -> list[_Chunk]:
+    """The chunks in the lowest tier, best first."""
     if (tiers := scores.tiers) is not None:
-        lowest = min(tiers[part.place] for part in parts)
-        parts = [part for part in parts if tiers[part.place] == lowest]
-    return sorted(parts, key=lambda part: scores.values[part.place], reverse=True)
+        lowest = min(tiers[chunk.item_index] for chunk in chunks)
+        chunks = [chunk for chunk in chunks if tiers[chunk.item_index] == lowest]
+    return sorted(chunks, key=lambda chunk: scores.values[chunk.item_index], reverse=True)
 
 
-def _mean(parts: list[_Part], scores: Scores) -> float:
-    return math.fsum(scores.values[part.place] for part in parts) / len(parts)
+def _mean(chunks: list[_Chunk], scores: Scores) -> float:
+    return math.fsum(scores.values[chunk.item_index] for chunk in chunks) / len(chunks)
 
 
-def _passage(part: _Part, scores: Scores) -> Passage | None:
-    """The passage that the part is, or the one that the scorer found in it."""
-    outer = part.passage
-    inner = None if scores.passages is None else scores.passages[part.place]
+def _passage(chunk: _Chunk, scores: Scores) -> Passage | None:
+    """The passage that a chunk is, or the passage that the scorer found within it."""
+    outer = chunk.passage
+    inner = None if scores.passages is None else scores.passages[chunk.item_index]
     if outer is None or inner is None:
         return outer or inner
     return Passage(outer.start + inner.start, outer.start + inner.end)

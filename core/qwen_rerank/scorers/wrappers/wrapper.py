@@ -1,4 +1,4 @@
-"""Wrapper: what the scorers that wrap others have in common."""
+"""Wrapper: what all scorers that wrap other scorers share."""
 
 from __future__ import annotations
 
@@ -6,70 +6,105 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from qwen_rerank.inputs.content import Item, Modality
-from qwen_rerank.scorers.base import Scorer, Scores, check_scorer, checked
+from qwen_rerank.scorers.base import Scorer, Scores, can_score_top, check_scorer, checked
 
-__all__ = ["Way", "Wrapper"]
+__all__ = ["Runner", "Wrapper"]
 
 T = TypeVar("T")
 
 
-class Way(ABC):
-    """How a wrapper gets what it needs: by calling or by awaiting."""
+class Runner(ABC):
+    """Runs the parts of one call, either by calling or by awaiting them.
+
+    Args:
+        top_n: How many of the best scores the call needs; None for all.
+    """
+
+    def __init__(self, top_n: int | None = None) -> None:
+        self._top_n = top_n
 
     @abstractmethod
-    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
-        """The scores that the scorer gives, a finite one for each text."""
+    async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        """Return the checked scores of a wrapped scorer, one per text."""
 
     @abstractmethod
-    async def do(self, work: Callable[[], T]) -> T:
-        """What the work returns, for which an event loop should not have to wait."""
+    async def score_top(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        """Return the scores that the call needs: like `score`, or only the best `top_n`."""
+
+    @abstractmethod
+    async def run(
+        self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
+    ) -> T:
+        """Run blocking work. An event loop runs it in a thread, of the executor if there is one.
+
+        Raises:
+            TimeoutError: In an event loop, the work took longer than `limit` seconds.
+        """
 
 
-class _Calling(Way):
-    """For callers with no event loop: nothing here ever waits for one."""
+class _SyncRunner(Runner):
+    """Calls everything in the caller's thread, without an event loop."""
 
-    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
-        return checked(scorer.score(*_taken(query, texts)), len(texts), scorer.model)
+    async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        return checked(scorer.score(*_arguments(query, texts)), len(texts), scorer.model)
 
-    async def do(self, work: Callable[[], T]) -> T:
+    async def score_top(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        if self._top_n is None or not can_score_top(scorer):
+            return await self.score(scorer, query, texts)
+        scores = scorer.score_top(*_arguments(query, texts), self._top_n)
+        return checked(scores, len(texts), scorer.model, self._top_n)
+
+    async def run(
+        self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
+    ) -> T:
         return work()
 
 
-class _Awaiting(Way):
-    """For callers in an event loop."""
+class _AsyncRunner(Runner):
+    """Awaits everything in the running event loop."""
 
-    async def ask(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
-        return checked(await scorer.ascore(*_taken(query, texts)), len(texts), scorer.model)
+    async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        return checked(await scorer.ascore(*_arguments(query, texts)), len(texts), scorer.model)
 
-    async def do(self, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(work)
+    async def score_top(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
+        if self._top_n is None or not can_score_top(scorer):
+            return await self.score(scorer, query, texts)
+        scores = await scorer.ascore_top(*_arguments(query, texts), self._top_n)
+        return checked(scores, len(texts), scorer.model, self._top_n)
+
+    async def run(
+        self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
+    ) -> T:
+        in_context = partial(copy_context().run, work)
+        async with asyncio.timeout(limit):
+            return await asyncio.get_running_loop().run_in_executor(executor, in_context)
 
 
-def _taken(query: Item, texts: Sequence[Item]) -> tuple[str, Sequence[str]]:
-    """What a scorer gets: a Content is among it only where all the wrapped scorers take it."""
+def _arguments(query: Item, texts: Sequence[Item]) -> tuple[str, Sequence[str]]:
+    """What a wrapped scorer gets. It includes a Content only if all wrapped scorers accept it."""
     return cast(tuple[str, Sequence[str]], (query, texts))
 
 
-_CALLING, _AWAITING = _Calling(), _Awaiting()
-
-
 class Wrapper(Scorer):
-    """A scorer that has its scores from other scorers, and closes them when it is closed.
+    """A scorer that gets its scores from other scorers, and closes them when it is closed.
 
-    What it does is written once, in `_score`, which gets the way to do it: `score` runs it in the
-    caller's thread and calls the others, `ascore` awaits it and them. It adds neither a thread nor
-    a task to what they need. The seconds of its usage are those of the whole call.
+    A subclass implements `_score` once, for sync and async calls alike: `score` runs it in the
+    caller's thread, `ascore` awaits it. It needs no thread or task of its own. The seconds in its
+    usage are those of the whole call.
 
     Args:
-        scorers: The scorers that it wraps.
+        scorers: The wrapped scorers.
 
     Raises:
-        InvalidInputError: One of them is no scorer.
+        InvalidInputError: One of them is not a scorer.
     """
 
     def __init__(self, *scorers: Scorer) -> None:
@@ -79,22 +114,32 @@ class Wrapper(Scorer):
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What all of the wrapped scorers take."""
+        """What all wrapped scorers accept."""
         return frozenset.intersection(*(scorer.modalities for scorer in self._scorers))
 
     @abstractmethod
-    async def _score(self, query: Item, texts: Sequence[Item], way: Way) -> Scores:
-        """Score the texts. It awaits nothing but the way."""
+    async def _score(self, query: Item, texts: Sequence[Item], runner: Runner) -> Scores:
+        """Score the texts. It may await nothing but methods of the runner."""
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`."""
         start = time.perf_counter()
-        return _timed(_result(self._score(query, texts, _CALLING)), start)
+        return _timed(_result(self._score(query, texts, _SyncRunner())), start)
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
-        """The same as `score`, by what the wrapped scorers have for event loops."""
+        """Like `score`, without blocking the event loop."""
         start = time.perf_counter()
-        return _timed(await self._score(query, texts, _AWAITING), start)
+        return _timed(await self._score(query, texts, _AsyncRunner()), start)
+
+    def score_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
+        """Score the texts, or at least the best `top_n`; see `Scorer.score_top`."""
+        start = time.perf_counter()
+        return _timed(_result(self._score(query, texts, _SyncRunner(top_n))), start)
+
+    async def ascore_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
+        """Like `score_top`, without blocking the event loop."""
+        start = time.perf_counter()
+        return _timed(await self._score(query, texts, _AsyncRunner(top_n)), start)
 
     def close(self) -> None:
         """Close the wrapped scorers."""
@@ -103,7 +148,7 @@ class Wrapper(Scorer):
                 stack.callback(scorer.close)
 
     async def aclose(self) -> None:
-        """The same as `close`, from an event loop."""
+        """Like `close`, without blocking the event loop."""
         async with AsyncExitStack() as stack:
             for scorer in self._scorers:
                 stack.push_async_callback(scorer.aclose)
@@ -112,16 +157,16 @@ class Wrapper(Scorer):
         return f"{type(self).__name__}({', '.join(map(repr, self._scorers))})"
 
 
-def _result(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that never waits."""
+def _result(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, and return its result."""
     try:
-        work.send(None)
+        coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
-    raise RuntimeError("A wrapper awaited something else than its way.")
+    raise RuntimeError("A wrapper awaited something other than its runner.")
 
 
 def _timed(scores: Scores, start: float) -> Scores:
-    """The scores, with the seconds since the start."""
+    """The scores, with the seconds since `start` in their usage."""
     return replace(scores, usage=replace(scores.usage, seconds=time.perf_counter() - start))
