@@ -152,7 +152,7 @@ class PassageScorer(Wrapper):
         return replace(
             scores,
             values=[_mean(chunks[:count], scores) for chunks in best],
-            passages=[_passage(chunks[0], scores) for chunks in best],
+            passages=None if scores.unranked else [_passage(chunks[0], scores) for chunks in best],
             tiers=scores.tiers and [scores.tiers[chunks[0].item_index] for chunks in best],
             usage=scores.usage + Usage(duplicate_texts=duplicates),
         )
