@@ -118,7 +118,7 @@ class TestCheck:
         outcome = cli("check")
         assert outcome.code == 1
         assert outcome.out.splitlines()[-1] == "fail  ranking"
-        assert "0.5, and one that has nothing to do with it 0.6" in outcome.err
+        assert "0.5, but an unrelated text 0.6" in outcome.err
 
     @pytest.mark.parametrize(
         ("fault", "code", "says"),

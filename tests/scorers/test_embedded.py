@@ -1,4 +1,4 @@
-"""EmbeddedScorer: ranking with no key and no network."""
+"""EmbeddedScorer: reranking without a key or a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
     "Seabirds of this kind are found in Antarctica.",
 ]
 
-# Any code point, lone surrogates included; and often those that are split in different ways.
+# Any code point, including lone surrogates; often those that are split in different ways.
 ANY_TEXT = st.text(st.characters()) | st.text("a1 é防鹅ガ・ｶﾞ한😀\ud800")
 
 
@@ -40,12 +40,12 @@ def values(query: str, texts: list[str]) -> list[float]:
     return EmbeddedScorer().score(query, texts).values
 
 
-def test_a_text_with_the_words_of_the_query_is_above_one_without() -> None:
+def test_a_text_with_words_of_the_query_ranks_above_one_without() -> None:
     stocks, penguins, _ = values(QUERY, TEXTS)
     assert penguins > stocks
 
 
-def test_a_paraphrase_is_above_an_unrelated_text() -> None:
+def test_a_paraphrase_ranks_above_an_unrelated_text() -> None:
     stocks, _, seabirds = values(QUERY, TEXTS)
     assert seabirds > stocks
 
@@ -63,13 +63,13 @@ def test_other_scripts_are_ranked(query: str, relevant: str, irrelevant: str) ->
     assert high > low
 
 
-def test_a_rare_term_counts_more_than_one_that_all_candidates_share() -> None:
+def test_a_rare_term_counts_more_than_a_common_one() -> None:
     texts = ["penguins penguins fish", "penguins and moulting", "penguins and eggs"]
     fish, moulting, eggs = values("penguins moulting", texts)
     assert moulting > max(fish, eggs)
 
 
-def test_the_topic_that_all_candidates_share_still_counts() -> None:
+def test_a_term_that_all_candidates_share_still_counts() -> None:
     about, beside = values("penguins", ["penguins penguins penguins", "penguins ate lots of fish"])
     assert about > beside
 
@@ -86,7 +86,7 @@ def test_case_and_width_make_no_lexical_difference(text: str) -> None:
     )
 
 
-def test_chinese_is_split_in_characters_and_pairs_and_the_rest_in_words() -> None:
+def test_chinese_becomes_characters_and_pairs_and_the_rest_words() -> None:
     assert list(embedded._terms("NFL 308分，黑豹队", embedded._stemmer())) == [
         *("nfl", "308", "分"),
         *("黑", "豹", "队", "黑豹", "豹队"),
@@ -103,15 +103,14 @@ def test_any_text_scores_between_0_and_1_and_equal_texts_equally(
     assert scores[: len(texts)] == scores[len(texts) :]
 
 
-@pytest.mark.parametrize("text", ["", " \n", "\ud800", "\x00", "😀🎉", "。！？", "\U0010ffff"])
+@pytest.mark.parametrize("text", ["", "\ud800", "😀🎉", "\U0010ffff"])
 def test_a_text_without_words_has_a_finite_score(text: str) -> None:
     (score,) = values(QUERY, [text])
     assert 0 <= score < 0.3
 
 
-@pytest.mark.parametrize("query", ["", " ", "？！"])
-def test_a_query_without_words_scores_nothing_lexically(query: str) -> None:
-    assert all(0 <= score <= 0.3 for score in values(query, TEXTS))
+def test_a_query_without_words_has_no_lexical_score() -> None:
+    assert all(0 <= score <= 0.3 for score in values("？！", TEXTS))
 
 
 def test_a_query_without_tokens_scores_0() -> None:
@@ -123,25 +122,24 @@ def test_a_single_text_that_repeats_the_query_scores_high() -> None:
     assert 0.5 < score < 1
 
 
-def test_a_text_of_a_million_characters_is_scored() -> None:
-    long = "penguins live here " * 55_000
-    low, high = values(QUERY, [TEXTS[0], long])
-    assert high > low
+def test_a_text_of_fifty_million_characters_is_scored_like_its_first_million() -> None:
+    long = "penguins live here " * 2_500_000
+    assert values(QUERY, [TEXTS[0], long]) == values(QUERY, [TEXTS[0], long[:1_000_000]])
 
 
-def test_words_far_into_a_long_text_are_found() -> None:
+def test_words_deep_in_a_long_text_count() -> None:
     filler = "stocks fell " * 5_000
     without, with_ = values("penguins", [filler, filler + "penguins"])
     assert with_ > without
 
 
-def test_the_usage_counts_texts_and_seconds_and_nothing_billed() -> None:
+def test_the_usage_counts_texts_and_seconds_but_no_requests() -> None:
     usage = EmbeddedScorer().score(QUERY, TEXTS).usage
     assert (usage.texts_sent, usage.requests, usage.tokens) == (3, 0, 0)
     assert usage.seconds > 0
 
 
-async def test_ascore_gives_the_same_as_score() -> None:
+async def test_ascore_returns_the_same_as_score() -> None:
     scorer = EmbeddedScorer()
     assert (await scorer.ascore(QUERY, TEXTS)).values == scorer.score(QUERY, TEXTS).values
 
@@ -152,14 +150,10 @@ def test_threads_that_start_together_get_the_same_scores(not_loaded: None) -> No
     assert set(results) == {tuple(values(QUERY, TEXTS))}
 
 
-def test_a_scorer_can_be_pickled_and_is_small() -> None:
+def test_a_pickled_scorer_is_small() -> None:
     pickled = pickle.dumps(EmbeddedScorer())
     assert len(pickled) < 1_000
     assert pickle.loads(pickled).score(QUERY, TEXTS).values == values(QUERY, TEXTS)
-
-
-def test_its_model_is_called_embedded() -> None:
-    assert EmbeddedScorer().model == "embedded"
 
 
 @pytest.mark.parametrize("package", ["wordllama", "tokenizers", "safetensors.numpy", "Stemmer"])
@@ -171,7 +165,7 @@ def test_a_missing_package_names_the_extra_to_install(
         EmbeddedScorer()
 
 
-def test_the_vectors_load_once_a_package_that_was_missing_is_there(
+def test_the_vectors_load_after_a_missing_package_was_installed(
     not_loaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

@@ -19,7 +19,7 @@ from qwen_rerank.cli.options import (
     make_scorer,
 )
 from qwen_rerank.cli.output import Output, spent
-from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
+from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 
 __all__ = ["check"]
 
@@ -53,7 +53,7 @@ def check(
         usage = scores.usage
         output.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
         with _step(output, "ranking"):
-            check_probe(chosen, scores)
+            check_relevant_first(chosen, scores)
     relevant, *others = scores.values
     output.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
 

@@ -1,4 +1,4 @@
-"""Ranking offline: wordllama's bundled word vectors, blended with a lexical score."""
+"""Offline reranking: wordllama's word vectors and a lexical score."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ __all__ = ["EmbeddedScorer"]
 _COSINE_WEIGHT = 0.3
 _LEXICAL_WEIGHT = 0.7
 
-# Anserini's defaults for BM25 over passages, which is what reaches a reranker. Lucene's, 1.2 and
-# 0.75, gave a worse order in benchmarks/ranking.py.
+# Anserini's defaults for BM25 over passages, which is what a reranker gets. Lucene's defaults, 1.2
+# and 0.75, ranked worse in benchmarks/ranking.py.
 _K1 = 0.9
 _B = 0.4
 
-# Added to the idf: candidates share the query's topic, which is why they are candidates, and the
-# idf alone would give the very words of that topic next to no weight.
+# Added to the idf. All candidates share the query's topic, so the idf alone would give the words of
+# that topic next to no weight.
 _BASE_WEIGHT = 1.0
 
-# Scripts that put no spaces between words: ideographs, hiragana, katakana (without the middle dot).
+# No document to rerank is longer, and the terms of this many take a second or two.
+_LEXICAL_CHARACTERS = 1_000_000
+
+# Scripts without spaces between words: ideographs, hiragana, katakana (without the middle dot).
 _UNSPACED = (
     "\u3005\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -38,30 +41,29 @@ _RUN = re.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
 
 
 class EmbeddedScorer(Scorer):
-    """Ranks with no key, no download and no network: a default to try things with.
+    """Reranks without a key, a download or a network. Use it to try things out.
 
-    It is not a Qwen model and no substitute for one. It takes milliseconds on a CPU and improves
-    somewhat on the order that BM25 gives (`benchmarks/ranking.py` measures how much); it knows a
-    paraphrase only by the average of its words' vectors, and those know little beyond English.
+    It is not a Qwen model, and no substitute for one. It takes milliseconds on a CPU and improves
+    somewhat on the order of BM25 (`benchmarks/ranking.py` measures by how much). It recognizes a
+    paraphrase only by the average of its word vectors, which know little beyond English.
 
         score = 0.3 · max(0, cosine) + 0.7 · lexical
 
     The cosine is that of the average word vectors (256 dimensions, from the `wordllama` package) of
-    query and text, the first 20,000 characters of each; 0 where one of them has no tokens.
-    The lexical part is BM25 as a share of what the query's terms could reach at most:
+    the first 20,000 characters of query and text; 0 if one of them has no tokens. The lexical part
+    is BM25, as a share of the maximum for the query's terms, over the first 1,000,000 characters:
 
         lexical = Σ w(t) · tf / (tf + k1 · (1 - b + b · length / average length)) / Σ w(t)
         w(t) = 1 + idf(t), k1 = 0.9, b = 0.4
 
-    over the distinct terms of the query. Chinese and Japanese are split in characters and pairs of
-    characters, everything else in words, regardless of case and width and of English endings.
+    summed over the distinct terms of the query. Chinese and Japanese are split into characters and
+    pairs of characters, everything else into words. Case, width and English endings don't matter.
 
-    Scores lie in [0, 1). Unlike those of other scorers they are not pointwise: idf and average
-    length are those of the texts in the same call, so the score of a text depends on which others
-    came along. Equal texts of one call have equal scores.
+    Scores are in [0, 1). They are not pointwise: idf and average length are those of the texts in
+    the call, so a text's score depends on the others. Equal texts in a call have equal scores.
 
     Raises:
-        MissingDependencyError: wordllama, the vectors it bundles, or PyStemmer is not installed.
+        MissingDependencyError: wordllama or PyStemmer is not installed.
     """
 
     def __init__(self) -> None:
@@ -75,18 +77,18 @@ class EmbeddedScorer(Scorer):
 
     @property
     def pointwise(self) -> bool:
-        """False: see above."""
+        """False: idf and average length depend on the other texts."""
         return False
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
-        """Score the texts against the query, and against each other's terms.
+        """Score the texts against the query.
 
         Args:
-            query: The query. One without a single word or known token gives every text 0.
-            texts: The texts, of any length.
+            query: The query. If it has no words and no known tokens, all scores are 0.
+            texts: Texts of any length.
 
         Returns:
-            One score in [0, 1) a text. The usage counts texts and seconds; nothing is billed.
+            One score in [0, 1) per text. The usage counts texts and seconds; nothing is billed.
         """
         start = time.perf_counter()
         cosines = offline_vectors().cosines(query, texts)
@@ -99,39 +101,39 @@ class EmbeddedScorer(Scorer):
 
 
 def _lexical(query: str, texts: Sequence[str]) -> list[float]:
-    """The share of the attainable BM25 weight that each text reaches, in [0, 1)."""
+    """The share of the maximum BM25 weight that each text has, in [0, 1)."""
     stem = _stemmer()
-    wanted = dict.fromkeys(_terms(query, stem))
+    query_terms = dict.fromkeys(_terms(query, stem))
     documents = [list(_terms(text, stem)) for text in texts]
-    found = [Counter(filter(wanted.__contains__, terms)) for terms in documents]
-    weights = _weights(wanted, found)
-    attainable = sum(weights.values()) or 1.0
+    counts = [Counter(filter(query_terms.__contains__, terms)) for terms in documents]
+    weights = _weights(query_terms, counts)
+    maximum = sum(weights.values()) or 1.0
     average = sum(map(len, documents)) / max(len(documents), 1) or 1.0
     return [
-        _reached(counts, weights, len(terms) / average) / attainable
-        for counts, terms in zip(found, documents, strict=True)
+        _bm25(frequencies, weights, len(terms) / average) / maximum
+        for frequencies, terms in zip(counts, documents, strict=True)
     ]
 
 
-def _weights(wanted: Iterable[str], found: Sequence[Counter[str]]) -> dict[str, float]:
+def _weights(query_terms: Iterable[str], counts: Sequence[Counter[str]]) -> dict[str, float]:
     """The weight of each term: 1 + its idf over the texts."""
-    holding = Counter(term for counts in found for term in counts)
+    document_frequencies = Counter(term for frequencies in counts for term in frequencies)
 
     def idf(n: int) -> float:
-        return math.log1p((len(found) - n + 0.5) / (n + 0.5))
+        return math.log1p((len(counts) - n + 0.5) / (n + 0.5))
 
-    return {term: _BASE_WEIGHT + idf(holding[term]) for term in wanted}
+    return {term: _BASE_WEIGHT + idf(document_frequencies[term]) for term in query_terms}
 
 
-def _reached(counts: Counter[str], weights: dict[str, float], relative_length: float) -> float:
-    """The sum of the terms' weights, each approached as the term is repeated."""
+def _bm25(frequencies: Counter[str], weights: dict[str, float], relative_length: float) -> float:
+    """The weighted sum of the term frequencies, each saturating towards 1."""
     half = _K1 * (1 - _B + _B * relative_length)
-    return sum(weights[term] * tf / (tf + half) for term, tf in counts.items())
+    return sum(weights[term] * tf / (tf + half) for term, tf in frequencies.items())
 
 
 def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
-    """The stems of a text; where the script has no spaces, its characters and pairs of them."""
-    for match in _RUN.finditer(normalize("NFKC", text).casefold()):
+    """The stems of a text; in scripts without spaces, its characters and pairs of characters."""
+    for match in _RUN.finditer(normalize("NFKC", text[:_LEXICAL_CHARACTERS]).casefold()):
         run = match.group()
         if match["unspaced"] is None:
             yield stem(run)
@@ -141,7 +143,7 @@ def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
 
 
 def _stemmer() -> Callable[[str], str]:
-    """A stemmer of its own for each call: one can't be shared between threads, and costs 1 µs."""
+    """A new stemmer: threads can't share one, and making one takes 1 µs."""
     try:
         from Stemmer import Stemmer
     except ImportError as error:

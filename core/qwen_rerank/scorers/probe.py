@@ -1,11 +1,11 @@
-"""One ranking that any reranker must get right."""
+"""A query and eight texts that any reranker must get right."""
 
 from __future__ import annotations
 
 from qwen_rerank.errors import BadResponseError
 from qwen_rerank.scorers.base import Scorer, Scores
 
-__all__ = ["QUERY", "TEXTS", "check_probe"]
+__all__ = ["QUERY", "TEXTS", "check_relevant_first"]
 
 QUERY = "What is the capital of France?"
 TEXTS = (
@@ -18,11 +18,11 @@ TEXTS = (
     "The patch fixes a memory leak in the parser.",
     "Photosynthesis turns light into chemical energy.",
 )
-"""One text that answers the query, and seven that do not: chance passes once in eight times."""
+"""A text that answers the query, then seven that don't. Random scores pass one time in eight."""
 
 
-def check_probe(scorer: Scorer, scores: Scores) -> Scores:
-    """The scores that the scorer gave `TEXTS`, if the first is above each of the others.
+def check_relevant_first(scorer: Scorer, scores: Scores) -> Scores:
+    """Return the scores of `TEXTS` if the first is above all others.
 
     Raises:
         BadResponseError: It is not.
@@ -31,9 +31,8 @@ def check_probe(scorer: Scorer, scores: Scores) -> Scores:
     if relevant > best_of_others:
         return scores
     raise BadResponseError(
-        f"{scorer!r} gives a text that answers the query {relevant:.4g}, and one that has "
-        f"nothing to do with it {best_of_others:.4g}.",
-        remedy="The model is probably no reranker; or it runs without its prompt template, as "
-        "Qwen3-Reranker does in vLLM without --hf_overrides and --chat-template: see "
-        "docs/scorers.md.",
+        f"{scorer!r} scores a text that answers the query {relevant:.4g}, but an unrelated text "
+        f"{best_of_others:.4g}.",
+        remedy="The model is probably not a reranker, or it runs without its prompt template, like "
+        "Qwen3-Reranker in vLLM without --hf_overrides and --chat-template. See docs/scorers.md.",
     )

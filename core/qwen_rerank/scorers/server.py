@@ -19,7 +19,7 @@ from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import ServiceScorer
-from qwen_rerank.scorers.probe import QUERY, TEXTS, check_probe
+from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 from qwen_rerank.validation import check_whole
 
 __all__ = ["ServerName", "ServerScorer"]
@@ -133,11 +133,11 @@ class ServerScorer(ServiceScorer):
             BadResponseError: The relevant text does not score above all others.
             QwenRerankError: As `score` raises.
         """
-        return check_probe(self, self.score(QUERY, TEXTS))
+        return check_relevant_first(self, self.score(QUERY, TEXTS))
 
     async def acheck(self) -> Scores:
         """The same as `check`."""
-        return check_probe(self, await self.ascore(QUERY, TEXTS))
+        return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
 
     def _headers(self) -> dict[str, str]:
         if not self._is_keyed:
