@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tenacity import wait_none
 
 from tests.support.loopback import LoopbackDashScope
 
@@ -34,12 +33,6 @@ def _ctrl_c_interrupts() -> None:
     """Also where the tests run in a shell's background, which has what it starts ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries don't wait, unless the service asks for it."""
-    monkeypatch.setattr("qwen_rerank.scorers.http.retry._backoff", wait_none())
 
 
 @pytest.fixture

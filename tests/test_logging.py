@@ -28,7 +28,7 @@ def score(request: pytest.FixtureRequest) -> Score:
 
 
 @pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture, no_backoff: None) -> Logged:
+def logged(caplog: pytest.LogCaptureFixture) -> Logged:
     """The records of our loggers, from DEBUG on."""
     caplog.set_level(logging.DEBUG, "qwen_rerank")
     return lambda: [
@@ -55,7 +55,7 @@ def test_each_retry_is_logged_with_the_failure_and_the_wait(
     dashscope: LoopbackDashScope, score: Score, logged: Logged
 ) -> None:
     dashscope.faults.extend([drops, refuses(429, "Throttling.RateQuota", retry_after="0.04")])
-    score(DashScopeScorer(), "q", ["a"])
+    score(DashScopeScorer(backoff=0), "q", ["a"])
     _, first, second = logged()
     assert first == (
         RETRYING,

@@ -57,9 +57,7 @@ def test_the_wheel_requires_what_it_imports_and_names_its_extras(dist: Path) -> 
     assert base == {
         "dashscope",
         "pydantic",
-        "tenacity",
         "filetype",
-        "aiohttp",
         "certifi",
         "typing-extensions",
     }

@@ -41,7 +41,7 @@ ONE_A_REQUEST = Limits(documents=1)
 
 
 @pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch, no_backoff: None) -> Spans:
+def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     """The spans exported so far, in the order in which they ended."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
@@ -131,7 +131,7 @@ def test_each_request_and_each_attempt_has_its_own_span(
     dashscope: LoopbackDashScope, spans: Spans, rerank: Rerank
 ) -> None:
     dashscope.faults.extend([refuses(503, "ServiceUnavailable"), drops])
-    rerank(DashScopeScorer(limits=ONE_A_REQUEST, max_concurrency=1))
+    rerank(DashScopeScorer(limits=ONE_A_REQUEST, max_concurrency=1, backoff=0))
     *requests, whole = spans()
     facts = ("http.response.status_code", "http.request.resend_count", "error.type")
     assert [tuple(map(each.attributes.get, facts)) for each in requests] == [

@@ -61,6 +61,10 @@ class RequestOptions(BaseModel):
     429, 5xx except 501, throttling, timeouts and lost connections. Retry-After is honored unless it
     would pass the deadline or, without one, is more than a minute.
     """
+    backoff: float = 0.5
+    """Seconds before the first retry, at least 0. Each further retry waits twice as long, up to
+    30 s, and up to this many seconds of random jitter are added.
+    """
     max_concurrency: int = 8
     """Requests of one call that run at the same time."""
     requests_per_minute: int | None = None
@@ -80,6 +84,7 @@ class RequestArguments(TypedDict, total=False):
     timeout: float
     deadline: float | None
     max_retries: int
+    backoff: float
     max_concurrency: int
     requests_per_minute: int | None
     tokens_per_minute: int | None

@@ -132,10 +132,10 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Lo
 
 @pytest.fixture
 def make_entry_point(
-    service: Service, server: Loopback, log: Log, no_backoff: None
+    service: Service, server: Loopback, log: Log
 ) -> Iterator[Callable[[type[Face], bool], EntryPoint]]:
     """Entry points to the service. Whatever happens, no key leaks and no text is logged."""
-    options = {**service.options(server), "timeout": 20, "max_retries": 1}
+    options = {**service.options(server), "timeout": 20, "max_retries": 1, "backoff": 0}
     made: list[EntryPoint] = []
 
     def make(face: type[Face], is_async: bool) -> EntryPoint:

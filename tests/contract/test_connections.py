@@ -20,7 +20,9 @@ from tests.support.loopback import (
 )
 
 EXPECTED = Row("without a fault").expected
-NO_CONNECTION = r"127\.0\.0\.1 could not be reached, or broke off"
+NO_CONNECTION = (
+    r"(Could not connect to|Lost the connection to|Invalid response from) 127\.0\.0\.1:\d+: "
+)
 
 BREAKS = {
     "dropped before the response": drops,

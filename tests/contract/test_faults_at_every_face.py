@@ -30,7 +30,9 @@ ERROR_RESPONSES = [
 ]
 THROTTLED = refuses(429, "Throttling", MESSAGE)
 BROKEN = says(f"<html>{KEY}</html>", 503, "text/html")
-NO_CONNECTION = r"127\.0\.0\.1 could not be reached, or broke off"
+NO_CONNECTION = (
+    r"(Could not connect to|Lost the connection to|Invalid response from) 127\.0\.0\.1:\d+: "
+)
 
 
 def faults(service: Service) -> Iterator[Row]:

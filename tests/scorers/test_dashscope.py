@@ -305,7 +305,7 @@ def test_a_lost_connection_is_chained_to_its_cause(dashscope: LoopbackDashScope)
     dashscope.faults.append(drops)
     with pytest.raises(ServiceError) as failure:
         DashScopeScorer(max_retries=0).score("q", ["a"])
-    assert type(failure.value.__cause__).__name__ == "ServerDisconnectedError"
+    assert type(failure.value.__cause__).__name__ == "ConnectionLostError"
 
 
 # --- Keys

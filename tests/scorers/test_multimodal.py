@@ -172,7 +172,7 @@ def test_the_item_limit_applies_to_the_text_with_an_image(
     dashscope: LoopbackDashScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     DashScopeScorer(MODEL).score("q", [image(0.2), image(0.1, "word " * 8_001)])
-    assert "1 of 3 items (the query and the texts) are over the 8000 tokens" in caplog.text
+    assert "1 of 3 items (the query and the texts) exceed the 8000 tokens" in caplog.text
 
 
 def test_a_query_over_the_item_limit_counts_once_with_several_kinds_of_items() -> None:

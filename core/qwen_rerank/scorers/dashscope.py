@@ -23,17 +23,18 @@ from qwen_rerank.scorers.catalog import (
     published_price,
 )
 from qwen_rerank.scorers.http.addresses import dashscope_region, dashscope_url, warn_if_unencrypted
-from qwen_rerank.scorers.http.auth import checked_key
+from qwen_rerank.scorers.http.auth import bearer, checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
+from qwen_rerank.scorers.http.pool import Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
-from qwen_rerank.scorers.http.scorer import ServiceScorer
+from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.validation import check_text
 
 __all__ = ["DashScopeScorer"]
 
 
-class DashScopeScorer(ServiceScorer):
+class DashScopeScorer(HttpScorer):
     """Scores with DashScope's TextReRank: any number of texts, of any length.
 
     With qwen3-vl-rerank, the query and each text can also be a `Content` with an image, a video, or
@@ -80,7 +81,9 @@ class DashScopeScorer(ServiceScorer):
             url=f"{self._base_url}{PATH}",
             dialect=DashScopeDialect(),
             instruct=instruct,
-            retry_policy=RetryPolicy(chosen["timeout"], chosen["deadline"], chosen["max_retries"]),
+            retry_policy=RetryPolicy(
+                chosen["timeout"], chosen["deadline"], chosen["max_retries"], chosen["backoff"]
+            ),
             max_concurrency=chosen["max_concurrency"],
             limits=limits or published_limits(model, served_in),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
@@ -97,9 +100,9 @@ class DashScopeScorer(ServiceScorer):
         """The address of the API, up to and including `/api/v1`."""
         return self._base_url
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> Headers:
         key = self._api_key or _checked_key(None)
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+        headers: dict[str, SecretStr | str] = {"Authorization": bearer(key)}
         if self._workspace is not None:
             headers["X-DashScope-WorkSpace"] = self._workspace
         return headers

@@ -16,9 +16,10 @@ from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
+from qwen_rerank.scorers.http.pool import Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
-from qwen_rerank.scorers.http.scorer import ServiceScorer
+from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 from qwen_rerank.validation import check_whole
 
@@ -38,7 +39,7 @@ _KEY = "QWEN_RERANK_SERVER_KEY"
 """The environment variable with the key of a scorer that was unpickled."""
 
 
-class ServerScorer(ServiceScorer):
+class ServerScorer(HttpScorer):
     """Scores with your own server: vLLM, SGLang, llama.cpp, Infinity, TEI and others.
 
     It sends, retries, checks and cancels like DashScopeScorer. Each request has at most
@@ -104,7 +105,9 @@ class ServerScorer(ServiceScorer):
                 score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
-            retry_policy=RetryPolicy(chosen["timeout"], chosen["deadline"], chosen["max_retries"]),
+            retry_policy=RetryPolicy(
+                chosen["timeout"], chosen["deadline"], chosen["max_retries"], chosen["backoff"]
+            ),
             max_concurrency=chosen["max_concurrency"],
             limits=_limits(server, batch_size),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
@@ -139,7 +142,7 @@ class ServerScorer(ServiceScorer):
         """The same as `check`."""
         return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> Headers:
         if not self._is_keyed:
             return {}
         key = self._api_key or _key_of_unpickled(self)

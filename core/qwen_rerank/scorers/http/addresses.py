@@ -16,6 +16,7 @@ __all__ = [
     "dashscope_region",
     "dashscope_url",
     "is_dashscope",
+    "is_loopback",
     "warn_if_unencrypted",
 ]
 
@@ -69,11 +70,12 @@ def warn_if_unencrypted(url: str, *, stacklevel: int) -> None:
         stacklevel: As in `warnings.warn`: 2 is the caller.
     """
     parts = urlsplit(url)
-    if parts.scheme == "http" and not _is_this_machine(str(parts.hostname)):
+    if parts.scheme == "http" and not is_loopback(str(parts.hostname)):
         _warn_unencrypted(str(parts.hostname), stacklevel + 1)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine: localhost, or a loopback address."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""API keys: which strings can be one."""
+"""API keys: which strings can be one, and how a key is sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import MissingKeyError
 
-__all__ = ["checked_key"]
+__all__ = ["bearer", "checked_key"]
+
+
+def bearer(key: SecretStr) -> SecretStr:
+    """The value of the Authorization header for a key."""
+    return SecretStr(f"Bearer {key.get_secret_value()}")
 
 
 def checked_key(name: str, key: str | SecretStr) -> SecretStr:

@@ -1,9 +1,9 @@
-"""HTTP connections that every thread and every event loop of the process can share.
+"""An event loop for I/O, in a thread of its own, that all scorers of the process share.
 
-An aiohttp session belongs to one event loop. So there is one loop for I/O, in a thread of its own,
-and callers hand their coroutines over to it. Synchronous callers wait for the result, asynchronous
-ones await it in whatever loop they run; both get the same connections, real deadlines and
-cancellation, and no request outlives its caller.
+A connection belongs to one event loop. So there is one loop for I/O, and callers hand their
+coroutines over to it. Synchronous callers wait for the result; asynchronous ones await it in their
+own loop. Both get the same connections, real deadlines and cancellation, and no request outlives
+its caller.
 """
 
 from __future__ import annotations
@@ -11,70 +11,63 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import ssl
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from functools import cache, cached_property
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.request import getproxies
-from weakref import WeakSet
-
-import aiohttp
-import certifi
+from typing import Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
+from qwen_rerank.scorers.http.connection import ssl_context
+from qwen_rerank.scorers.http.pool import ConnectionPool
+from qwen_rerank.scorers.http.rate_limiter import RateLimiters
 
-if TYPE_CHECKING:
-    from qwen_rerank.scorers.http.rate_limiter import RateLimiters
-
-__all__ = ["Connections"]
+__all__ = ["IOLoop", "shared_io_loop"]
 
 T = TypeVar("T")
 
 _EXIT_SECONDS = 2.0
 
 
-class Connections:
-    """A session on a background loop, opened when first used, closed by the last to release it.
+class IOLoop:
+    """An event loop in a background thread, which starts when it is first used.
 
-    A holder that is garbage-collected no longer counts, but closes nothing: idle connections close
-    by themselves after aiohttp's keep-alive of 15 s, and all of them when the process ends.
+    A child process made by fork starts a thread of its own.
+
+    Args:
+        rate_limiters: Creates the rate limiters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate_limiters: Callable[[], RateLimiters] = RateLimiters) -> None:
+        self._new_rate_limiters = rate_limiters
         self._lock = threading.Lock()
-        self._io: _IOThread | None = None
+        self._thread: _IOThread | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._free_lock)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the I/O loop and wait for its result. Ctrl-C cancels it."""
         return self._running_for(coroutine).run(coroutine)
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The same from any event loop. Cancelling it cancels the coroutine."""
+        """Run a coroutine on the I/O loop from any other. Cancelling it cancels the coroutine."""
         return await self._running_for(coroutine).arun(coroutine)
 
-    @asynccontextmanager
-    async def session(self, holder: object) -> AsyncIterator[aiohttp.ClientSession]:
-        """The session, on the I/O loop only; `holder` keeps it open until it lets go."""
-        pool = self._running().pool
-        lease = _Lease()
-        pool.holders.update((holder, lease))
-        try:
-            yield pool.open()
-        finally:
-            await pool.release(lease)
+    @property
+    def pool(self) -> ConnectionPool:
+        """The connections. Use on the I/O loop only."""
+        return self._running().pool
 
     @property
     def rate_limiters(self) -> RateLimiters:
         """The rate limiters of all scorers. Use on the I/O loop only."""
-        return self._running().pool.rate_limiters
+        return self._running().rate_limiters
 
-    def release(self, holder: object) -> None:
-        """Let go. The last one closes the connections."""
-        if self._io is not None and self._io.usable:
-            self.run(self._io.pool.release(holder))
+    def let_go(self, holder: object) -> None:
+        """Close idle connections unless something else holds them; see `ConnectionPool.hold`."""
+        if self._thread is not None and self._thread.is_usable:
+            self.run(_let_go(self._thread.pool, holder))
 
     def _running_for(self, coroutine: Coroutine[Any, Any, T]) -> _IOThread:
         try:
@@ -84,93 +77,66 @@ class Connections:
             raise
 
     def _running(self) -> _IOThread:
+        thread = self._thread
+        if thread is not None and thread.is_usable:
+            return thread
         with self._lock:
-            if self._io is not None and self._io.stopped:
-                raise ServiceError("The interpreter is shutting down: nothing is sent any more.")
-            if self._io is not None and not self._io.usable:
-                self._io.pool.disown()
-                self._io = None
-            if self._io is None:
-                self._io = _IOThread()
-            return self._io
+            if self._thread is not None and self._thread.is_stopped:
+                raise ServiceError("The interpreter is shutting down: no request can be sent.")
+            if self._thread is None or not self._thread.is_usable:
+                self._thread = _start_thread(self._new_rate_limiters())
+            return self._thread
+
+    def _free_lock(self) -> None:
+        self._lock = threading.Lock()  # another thread may have held it during the fork
 
 
-class _Lease:
-    """A holder that lasts as long as one call."""
+async def _let_go(pool: ConnectionPool, holder: object) -> None:
+    pool.let_go(holder)
 
 
-class _Pool:
-    """The session and who holds it. Touched on the I/O loop only, so it needs no lock."""
-
-    def __init__(self) -> None:
-        self.holders: WeakSet[object] = WeakSet()
-        self._session: aiohttp.ClientSession | None = None
-
-    @cached_property
-    def rate_limiters(self) -> RateLimiters:
-        from qwen_rerank.scorers.http.rate_limiter import RateLimiters
-
-        return RateLimiters()
-
-    def open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=0, ssl=_ssl_context()),
-                cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
-                timeout=aiohttp.ClientTimeout(),  # none: the caller bounds each attempt
-                # For a proxy alone: it also looks into ~/.netrc, in a thread, for every request.
-                trust_env=bool(getproxies()),
-            )
-        return self._session
-
-    async def release(self, holder: object) -> None:
-        self.holders.discard(holder)
-        if not self.holders:
-            await self.close()
-
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def disown(self) -> None:
-        """Forget the session without closing it, in a child made by fork: it is the parent's."""
-        if self._session is not None:
-            self._session.detach()
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A connector that does nothing when it is collected.
-
-    aiohttp's closes its connections then. In a child made by fork that would take them out of the
-    epoll set that the child shares with its parent, who would never hear of an answer again.
-    """
-
-    def __del__(self, _warnings: object = None) -> None:
-        pass
+def _start_thread(rate_limiters: RateLimiters) -> _IOThread:
+    try:
+        return _IOThread(rate_limiters)
+    except (OSError, RuntimeError) as error:
+        raise ServiceError(
+            f"The thread for I/O could not be started: {error}.",
+            remedy="Check the limits of this process on threads and open files.",
+        ) from error
 
 
 class _IOThread:
-    """An event loop in a daemon thread, with the pool that lives on it."""
+    """A daemon thread that runs the loop, and what belongs to the loop."""
 
-    def __init__(self) -> None:
-        self.pool = _Pool()
-        self.stopped = False
+    def __init__(self, rate_limiters: RateLimiters) -> None:
+        self.rate_limiters = rate_limiters
+        self.pool = ConnectionPool()
+        self.is_stopped = False
+        self._is_running = True  # Thread.is_alive can end a thread when Ctrl-C interrupts it
         self._pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="qwen-rerank-io", daemon=True)
-        self._thread.start()
-        atexit.register(self._stop)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads can be started
+            self._loop.close()
+            raise
+        atexit.register(self._stop)  # also keeps it: in a forked child, it is never collected
 
     @property
-    def usable(self) -> bool:
-        """Whether the thread is there: not in a child made by fork, not once the process ends."""
-        return self._pid == os.getpid() and not self.stopped
+    def is_usable(self) -> bool:
+        """Whether the thread runs: not in a forked child, nor once the process ends."""
+        return self._pid == os.getpid() and self._is_running and not self.is_stopped
 
     def _run(self) -> None:
-        with suppress(OSError):  # it will show when the session is opened
-            _ssl_context()  # reads many certificates: not while the loop runs
-        self._loop.run_forever()
+        with suppress(OSError):  # shows when a connection is opened
+            ssl_context()  # reads many certificates: not while the loop runs
+        try:
+            while not self.is_stopped:
+                with suppress(SystemExit, KeyboardInterrupt):  # a task's: its caller gets it
+                    self._loop.run_forever()
+        finally:
+            self._is_running = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this loop, and wait."""
@@ -188,7 +154,7 @@ class _IOThread:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[asyncio.Task[T]] = loop.create_future()
 
-        def tell(task: asyncio.Task[T]) -> None:
+        def report(task: asyncio.Task[T]) -> None:
             with suppress(RuntimeError):  # the other loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(receive, task)
 
@@ -196,7 +162,7 @@ class _IOThread:
             if not ended.done():
                 ended.set_result(task)
 
-        work = _Work(self._loop, coroutine, tell)
+        work = _Work(self._loop, coroutine, report)
         try:
             work.hand_over()
             return (await ended).result()
@@ -204,10 +170,9 @@ class _IOThread:
             work.stop()
 
     def _stop(self) -> None:
-        if not self.usable:
-            self.pool.disown()
+        if not self.is_usable:
             return
-        self.stopped = True
+        self.is_stopped = True
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self.pool.close(), self._loop).result(_EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -215,24 +180,31 @@ class _IOThread:
         self._loop.close()
 
 
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """A loop of asyncio's own, whatever the program's policy: others lack some of its options."""
+    if sys.platform == "win32":
+        return asyncio.ProactorEventLoop()
+    return asyncio.SelectorEventLoop()
+
+
 class _Work(Generic[T]):
-    """A coroutine that is handed to a loop in another thread.
+    """A coroutine that is handed over to a loop in another thread.
 
     Args:
         loop: Where it runs.
         coroutine: What runs.
-        tell: Called there, with the task, when it has ended.
+        report: Called on that loop, with the task, when it has ended.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, T],
-        tell: Callable[[asyncio.Task[T]], object],
+        report: Callable[[asyncio.Task[T]], object],
     ) -> None:
         self._loop = loop
         self._coroutine = coroutine
-        self._tell = tell
+        self._report = report
         self._task: asyncio.Task[T] | None = None
 
     def hand_over(self) -> None:
@@ -249,7 +221,7 @@ class _Work(Generic[T]):
 
     def _end(self, task: asyncio.Task[T]) -> None:
         _ = task.cancelled() or task.exception()  # seen, should nobody wait for it any more
-        self._tell(task)
+        self._report(task)
 
     def _cancel(self) -> None:
         if self._task is None:
@@ -258,9 +230,5 @@ class _Work(Generic[T]):
             self._task.cancel()
 
 
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    """Trusts the system's authorities and certifi's, as slim containers have none of their own."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
+shared_io_loop = IOLoop()
+"""The I/O loop of all scorers of the process."""

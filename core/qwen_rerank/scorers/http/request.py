@@ -1,54 +1,61 @@
-"""One request to a rerank service: JSON over HTTP goes out, scores or a typed error come back."""
+"""One request to a rerank service: JSON over HTTP goes out; scores or a typed error come back."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from io import BytesIO
-from urllib.parse import urlsplit
+from functools import cache
 
-import aiohttp
+from pydantic import SecretStr
 
-from qwen_rerank import __version__
-from qwen_rerank.errors import (
-    BadResponseError,
-    InvalidInputError,
-    QwenRerankError,
-    ServiceError,
-)
+from qwen_rerank.errors import BadResponseError, QwenRerankError, ServiceError
+from qwen_rerank.scorers.http.connection import ConnectionLostError, ProxyError
 from qwen_rerank.scorers.http.dialects.base import Dialect, InvalidRankingError, RankingResponse
-from qwen_rerank.scorers.http.io_loop import Connections
+from qwen_rerank.scorers.http.http11 import (
+    MAX_RESPONSE_BYTES,
+    HTTPResponse,
+    InvalidResponseError,
+    ResponseTooLargeError,
+    decompress,
+)
+from qwen_rerank.scorers.http.pool import ConnectionPool, Endpoint, Headers
 
-__all__ = ["ScoredResponse", "connections", "send"]
+__all__ = ["RerankRequest", "ScoredResponse"]
 
-connections = Connections()
-"""The connections to services, shared by all scorers of the process."""
+_MAX_QUOTE = 500
+"""How many characters of a service's message are quoted in an error."""
 
-_MOST_BYTES = 16 * 2**20
-"""The largest answer that is read; scores alone take some 60 bytes a document."""
+_MAX_QUICK_BYTES = 512 * 2**10
+"""The largest body that is parsed on the I/O loop, which takes a few milliseconds."""
 
-_QUOTE = 500
-"""How many characters of a service's message go into an error."""
+_MAX_QUICK_COMPRESSED_BYTES = 8 * 2**10
 
-_HEADERS = {
-    "Content-Type": "application/json",
-    "Accept": "application/json",
-    "User-Agent": f"qwen-rerank/{__version__}",
-}
+
+@cache
+def _common_headers() -> dict[str, str]:
+    from qwen_rerank import __version__  # late: the package imports this module
+
+    return {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip, deflate",
+        "User-Agent": f"qwen-rerank/{__version__}",
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredResponse:
-    """The checked scores of one request.
+    """The scores of one request, complete and checked.
 
     Attributes:
         values: One score per document, in the documents' order; or the best `top_n`, best first.
-        tokens: Tokens billed, or 0 if the service does not report them.
-        indices: The index of each score's document if only the best were returned, else None.
+        tokens: Tokens billed; 0 if the service does not report them.
+        indices: The index of each score's document, if only the best were returned; else None.
     """
 
     values: list[float]
@@ -56,176 +63,161 @@ class ScoredResponse:
     indices: list[int] | None = None
 
 
-async def send(
-    session: aiohttp.ClientSession,
-    url: str,
-    headers: Mapping[str, str],
-    payload: bytes,
-    dialect: Dialect,
-    count: int,
-    top_n: int | None = None,
-) -> ScoredResponse:
-    """Send one request.
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """One request, which can be sent several times.
 
-    Args:
-        session: That of `connections`.
-        url: Where to.
-        headers: The service's own, beside those that every service gets.
-        payload: The body, in JSON.
-        dialect: Reads the answer.
-        count: How many documents are in the request.
-        top_n: How many results the request asks for, or None for all.
-
-    Raises:
-        QwenRerankError: The service could not be reached, refused the request, failed, or did not
-            give every document exactly one score.
+    Attributes:
+        endpoint: Where to send it.
+        headers: The service's own headers, besides those that every service gets.
+        payload: The body in JSON, in pieces.
+        dialect: Reads the response.
+        count: The number of documents in the request.
+        top_n: How many results the request asks for; None for all.
     """
-    mask = _Mask(headers)
-    try:
-        async with session.post(
-            url, data=_body(payload), headers={**_HEADERS, **headers}, allow_redirects=False
-        ) as response:
-            body = await _read(response)
-    except (aiohttp.ClientError, OSError) as error:
-        failure, cause = _unreachable(url, mask(str(error)), error), mask.clean(error)
-    except ValueError as error:  # aiohttp's, of a request that it will not send
-        failure, cause = _unsendable(mask(str(error))), mask.clean(error)
-    else:
-        return _scored(response, body, dialect, mask, count, top_n)
-    raise failure from cause  # out here, as an error's context may hold the key
 
+    endpoint: Endpoint
+    headers: Headers
+    payload: Sequence[bytes] = field(repr=False)
+    dialect: Dialect
+    count: int
+    top_n: int | None
 
-def _body(payload: bytes) -> bytes | BytesIO:
-    """The payload, and a large one in the form that aiohttp sends piece by piece."""
-    return payload if len(payload) <= 2**20 else BytesIO(payload)
+    async def send(self, pool: ConnectionPool) -> HTTPResponse:
+        """Send the request and return the response, whatever it says.
 
-
-def _scored(
-    response: aiohttp.ClientResponse,
-    body: bytes,
-    dialect: Dialect,
-    mask: _Mask,
-    count: int,
-    top_n: int | None,
-) -> ScoredResponse:
-    if response.status != 200:
-        raise _refused(response, body, dialect, mask)
-    try:
-        ranked = dialect.parse_ranking(body)
-    except InvalidRankingError as error:
-        failure = _not_a_ranking(response, body, dialect, mask, error)
-    else:
-        return _checked(ranked, mask, count, top_n)
-    raise failure
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise BadResponseError(
-                f"The service's answer is larger than {_MOST_BYTES // 2**20} MiB.",
-                status=response.status,
+        Raises:
+            ServiceError: The connection could not be made or was lost, or the response is not HTTP.
+            BadResponseError: The response is too large.
+            InvalidInputError: The address of the proxy is invalid.
+        """
+        try:
+            return await pool.post(
+                self.endpoint, {**_common_headers(), **self.headers}, self.payload
             )
-    return bytes(body)
+        except (OSError, ProxyError) as error:
+            raise self._connection_error("Could not connect to", error) from error
+        except ConnectionLostError as error:
+            raise self._connection_error("Lost the connection to", error) from error
+        except InvalidResponseError as error:
+            raise self._connection_error("Invalid response from", error) from error
+        except ResponseTooLargeError:
+            raise _too_large() from None
 
+    async def read(self, response: HTTPResponse) -> ScoredResponse:
+        """Return the scores, if the response is a complete ranking.
 
-def _checked(ranked: RankingResponse, mask: _Mask, count: int, top_n: int | None) -> ScoredResponse:
-    """The scores, if they are complete: one per document, or exactly the best `top_n`."""
-    by_index = dict(zip(ranked.indices, ranked.scores, strict=True))
-    is_distinct = len(by_index) == len(ranked.indices)
-    if is_distinct and by_index and 0 <= min(by_index) <= max(by_index) < count:
-        if len(by_index) == count:
-            return ScoredResponse(list(map(by_index.__getitem__, range(count))), ranked.tokens)
-        if len(by_index) == top_n and ranked.scores == sorted(ranked.scores, reverse=True):
-            return ScoredResponse(ranked.scores, ranked.tokens, ranked.indices)
-    sent = set(range(count))
-    raise BadResponseError(
-        f"The service gave {len(ranked.scores)} scores for {count} documents: "
-        f"{len(sent - by_index.keys())} missing, {len(by_index.keys() - sent)} of documents that "
-        f"were not sent, {len(ranked.indices) - len(by_index)} repeated.",
-        request_id=mask(ranked.request_id or "") or None,
-    )
+        Raises:
+            BadResponseError: The response is not a ranking, or does not have exactly one score per
+                document or exactly the best `top_n`.
+            QwenRerankError: The error that the service reports.
+        """
+        encoding = response.headers.get("content-encoding", "")
+        limit = _MAX_QUICK_COMPRESSED_BYTES if encoding else _MAX_QUICK_BYTES
+        if len(response.body) > limit:
+            return await asyncio.to_thread(self._read, response, encoding)
+        return self._read(response, encoding)
 
+    def _read(self, response: HTTPResponse, encoding: str) -> ScoredResponse:
+        body = self._decompressed(response.body, encoding)
+        if response.status != 200:
+            raise self._service_error(response, body)
+        try:
+            ranking = self.dialect.parse_ranking(body)
+        except InvalidRankingError as error:
+            failure = self._not_a_ranking(response, body, str(error))
+        else:
+            return self._checked(ranking)
+        raise failure
 
-class _Mask:
-    """Takes the key out of texts: a service may echo it, as it is or as JSON writes it."""
+    def _decompressed(self, body: bytes, encoding: str) -> bytes:
+        try:
+            return decompress(body, encoding)
+        except ResponseTooLargeError:
+            raise _too_large() from None
+        except InvalidResponseError as error:
+            raise self._connection_error("Invalid response from", error) from error
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._key = headers.get("Authorization", "").removeprefix("Bearer ")
+    def _checked(self, ranking: RankingResponse) -> ScoredResponse:
+        """The scores, if there is exactly one per document, or exactly the best `top_n`."""
+        by_index = dict(zip(ranking.indices, ranking.scores, strict=True))
+        count, is_distinct = len(by_index), len(by_index) == len(ranking.indices)
+        if is_distinct and by_index and 0 <= min(by_index) <= max(by_index) < self.count:
+            if count == self.count:
+                values = list(map(by_index.__getitem__, range(count)))
+                return ScoredResponse(values, ranking.tokens)
+            if count == self.top_n and ranking.scores == sorted(ranking.scores, reverse=True):
+                return ScoredResponse(ranking.scores, ranking.tokens, ranking.indices)
+        sent = set(range(self.count))
+        raise BadResponseError(
+            f"{self.dialect.service} returned {len(ranking.scores)} scores for {self.count} "
+            f"documents: {len(sent - by_index.keys())} missing, "
+            f"{len(by_index.keys() - sent)} of documents that were not sent, "
+            f"{len(ranking.indices) - count} repeated.",
+            request_id=self._masked(ranking.request_id or "") or None,
+        )
 
-    def __call__(self, text: str) -> str:
-        for form in {json.dumps(self._key)[1:-1], self._key} - {""}:
+    def _connection_error(self, what: str, error: Exception) -> ServiceError:
+        authority = self.endpoint.origin.authority
+        return ServiceError(
+            f"{what} {authority}: {str(error) or type(error).__name__}",
+            remedy="Check the address, the network and the proxy settings.",
+        )
+
+    def _not_a_ranking(self, response: HTTPResponse, body: bytes, why: str) -> QwenRerankError:
+        """The error for a body with HTTP status 200 that is an error after all, or nonsense."""
+        error = self.dialect.parse_error(body)
+        if error.code or error.message:
+            return self._service_error(response, body)
+        beginning = self._masked(body.decode(errors="replace"))[:100]
+        return BadResponseError(
+            f"{self.dialect.service}'s response is not a ranking: {self._masked(why)}. "
+            f"It begins with {beginning!r}.",
+            status=response.status,
+            request_id=self._masked(error.request_id) or None,
+        )
+
+    def _service_error(self, response: HTTPResponse, body: bytes) -> QwenRerankError:
+        """The error that the service reports."""
+        error = self.dialect.parse_error(body)
+        message = error.message or body.decode(errors="replace") or _redirection(response.headers)
+        quote = self._masked(message).strip()[:_MAX_QUOTE] or "(no message)"
+        kind, remedy = self.dialect.map_error(error, response.status)
+        return kind(
+            f"{self.dialect.service} responded with an error: {quote}",
+            remedy=remedy,
+            code=self._masked(error.code) or None,
+            status=response.status,
+            request_id=self._masked(error.request_id) or None,
+            retry_after=_retry_after(response.headers),
+        )
+
+    def _masked(self, text: str) -> str:
+        """The text without the key, which a service may echo as it is or as JSON writes it."""
+        key = _key_of(self.headers).get_secret_value()
+        for form in {json.dumps(key)[1:-1], key} - {""}:
             text = text.replace(form, "***")
         return text
 
-    def clean(self, error: Exception) -> Exception | None:
-        """The error, unless the key is in it, or headers that were sent: a proxy's password."""
-        has_headers = isinstance(error, aiohttp.ClientResponseError)
-        return None if has_headers or self(str(error)) != str(error) else error
+
+def _key_of(headers: Headers) -> SecretStr:
+    value = headers.get("Authorization", "")
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return SecretStr(plain.removeprefix("Bearer "))
 
 
-def _unreachable(url: str, said: str, error: Exception) -> QwenRerankError:
-    return ServiceError(
-        f"{urlsplit(url).hostname} could not be reached, or broke off: "
-        f"{type(error).__name__}: {said}.",
-        remedy="Check the address, the network and the proxy settings.",
-    )
-
-
-def _unsendable(said: str) -> QwenRerankError:
-    return InvalidInputError(
-        f"The request could not be sent: {said}.",
-        remedy="Check the proxy settings, and ~/.netrc for an entry that fits the service.",
-    )
-
-
-def _not_a_ranking(
-    response: aiohttp.ClientResponse,
-    body: bytes,
-    dialect: Dialect,
-    mask: _Mask,
-    error: InvalidRankingError,
-) -> QwenRerankError:
-    """What is wrong with an answer under 200: the service refused after all, or talks nonsense."""
-    refusal = dialect.parse_error(body)
-    if refusal.code or refusal.message:
-        return _refused(response, body, dialect, mask)
-    beginning = mask(body.decode(errors="replace"))[:100]
-    return BadResponseError(
-        f"{dialect.service}'s answer is not a ranking: {mask(str(error))}. "
-        f"It begins with {beginning!r}.",
-        status=response.status,
-        request_id=mask(refusal.request_id) or None,
-    )
-
-
-def _refused(
-    response: aiohttp.ClientResponse, body: bytes, dialect: Dialect, mask: _Mask
-) -> QwenRerankError:
-    refusal = dialect.parse_error(body)
-    said = refusal.message or body.decode(errors="replace") or _redirection(response.headers)
-    quoted = mask(said).strip()[:_QUOTE] or "(no message)"
-    kind, remedy = dialect.map_error(refusal, response.status)
-    return kind(
-        f"{dialect.service} answered with an error: {quoted}",
-        remedy=remedy,
-        code=mask(refusal.code) or None,
-        status=response.status,
-        request_id=mask(refusal.request_id) or None,
-        retry_after=_retry_after(response.headers),
-    )
+def _too_large() -> BadResponseError:
+    return BadResponseError(f"The response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB.")
 
 
 def _redirection(headers: Mapping[str, str]) -> str:
-    place = headers.get("Location")
-    return f"a redirection to {place}, which is not followed." if place else ""
+    location = headers.get("location")
+    return f"a redirect to {location}, which is not followed." if location else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The header's seconds, or its date as seconds from now; None where it has neither."""
-    value = headers.get("Retry-After", "").strip()
+    """The seconds of the Retry-After header, or until its date; None if it has neither."""
+    value = headers.get("retry-after", "")
     try:
         seconds = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How long and how often to try: timeouts, retries with backoff, Retry-After, deadlines."""
+"""Timeouts, retries with backoff, Retry-After, and deadlines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from qwen_rerank.errors import (
     InvalidInputError,
@@ -18,10 +18,7 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.validation import check_seconds, check_whole
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
+from qwen_rerank.validation import check_seconds, check_whole, is_finite
 
 __all__ = ["CallContext", "RetryPolicy"]
 
@@ -29,177 +26,193 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_MAX_BACKOFF = 30.0
+
+_MAX_WAIT = 60.0
+"""The longest wait, in seconds, without a deadline: the service's quotas are per minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long and how often a caller is willing to try.
+    """How long to wait for a response, and how often to try again.
 
     Attributes:
-        timeout: Seconds for one attempt, from connecting to the last byte.
-        deadline: Seconds for the whole call with all its attempts and waits; None for no limit.
+        timeout: Seconds for one attempt, from connecting to the last byte of the response.
+        deadline: Seconds for the whole call, including retries and waits; None for no limit.
         max_retries: Attempts after the first.
+        backoff: Seconds to wait before the first retry. Each further retry waits twice as long, up
+            to 30 s. Up to as many seconds of random jitter are added, so that callers who were
+            turned away together do not come back together. 0 for no wait.
 
     Raises:
-        InvalidInputError: A value out of range.
+        InvalidInputError: A value is out of range.
     """
 
     timeout: float
     deadline: float | None
     max_retries: int
+    backoff: float = 0.5
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
         if self.deadline is not None:
             check_seconds("deadline", self.deadline)
         check_whole("max_retries", self.max_retries, at_least=0)
+        if not is_finite(self.backoff) or self.backoff < 0:
+            raise InvalidInputError(
+                f"backoff must be a number of seconds of at least 0, got {self.backoff!r}."
+            )
+
+    def wait_before(self, retry: int, retry_after: float | None = None) -> float:
+        """The seconds to wait before a retry.
+
+        Args:
+            retry: 1 for the first retry.
+            retry_after: The seconds that the service asked for, if it did.
+        """
+        doubled = self.backoff * 2.0 ** min(retry - 1, 6)
+        wait = min(_MAX_BACKOFF, doubled) + random.uniform(0, self.backoff)
+        return max(wait, retry_after or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """One call, which starts when this is made: its attempts and its deadline."""
+    """The time and the attempts of one call, which starts when this is created.
+
+    Attributes:
+        retry_policy: The limits.
+        clock: Tells the time, in seconds.
+        sleep: Waits for a number of seconds.
+        started: When the call started, on the clock.
+    """
 
     retry_policy: RetryPolicy
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "started", self.clock())
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call started."""
-        return time.monotonic() - self.started
+        return self.clock() - self.started
 
     @property
-    def until(self) -> float | None:
-        """The deadline as a time of time.monotonic, in seconds; None for none."""
+    def ends_at(self) -> float | None:
+        """The deadline as a time on the clock; None for no deadline."""
         limit = self.retry_policy.deadline
         return None if limit is None else self.started + limit
 
     def check_deadline(self) -> None:
-        """Raise RequestTimeoutError if the call's deadline has passed."""
-        if self.retry_policy.deadline is not None and self.elapsed >= self.retry_policy.deadline:
-            raise self._too_late()
+        """Raise RequestTimeoutError if the deadline has passed."""
+        limit = self.retry_policy.deadline
+        if limit is not None and self.elapsed >= limit:
+            raise self._deadline_error()
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """Cancel what runs inside when the call's deadline passes.
+        """Cancel the block when the deadline passes.
 
         Raises:
-            RequestTimeoutError: It passed.
+            RequestTimeoutError: The deadline passed.
         """
         limit = self.retry_policy.deadline
+        if limit is None:
+            yield
+            return
         try:
-            async with asyncio.timeout(None if limit is None else limit - self.elapsed):
+            async with asyncio.timeout(limit - self.elapsed):
                 yield
         except TimeoutError:
-            raise self._too_late() from None
+            raise self._deadline_error() from None
 
-    def _too_late(self) -> RequestTimeoutError:
-        return RequestTimeoutError(
-            f"The call ran past its deadline of {self.retry_policy.deadline:g} s.",
-            remedy="Raise deadline=, or send fewer documents.",
-        )
-
-    async def attempt(
-        self,
-        send: Callable[[], Awaitable[T]],
-        turn: Callable[[], Awaitable[None]] | None = None,
-    ) -> tuple[T, int]:
-        """Send until it succeeds or retry_policy ends.
-
-        Args:
-            send: Makes an attempt, within the timeout.
-            turn: Waits until the next attempt may be made; None where there is nothing to wait for.
-
-        Returns:
-            What `send` returned, and how many attempts failed before.
-
-        Raises:
-            QwenRerankError: The last failure; at once where it is not a passing one, or where the
-                wait before the next attempt would end past the deadline or, without one, is more
-                than a minute. Or what `turn` raises.
-        """
-        from tenacity import AsyncRetrying, retry_if_exception  # late: it imports what it can find
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_transient),
-            wait=_wait,
-            stop=self._gives_up,
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            if turn is not None:
-                await turn()
-            with attempt:
-                result = await send()
-        return result, retrying.statistics["attempt_number"] - 1
-
-    async def in_time(self, answer: Awaitable[T]) -> T:
-        """The answer to one attempt.
+    async def with_timeout(self, response: Awaitable[T], host: str) -> T:
+        """Wait for the response to one attempt.
 
         Raises:
             RequestTimeoutError: It takes longer than the timeout.
         """
         try:
             async with asyncio.timeout(self.retry_policy.timeout):
-                return await answer
+                return await response
         except TimeoutError:
             raise RequestTimeoutError(
-                f"No answer within {self.retry_policy.timeout:g} s.", remedy="Raise timeout=."
+                f"{host} did not respond within {self.retry_policy.timeout:g} s.",
+                remedy="Raise timeout= if it needs longer. To fail sooner, set deadline= or use a "
+                "FallbackScorer.",
             ) from None
 
-    def _gives_up(self, state: RetryCallState) -> bool:
-        limit, wait = self.retry_policy.deadline, state.upcoming_sleep
-        too_late = wait > _LONGEST_WAIT if limit is None else self.elapsed + wait >= limit
-        return too_late or state.attempt_number > self.retry_policy.max_retries
+    async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+        """Send a request until it succeeds or must not be sent again.
+
+        Args:
+            send: Makes one attempt.
+
+        Returns:
+            What `send` returned, and the number of retries.
+
+        Raises:
+            QwenRerankError: The last error. It is raised without a retry if a retry cannot fix it,
+                or if the wait before it would end after the deadline or, without a deadline, take
+                more than a minute.
+        """
+        retries = 0
+        while True:
+            try:
+                return await send(), retries
+            except QwenRerankError as error:
+                wait = self._wait_after(error, retries)
+                if wait is None:
+                    self._add_attempts(error, retries + 1)
+                    raise
+                _log_retry(error, retries + 1, wait)
+            retries += 1
+            await self.sleep(wait)
+
+    def _wait_after(self, error: QwenRerankError, retries: int) -> float | None:
+        """The seconds to wait before the next attempt; None if there should be none."""
+        if retries >= self.retry_policy.max_retries or not _is_transient(error):
+            return None
+        wait = self.retry_policy.wait_before(retries + 1, error.retry_after)
+        limit = self.retry_policy.deadline
+        is_too_long = wait > _MAX_WAIT if limit is None else self.elapsed + wait >= limit
+        return None if is_too_long else wait
+
+    def _add_attempts(self, error: QwenRerankError, attempts: int) -> None:
+        if attempts > 1:
+            error.message += f" Gave up after {attempts} attempts in {self.elapsed:.1f} s."
+            error.args = (error.message,)
+
+    def _deadline_error(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"The call exceeded its deadline of {self.retry_policy.deadline:g} s.",
+            remedy="Raise deadline=, or send fewer documents.",
+        )
 
 
-_LONGEST_WAIT = 60.0
-"""Seconds that a service may ask for where there is no deadline: the quotas are by the minute."""
+def _is_transient(error: QwenRerankError) -> bool:
+    """Whether the same request may succeed later: by its status first, then by its type.
 
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later: by its status before its code.
-
-    An error code that nobody knows, under HTTP 200, is taken for a gateway's trouble.
+    An unknown error code with HTTP status 200 is taken for a problem of a gateway.
     """
-    if not isinstance(error, QwenRerankError):
-        return False
-    passing = isinstance(error, RateLimitError | RequestTimeoutError)
+    is_timing = isinstance(error, RateLimitError | RequestTimeoutError)
     if error.status in (None, 200):
-        return passing or isinstance(error, ServiceError)
+        return is_timing or isinstance(error, ServiceError)
     if error.status == 400:
-        return passing
+        return is_timing
     if error.status == 500 and isinstance(error, InvalidInputError):
-        return False  # llama.cpp answers so to a text that is too long
+        return False  # llama.cpp's status for a text that is too long
     return error.status in (408, 409, 429) or (error.status >= 500 and error.status != 501)
 
 
-def _backoff(state: RetryCallState) -> float:
-    """Half a second, doubling, to at most half a minute; and jitter.
-
-    So that callers who were turned away together do not come back together.
-    """
-    return min(30.0, 0.5 * 2.0 ** min(state.attempt_number - 1, 6)) + random.uniform(0, 0.5)
-
-
-def _wait(state: RetryCallState) -> float:
-    error = _failure(state)
-    asked = None if error is None else error.retry_after
-    return max(asked or 0.0, _backoff(state))
-
-
-def _log_retry(state: RetryCallState) -> None:
-    error = _failure(state)  # without its message, which may quote a text
-    _log.debug(
+def _log_retry(error: QwenRerankError, attempt: int, wait: float) -> None:
+    _log.debug(  # without the message, which may quote a text
         "attempt %d failed: %s code=%s status=%s, the next in %.1f s",
-        state.attempt_number,
+        attempt,
         type(error).__name__,
-        error and error.code,
-        error and error.status,
-        state.upcoming_sleep,
+        error.code,
+        error.status,
+        wait,
     )
-
-
-def _failure(state: RetryCallState) -> QwenRerankError | None:
-    """What the last attempt failed by, if it was one of ours."""
-    error = state.outcome and state.outcome.exception()
-    return error if isinstance(error, QwenRerankError) else None

@@ -1,4 +1,4 @@
-"""ServiceScorer: what the scorers of all remote services have in common."""
+"""HttpScorer: what the scorers of all remote services have in common."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
-from pydantic import SecretStr
 from pydantic_core import to_json
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
@@ -21,47 +19,48 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Limits, Price
 from qwen_rerank.scorers.http.batching import Plan, plan
 from qwen_rerank.scorers.http.dialects.base import Dialect
+from qwen_rerank.scorers.http.io_loop import IOLoop, shared_io_loop
+from qwen_rerank.scorers.http.payload import PIECE, json_pieces, size_of
+from qwen_rerank.scorers.http.pool import Endpoint, Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
+from qwen_rerank.scorers.http.request import RerankRequest, ScoredResponse
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
 from qwen_rerank.telemetry import request_span
 from qwen_rerank.text.tokenizer import count_tokens
 from qwen_rerank.validation import check_text, check_whole
 
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
-    from qwen_rerank.scorers.http.io_loop import Connections
-    from qwen_rerank.scorers.http.request import ScoredResponse
-
-__all__ = ["ServiceScorer"]
+__all__ = ["HttpScorer"]
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_MAX_QUICK_CHARACTERS = 500_000
+"""The most characters that are planned on the caller's event loop, which takes a millisecond."""
 
 
-class ServiceScorer(Scorer):
-    """Scores by requests to a service: any number of texts, of any length.
+class HttpScorer(Scorer):
+    """Score any number of texts with requests to a service.
 
-    Texts are packed into requests within the service's limits, and those run at the same time. One
-    that fails after its retries cancels the others and raises: a result is whole or it is an error.
-    Connections are shared by all scorers of the process and by its threads and event loops, so that
-    a scorer costs nothing to make; one that is forgotten leaves nothing behind.
+    Texts are batched into requests within the service's limits, and the requests run concurrently.
+    If one still fails after its retries, the others are cancelled and the error is raised: you get
+    every score or an error. All scorers, threads and event loops of the process share connections,
+    so a scorer is cheap to create, and you don't have to close it.
 
     Args:
         model: The service's name of the model.
-        url: Where requests go.
-        dialect: How the service writes requests and answers.
-        instruct: What relevant means; None for the model's own default.
-        retry_policy: How long and how often to try.
-        max_concurrency: Requests of one call that run at the same time.
-        limits: How large a request may be.
+        url: The URL that requests are sent to.
+        dialect: Writes requests and reads responses.
+        instruct: The task instruction; None for the model's default.
+        retry_policy: Timeouts and retries.
+        max_concurrency: The number of requests that one call sends at the same time, at least 1.
+        limits: The size limits of a request.
         rate_limits: The most that may be sent in any minute.
-        price: What tokens cost; None where that is not known.
+        price: The price of tokens; None if it is not known.
 
     Raises:
-        InvalidInputError: An argument that can't be used.
+        InvalidInputError: An argument is invalid.
     """
+
+    _io_loop: ClassVar[IOLoop] = shared_io_loop
 
     def __init__(
         self,
@@ -82,6 +81,7 @@ class ServiceScorer(Scorer):
         check_whole("max_concurrency", max_concurrency, at_least=1)
         self._model = model
         self._url = url
+        self._endpoint = _endpoint_of(url)
         self._dialect = dialect
         self._instruct = instruct
         self._retry_policy = retry_policy
@@ -92,12 +92,11 @@ class ServiceScorer(Scorer):
             self._limits = replace(limits, request_tokens=tokens)
         self._rate_limits = rate_limits
         self._price = price
-        self._closed = False
-        _ = self._connections  # what takes a while to import is imported here, on no event loop
+        self._is_closed = False
 
     @abstractmethod
-    def _headers(self) -> dict[str, str]:
-        """The headers of a request, the key among them."""
+    def _headers(self) -> Headers:
+        """The headers of a request, with the key as a SecretStr."""
 
     @property
     def model(self) -> str:
@@ -111,92 +110,79 @@ class ServiceScorer(Scorer):
 
     @property
     def limits(self) -> Limits:
-        """How large a request may be."""
+        """The size limits of a request."""
         return self._limits
 
     @property
     def price(self) -> Price | None:
-        """The list price by which costs are estimated; None where it is not known."""
+        """The list price that costs are estimated with; None if it is not known."""
         return self._price
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`.
 
         Raises:
-            AuthenticationError: The key, or what it may do, was refused.
-            RateLimitError, RequestTimeoutError, ServiceError: Retries did not help.
-            RateLimitError: One's own rates leave no room before the deadline.
-            ContentBlockedError: The content inspection refused a text.
-            BadResponseError: An answer that is not a whole ranking.
-            InvalidInputError: A blank query, a text that is not UTF-8 or with the query more tokens
-                than may go out in a minute, an image or a video that the model does not take, or
-                what the service refuses as invalid.
+            AuthenticationError: The key is invalid, or not allowed to do this.
+            RateLimitError: The service still throttles the request after all retries; or your own
+                rate limits leave no room before the deadline.
+            RequestTimeoutError: There was no response in time, or the deadline passed.
+            ServiceError: The service failed or could not be reached, after all retries.
+            ContentBlockedError: The service's content inspection refused a text.
+            BadResponseError: The response is not a complete ranking.
+            InvalidInputError: The query is blank; a text is not valid Unicode, holds an image or a
+                video that the model does not take, or has more tokens than `tokens_per_minute`; or
+                the service says that the request is invalid.
         """
-        return self._run(query, texts)
+        return self._score(query, texts)
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
-        """The same as `score`. A cancelled call closes its requests."""
-        return await self._arun(query, texts)
+        """The same as `score`. If the call is cancelled, its connections are closed."""
+        return await self._ascore(query, texts)
 
     def score_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
-        """Score the texts, and ask the service for the best `top_n` where one request holds them.
+        """Score the texts; if one request holds them all, ask the service for the best `top_n`.
 
         Raises the same errors as `score`.
         """
-        return self._run(query, texts, top_n)
+        return self._score(query, texts, top_n)
 
     async def ascore_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
         """The same as `score_top`, without blocking the event loop."""
-        return await self._arun(query, texts, top_n)
-
-    def _run(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
-        call = CallContext(self._retry_policy)
-        planned = self._plan(query, texts, self._counter(call))
-        self._log_plan(planned, len(texts))
-        return self._connections.run(self._send(call, query, texts, planned, top_n))
-
-    async def _arun(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
-        call = CallContext(self._retry_policy)
-        planned = await self._planned(call, query, texts)
-        self._log_plan(planned, len(texts))
-        return await self._connections.arun(self._send(call, query, texts, planned, top_n))
+        return await self._ascore(query, texts, top_n)
 
     def close(self) -> None:
-        """Accept no more calls; the last open scorer of the process closes the connections.
+        """Refuse further calls. The last open scorer of the process closes the idle connections.
 
         Calls that are running finish.
         """
-        self._closed = True
-        self._connections.release(self)
+        self._is_closed = True
+        self._io_loop.let_go(self)
 
-    @property
-    def _connections(self) -> Connections:
-        from qwen_rerank.scorers.http.request import connections  # late: aiohttp takes its time
+    def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        context = CallContext(self._retry_policy)
+        plan = self._plan(query, texts, _counter(context))
+        return self._io_loop.run(self._send(context, query, texts, plan, top_n))
 
-        return connections
+    async def _ascore(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        context = CallContext(self._retry_policy)
+        plan = await self._aplan(query, texts, _counter(context))
+        return await self._io_loop.arun(self._send(context, query, texts, plan, top_n))
 
-    def _plan(
-        self, query: Item, texts: Sequence[Item], count: Callable[[str], int], exact: bool = False
-    ) -> Plan:
+    def _plan(self, query: Item, texts: Sequence[Item], count: Callable[[str], int]) -> Plan:
+        if self._is_closed:
+            raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
         checked_query(query)
         check_modalities(self.modalities, self._model, query, texts, "Text {}".format)
-        return plan(query, texts, self._limits, self._max_concurrency, count, exact=exact)
+        planned = plan(query, texts, self._limits, self._max_concurrency, count)
+        self._log_plan(planned, len(texts))
+        return planned
 
-    async def _planned(self, call: CallContext, query: Item, texts: Sequence[Item]) -> Plan:
-        """A plan, made in a worker thread where texts are many or long, or must be counted."""
-        if len(texts) <= self._limits.documents and _length(texts) <= _LONG:
+    async def _aplan(self, query: Item, texts: Sequence[Item], count: Callable[[str], int]) -> Plan:
+        """Plan in a worker thread if that takes long: many or long texts, or tokens to count."""
+        if len(texts) <= self._limits.documents and size_of(texts) <= _MAX_QUICK_CHARACTERS:
             with suppress(_UncountedError):
                 return self._plan(query, texts, _refuse_to_count)
-        return await asyncio.to_thread(self._plan, query, texts, self._counter(call))
-
-    def _counter(self, call: CallContext) -> Callable[[str], int]:
-        """Counts tokens until the call's deadline."""
-
-        def count(text: str) -> int:
-            call.check_deadline()
-            return count_tokens(text)
-
-        return count
+        return await asyncio.to_thread(self._plan, query, texts, count)
 
     def _log_plan(self, planned: Plan, count: int) -> None:
         _log.debug(
@@ -208,9 +194,9 @@ class ServiceScorer(Scorer):
         )
         if planned.oversized:
             _log.warning(
-                "%d of %d items (the query and the texts) are over the %d tokens that %s reads of "
-                "each: the service ignores the rest of them. Wrap the scorer in PassageScorer, "
-                "which scores long texts in parts.",
+                "%d of %d items (the query and the texts) exceed the %d tokens that %s reads per "
+                "item: the service ignores the rest. Wrap the scorer in a PassageScorer to score "
+                "long texts in passages.",
                 planned.oversized,
                 count + 1,
                 self._limits.item_tokens,
@@ -219,132 +205,203 @@ class ServiceScorer(Scorer):
 
     async def _send(
         self,
-        call: CallContext,
+        context: CallContext,
         query: Item,
         texts: Sequence[Item],
         planned: Plan,
         top_n: int | None,
     ) -> Scores:
-        if self._closed:
-            raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
+        """Send the planned requests, on the I/O loop."""
+        self._io_loop.pool.hold(self)
+        call = _Call(self, context, query, texts)
         if len(planned.requests) != 1 or (top_n is not None and top_n >= len(texts)):
             top_n = None
-        slots = asyncio.Semaphore(self._max_concurrency)
+        try:
+            async with context.deadline():
+                await call.send(planned.requests, top_n, is_estimated=planned.estimated)
+        except QwenRerankError as error:
+            error.usage = call.usage() if call.parts else None
+            raise
+        return call.scores()
 
-        async def answers(
-            places: list[int], top_n: int | None, *, estimated: bool
-        ) -> list[_Answered]:
-            documents = [texts[place] for place in places]
-            try:
-                async with slots:
-                    turn = await self._turn(call, query, documents) if self._rate_limits else None
-                    send = self._request(call, session, query, documents, top_n)
-                    answer, retries = await call.attempt(send, turn)
-                return [_Answered(places, answer, retries)]
-            except InvalidInputError as error:
-                if self._dialect.is_too_long(error.message):
-                    _name_longest(error, documents, places)
-                    raise
-                if not estimated:
-                    raise
-                exact = await asyncio.to_thread(
-                    self._plan, query, documents, self._counter(call), exact=True
-                )
-                if len(exact.requests) == 1:  # its size was not why it was refused
-                    raise
-            parts = ([places[place] for place in part] for part in exact.requests)
-            return await _gather(answers(part, None, estimated=False) for part in parts)
 
-        async with self._connections.session(self) as session, call.deadline():
-            answered = await _gather(
-                answers(places, top_n, estimated=planned.estimated) for places in planned.requests
-            )
-        is_text = {type(query), *map(type, texts)} <= {str}
-        return _scores(answered, call, self._price if is_text else None)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The response to a request: the indices of its texts, its scores, and its retries."""
 
-    async def _turn(
-        self, call: CallContext, query: Item, documents: list[Item]
-    ) -> Callable[[], Awaitable[None]]:
+    indices: list[int]
+    response: ScoredResponse
+    retries: int
+
+
+class _Call:
+    """The requests of one call, on the I/O loop."""
+
+    def __init__(
+        self, scorer: HttpScorer, context: CallContext, query: Item, texts: Sequence[Item]
+    ) -> None:
+        self._scorer = scorer
+        self._context = context
+        self._query = query
+        self._texts = texts
+        self._slots = asyncio.Semaphore(scorer._max_concurrency)
+        self.parts: list[_Part] = []
+
+    async def send(
+        self, requests: Sequence[list[int]], top_n: int | None = None, *, is_estimated: bool = False
+    ) -> None:
+        """Send requests concurrently, each with the texts of these indices."""
+        await _gather(
+            [self._send_one(indices, top_n, is_estimated=is_estimated) for indices in requests]
+        )
+
+    async def _send_one(self, indices: list[int], top_n: int | None, *, is_estimated: bool) -> None:
+        """Send one request; if its estimated size was wrong, send smaller ones instead."""
+        scorer, is_whole = self._scorer, len(indices) == len(self._texts)
+        documents = self._texts if is_whole else [self._texts[index] for index in indices]
+        try:
+            async with self._slots:
+                response, retries = await self._send_with_retries(documents, top_n)
+            self.parts.append(_Part(indices, response, retries))
+            return
+        except InvalidInputError as error:
+            if scorer._dialect.is_too_long(error.message):
+                _name_longest(error, documents, indices)
+                raise
+            if not is_estimated:
+                raise
+            exact = await asyncio.to_thread(self._plan_exactly, documents)
+            if len(exact) == 1:  # its size was not the reason
+                raise
+        await self.send([[indices[index] for index in part] for part in exact])
+
+    def _plan_exactly(self, documents: Sequence[Item]) -> list[list[int]]:
+        scorer, count = self._scorer, _counter(self._context)
+        limits, concurrency = scorer._limits, scorer._max_concurrency
+        return plan(self._query, documents, limits, concurrency, count, exact=True).requests
+
+    async def _send_with_retries(
+        self, documents: Sequence[Item], top_n: int | None
+    ) -> tuple[ScoredResponse, int]:
+        wait_for_turn = await self._turn(documents) if self._scorer._rate_limits else None
+        request = await self._request(documents, top_n)
+        attempts = itertools.count()
+
+        async def attempt() -> ScoredResponse:
+            if wait_for_turn is not None:
+                await wait_for_turn()
+            return await self._attempt(request, next(attempts))
+
+        return await self._context.attempt(attempt)
+
+    async def _attempt(self, request: RerankRequest, resends: int) -> ScoredResponse:
+        scorer, pool = self._scorer, self._scorer._io_loop.pool
+        provider, origin = scorer._dialect.provider, request.endpoint.origin
+        async with pool.slot(origin):
+            with request_span(provider, scorer._model, scorer._url, request.count, resends) as span:
+                sending = request.send(pool)
+                response = await self._context.with_timeout(sending, origin.authority)
+                scored = await request.read(response)
+                span.answered(scored.tokens)
+                return scored
+
+    async def _request(self, documents: Sequence[Item], top_n: int | None) -> RerankRequest:
+        scorer, query = self._scorer, self._query
+        body = scorer._dialect.request_body(
+            scorer._model, query, documents, scorer._instruct, top_n
+        )
+        if size_of([query]) + size_of(documents) <= PIECE:
+            payload = [to_json(body)]
+        else:
+            payload = await asyncio.to_thread(json_pieces, body)
+        headers, count = scorer._headers(), len(documents)
+        return RerankRequest(scorer._endpoint, headers, payload, scorer._dialect, count, top_n)
+
+    async def _turn(self, documents: Sequence[Item]) -> Callable[[], Awaitable[None]]:
         """A function that waits until the rate limits allow a request with these documents."""
-        tokens, limits = 0, self._rate_limits
+        scorer, tokens = self._scorer, 0
+        limits = scorer._rate_limits
         if limits.tokens is not None:
-            tokens = await asyncio.to_thread(self._tokens, call, query, documents)
+            tokens = await asyncio.to_thread(self._count_tokens, documents)
             if tokens > limits.tokens:
                 raise InvalidInputError(
                     f"A request of {tokens} tokens can never be sent with tokens_per_minute="
                     f"{limits.tokens}.",
                     remedy="Raise tokens_per_minute=, or send shorter texts.",
                 )
-        key = SecretStr(self._headers().get("Authorization", ""))
-        account = (urlsplit(self._url).netloc, key)
-        limiters = self._connections.rate_limiters
-        return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, call.until)
+        account = (scorer._endpoint.origin, scorer._headers().get("Authorization"))
+        limiters, ends_at = scorer._io_loop.rate_limiters, self._context.ends_at
+        return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, ends_at)
 
-    def _tokens(self, call: CallContext, query: Item, documents: list[Item]) -> int:
-        """The tokens of one request, but for those of images and videos, which nobody can tell."""
-        count = self._counter(call)
-        return count(text_of(query)) * len(documents) + sum(map(count, map(text_of, documents)))
+    def _count_tokens(self, documents: Sequence[Item]) -> int:
+        """The tokens of a request, but for images and videos: how many is not published."""
+        count = _counter(self._context)
+        of_query = count(text_of(self._query))
+        return of_query * len(documents) + sum(map(count, map(text_of, documents)))
 
-    def _request(
-        self,
-        call: CallContext,
-        session: ClientSession,
-        query: Item,
-        documents: list[Item],
-        top_n: int | None,
-    ) -> Callable[[], Coroutine[Any, Any, ScoredResponse]]:
-        """What makes one attempt of a request, as often as it is called."""
-        from qwen_rerank.scorers.http.request import send
+    def scores(self) -> Scores:
+        """The scores of all texts, and what they cost."""
+        if len(self.parts) == 1:
+            response = self.parts[0].response
+            return Scores(response.values, self.usage(), indices=response.indices)
+        values = [0.0] * len(self._texts)
+        for part in self.parts:
+            for index, value in zip(part.indices, part.response.values, strict=True):
+                values[index] = value
+        return Scores(values, self.usage())
 
-        body = self._dialect.request_body(self._model, query, documents, self._instruct, top_n)
-        payload = to_json(body)
-        headers, count, attempts = self._headers(), len(documents), itertools.count()
-
-        async def attempt() -> ScoredResponse:
-            provider, resends = self._dialect.provider, next(attempts)
-            with request_span(provider, self._model, self._url, count, resends) as span:
-                sending = send(session, self._url, headers, payload, self._dialect, count, top_n)
-                answer = await call.in_time(sending)
-                span.answered(answer.tokens)
-                return answer
-
-        return attempt
-
-
-_LONG = 1_000_000
-"""Characters of all texts that take some milliseconds, for which an event loop need not wait."""
+    def usage(self) -> Usage:
+        """What the requests that succeeded cost."""
+        tokens = [part.response.tokens for part in self.parts]
+        is_text = {type(self._query), *map(type, self._texts)} <= {str}
+        price = self._scorer._price if is_text and all(tokens) else None  # 0: not reported
+        return Usage(
+            requests=len(self.parts),
+            tokens=sum(tokens),
+            texts_sent=sum(len(part.indices) for part in self.parts),
+            retries=sum(part.retries for part in self.parts),
+            seconds=self._context.elapsed,
+            cost=None if price is None else price.of(sum(tokens)),
+        )
 
 
-def _length(texts: Sequence[Item]) -> int:
-    return sum(len(text) for text in texts if isinstance(text, str))
+def _endpoint_of(url: str) -> Endpoint:
+    try:
+        return Endpoint.of(url)
+    except ValueError:
+        raise InvalidInputError(
+            f"The host of {url!r} is not a valid host name.", remedy="Check the address."
+        ) from None
+
+
+def _counter(context: CallContext) -> Callable[[str], int]:
+    """A function that counts tokens until the deadline of the call."""
+
+    def count(text: str) -> int:
+        context.check_deadline()
+        return count_tokens(text)
+
+    return count
 
 
 class _UncountedError(Exception):
-    """Tokens must be counted, for which an event loop has no time."""
+    """Tokens must be counted, which takes too long for an event loop."""
 
 
 def _refuse_to_count(text: str) -> int:
     raise _UncountedError
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """A request that was answered: the places of its texts, and how many attempts failed before."""
-
-    places: list[int]
-    answer: ScoredResponse
-    retries: int
-
-
-async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
-    """All that they return, run at the same time; the first failure cancels the others."""
-    waiting = list(works)
-    if len(waiting) == 1:
-        return await waiting[0]
+async def _gather(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all concurrently. The first failure cancels the others."""
+    if len(works) == 1:
+        await works[0]
+        return
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in waiting]
+            for work in works:
+                group.create_task(work)
     except BaseExceptionGroup as failures:
         failure = failures.exceptions[0]
     if failure is not None:  # raised out here, it does not point back to the group that holds it
@@ -352,39 +409,14 @@ async def _gather(works: Iterable[Coroutine[Any, Any, list[T]]]) -> list[T]:
             raise failure
         finally:
             del failure
-    return [result for task in tasks for result in task.result()]
 
 
-def _name_longest(error: QwenRerankError, documents: list[Item], indices: list[int]) -> None:
-    """Add to the error which document is the longest: the service does not say which it refused."""
-    length, index = max(zip(map(len, map(text_of, documents)), indices, strict=True))
-    said = error.message.rstrip(".")
-    error.message = f"{said}. The longest text is text {index}, with {length:,} characters."
+def _name_longest(
+    error: QwenRerankError, documents: Sequence[Item], indices: Sequence[int]
+) -> None:
+    """Add to the error which text is the longest: the service does not say which one it refused."""
+    lengths = map(len, map(text_of, documents))
+    length, index = max(zip(lengths, indices, strict=True))
+    message = error.message.rstrip(".")
+    error.message = f"{message}. The longest text is text {index}, with {length:,} characters."
     error.args = (error.message,)
-
-
-def _scores(answered: list[_Answered], call: CallContext, price: Price | None) -> Scores:
-    """The scores of all requests' texts, in the order of the texts, and what they cost."""
-    values, indices = _values(answered)
-    tokens = [part.answer.tokens for part in answered]
-    usage = Usage(
-        requests=len(answered),
-        tokens=sum(tokens),
-        texts_sent=sum(len(part.places) for part in answered),
-        retries=sum(part.retries for part in answered),
-        seconds=call.elapsed,
-        cost=price.of(sum(tokens)) if price and all(tokens) else None,  # 0 is not said
-    )
-    return Scores(values, usage, indices=indices)
-
-
-def _values(answered: list[_Answered]) -> tuple[list[float], list[int] | None]:
-    """All scores in the order of the texts; or the best ones, and the indices of their texts."""
-    if len(answered) == 1:
-        return answered[0].answer.values, answered[0].answer.indices
-    scores = {
-        place: score
-        for part in answered
-        for place, score in zip(part.places, part.answer.values, strict=True)
-    }
-    return [scores[place] for place in range(len(scores))], None

@@ -1,4 +1,4 @@
-"""The interface between ServiceScorer and the protocol of a rerank service."""
+"""The interface between HttpScorer and the protocol of a rerank service."""
 
 from __future__ import annotations
 
