@@ -1,18 +1,21 @@
-"""Queries, corpora, judgements and runs as files: TREC's formats, and those of BEIR's data sets.
+"""Read queries, corpora, judgements and runs in the formats of TREC, BEIR, MS MARCO and Anserini.
 
-A file whose name ends in `.gz` is unpacked as it is read.
+All files are UTF-8, with or without a byte order mark, with lines that end in LF or CRLF. A file
+whose name ends in `.gz` is decompressed as it is read. Blank lines are skipped. Columns are
+separated by any number of tabs or spaces, except in files of texts, where a tab follows the id.
 """
 
 from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic_core import from_json
 
@@ -20,216 +23,443 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import is_finite
 
 __all__ = [
+    "ID_FIELDS",
     "TEXT_FIELDS",
-    "entry_reader",
+    "check_is_text",
+    "decode_line",
     "is_json_lines",
-    "json_object",
-    "lines",
-    "numbered",
-    "read_at",
+    "iter_run",
+    "numbered_lines",
+    "parse_json_object",
+    "parse_line",
     "read_judgements",
+    "read_lines",
     "read_run",
     "read_texts",
-    "run_by_query",
+    "text_parser",
 ]
 
 T = TypeVar("T")
 
 TEXT_FIELDS = ("title", "text")
-"""The fields of a JSON entry that make its text, as BEIR names them."""
+"""The fields of a JSON entry that make up its text, as in BEIR."""
 
-Found: TypeAlias = tuple[str, dict[str, float]]
-"""A query's id, and documents with their scores, highest first; equal ones as in the file."""
+_CONTENTS = "contents"
+"""The field with the text in Anserini's JSON, used for an entry without the fields above."""
+
+ID_FIELDS = ("_id", "id", "pid", "docid", "qid")
+"""The fields that may hold the id of a JSON entry: those of BEIR, Anserini and MS MARCO."""
+
+QueryRanking: TypeAlias = tuple[str, dict[str, float]]
+"""A query id, and the scores of its documents, highest first; ties in the order of the file."""
 
 Entry: TypeAlias = tuple[str, str]
 """An id and its text."""
 
 
 def read_texts(
-    path: str | Path, *, fields: Sequence[str] = TEXT_FIELDS, id_field: str | None = None
+    path: str | Path, *, fields: Sequence[str] | None = None, id_field: str | None = None
 ) -> dict[str, str]:
-    """Queries or documents by their ids.
+    """Read queries or documents.
 
     Args:
-        path: JSON Lines, where its name ends in `.jsonl`; else lines of an id, a tab and a text.
-        fields: The fields of a JSON entry that make its text, joined by line breaks; one that is
-            not there is left out.
-        id_field: The field with its id; `"_id"` or else `"id"` if None.
+        path: JSON Lines if the name ends in `.jsonl` or `.ndjson`; otherwise lines with an id, a
+            tab and a text.
+        fields: The fields of a JSON entry that make up its text, joined by line breaks; those that
+            an entry does not have are left out. None for `"title"` and `"text"`, or `"contents"`.
+        id_field: The field with the id of a JSON entry; None for the first of `"_id"`, `"id"`,
+            `"pid"`, `"docid"` and `"qid"`.
+
+    Returns:
+        The texts by id. A line that repeats an earlier one counts once.
 
     Raises:
-        InvalidInputError: A line that is no entry, or an id that was there before.
+        InvalidInputError: A line is invalid, or an id has two different texts.
         OSError: The file can't be read.
     """
-    read = entry_reader(path, fields, id_field)
+    parse = text_parser(path, fields, id_field)
     texts: dict[str, str] = {}
-    for number, line in lines(path):
-        id_, text = read_at(path, number, read, line)
-        if id_ in texts:
-            raise _wrong(path, number, f"the id {id_!r} was there before")
-        texts[id_] = text
+    for number, line in read_lines(path):
+        id_, text = parse_line(path, number, parse, line)
+        if texts.setdefault(id_, text) != text:
+            raise _line_error(path, number, f"the id {id_!r} has another text in an earlier line")
     return texts
 
 
 def read_judgements(path: str | Path) -> dict[str, dict[str, int]]:
-    """Gains of documents by query: TREC's four columns, or BEIR's three under a header.
+    """Read judgements: TREC's four columns, or BEIR's three with or without a header.
+
+    Returns:
+        The gains by query id and document id. A line that repeats an earlier one counts once.
 
     Raises:
-        InvalidInputError: A line that is no judgement, or contradicts one before.
+        InvalidInputError: A line is invalid, or contradicts an earlier one.
         OSError: The file can't be read.
     """
     gains: dict[str, dict[str, int]] = {}
-    for number, line in lines(path):
-        columns = read_at(path, number, _columns, line)
-        if number == 1 and len(columns) == 3 and not _is_whole(columns[-1]):
+    is_first = True
+    for number, line in read_lines(path):
+        columns = parse_line(path, number, _split, line)
+        if is_first and _is_header(columns):
+            is_first = False
             continue
-        query_id, document_id, gain = read_at(path, number, _judgement, columns)
-        if gains.setdefault(query_id, {}).setdefault(document_id, gain) != gain:
-            raise _wrong(path, number, f"{document_id!r} had another gain for {query_id!r} before")
+        is_first = False
+        query_id, document_id, gain = parse_line(path, number, _judgement, columns)
+        if (earlier := gains.setdefault(query_id, {}).setdefault(document_id, gain)) != gain:
+            raise _line_error(
+                path,
+                number,
+                f"{document_id!r} has the gain {gain} for query {query_id!r}, but {earlier} in an "
+                "earlier line",
+            )
     return gains
 
 
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
-    """A run in TREC's format: by query, documents by falling score; equal ones as in the file.
+    """Read a run; see `iter_run`.
+
+    Returns:
+        By query id, the scores of its documents, highest first; ties in the order of the file.
 
     Raises:
-        InvalidInputError: A line that is no result, or a query whose lines are not together.
+        InvalidInputError: See `iter_run`.
         OSError: The file can't be read.
     """
-    return dict(run_by_query(path))
+    return dict(iter_run(path))
 
 
-def run_by_query(path: str | Path) -> Iterator[Found]:
-    """The queries of a run in TREC's format one after the other, however long the file is.
+def iter_run(path: str | Path) -> Iterator[QueryRanking]:
+    """Read a run one query at a time, however long the file is.
 
-    The lines of a query must be together, as tools write them.
+    The file has TREC's six columns (query, Q0, document, rank, score, tag), of which the ranks are
+    ignored as in trec_eval; or MS MARCO's three (query, document, rank), whose documents get minus
+    their rank as the score. All lines of a query must be together.
 
     Raises:
-        InvalidInputError: A line that is no result, a query that comes back after another one, or a
-            document that is there twice.
+        InvalidInputError: A line is invalid, the lines of a query are not together, or a document
+            is listed twice with different scores or ranks.
         OSError: The file can't be read.
     """
-    seen: set[str] = set()
-    results = ((number, *read_at(path, number, _result, line)) for number, line in lines(path))
-    for query_id, of_query in groupby(results, key=lambda result: result[1]):
-        found: dict[str, float] = {}
-        for number, _, document_id, score in of_query:
-            if query_id in seen:
-                raise InvalidInputError(
-                    f"{path}, line {number}: query {query_id!r} comes back after another one.",
-                    remedy=f"Bring its lines together: sort --stable --key=1,1 {path}",
-                )
-            if document_id in found:
-                raise _wrong(path, number, f"{document_id!r} is there twice for {query_id!r}")
-            found[document_id] = score
-        seen.add(query_id)
-        yield query_id, dict(sorted(found.items(), key=lambda item: -item[1]))
+    parser = _RunParser()
+    results = (
+        (number, parse_line(path, number, parser.parse, line)) for number, line in read_lines(path)
+    )
+    finished: set[str] = set()
+    for query_id, group in groupby(results, key=lambda result: result[1].query_id):
+        yield query_id, _ranking(path, group, finished)
+        finished.add(query_id)
 
 
-def lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers, from 1.
+class _Result(NamedTuple):
+    """One line of a run. In MS MARCO's format the score is minus the rank."""
 
-    Raises:
-        InvalidInputError: A packed file that is damaged, or is not packed.
-        OSError: The file can't be read.
-    """
-    with _opened(path) as file:
-        try:
-            yield from numbered(file)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InvalidInputError(f"{path} is damaged, or is not packed: {error}.") from error
+    query_id: str
+    document_id: str
+    score: float
+    is_rank: bool
 
 
-def numbered(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines of an open file that are not blank, with their numbers, from 1."""
-    return ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+def _ranking(
+    path: str | Path, results: Iterable[tuple[int, _Result]], finished: Collection[str]
+) -> dict[str, float]:
+    """Return the ranking of one query, which must not be a finished one."""
+    scores: dict[str, float] = {}
+    by_rank: dict[float, str] = {}
+    for number, (query_id, document_id, score, is_rank) in results:
+        if query_id in finished:
+            raise InvalidInputError(
+                f"{path}, line {number}: the lines of query {query_id!r} are not together.",
+                remedy=f"Sort the file by query: {_sort_command(path)}",
+            )
+        if scores.setdefault(document_id, score) != score:
+            raise _line_error(
+                path, number, f"{document_id!r} is listed twice for query {query_id!r}"
+            )
+        if is_rank and by_rank.setdefault(score, document_id) != document_id:
+            raise _line_error(
+                path,
+                number,
+                f"{document_id!r} and {by_rank[score]!r} both have the rank {-score:.0f} for query "
+                f"{query_id!r}; the third column of a run in MS MARCO's format is the rank",
+            )
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
-def is_json_lines(path: str | Path) -> bool:
-    """Whether the file's name says that a JSON object stands on each line."""
-    suffixes = [suffix for suffix in Path(path).suffixes if suffix != ".gz"]
-    return suffixes[-1:] in ([".jsonl"], [".ndjson"])
+class _RunParser:
+    """Parses the lines of a run, which must all have the same format."""
+
+    def __init__(self) -> None:
+        self._count: int | None = None
+
+    def parse(self, line: bytes) -> _Result:
+        columns = _split(line)
+        if len(columns) not in (3, 6) or columns[0][0] in "{[":
+            raise ValueError(
+                "expected 6 columns (query, Q0, document, rank, score, tag), or in MS MARCO's "
+                f"format 3 (query, document, rank), got {len(columns)}{_hint(columns)}"
+            )
+        if self._count not in (None, len(columns)):
+            raise ValueError(f"expected {self._count} columns as before, got {len(columns)}")
+        self._count = len(columns)
+        if len(columns) == 3:
+            query_id, document_id, rank = columns
+            return _Result(query_id, document_id, -_rank(rank), is_rank=True)
+        query_id, _, document_id, _, score, _ = columns
+        return _Result(query_id, document_id, _score(score), is_rank=False)
 
 
-def entry_reader(
-    path: str | Path, fields: Sequence[str], id_field: str | None = None
-) -> Callable[[bytes], Entry]:
-    """What reads a line of this file as an id and a text, and raises ValueError where it can't."""
-    if is_json_lines(path):
-        return lambda line: _json_entry(line, fields, id_field)
-    return _tabbed_entry
+def _score(text: str) -> float:
+    score = _number(text)
+    if not is_finite(score):
+        raise ValueError(f"column 5, the score, is {text!r}, not a finite number")
+    return score
 
 
-def _opened(path: str | Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path) if Path(path).suffix == ".gz" else Path(path).open("rb")
+def _rank(text: str) -> float:
+    rank = _number(text)
+    if not is_finite(rank) or rank < 0 or rank != int(rank):
+        raise ValueError(
+            f"column 3, the rank, is {text!r}, not an integer from 0; a run with scores needs all "
+            "6 columns"
+        )
+    return rank
 
 
-def read_at(path: str | Path, number: int, read: Callable[[Any], T], given: object) -> T:
-    """What `read` makes of it; a ValueError says where in the file it was."""
+def _number(text: str) -> float | None:
     try:
-        return read(given)
-    except ValueError as error:
-        raise _wrong(path, number, str(error)) from error
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
 
 
-def _wrong(path: str | Path, number: int, what: str) -> InvalidInputError:
-    return InvalidInputError(f"{path}, line {number}: {what}.")
+def _sort_command(path: str | Path) -> str:
+    if Path(path).suffix == ".gz":
+        return f"gunzip --stdout {path} | sort --stable --key=1,1"
+    return f"sort --stable --key=1,1 {path}"
 
 
-def _json_entry(line: bytes, fields: Sequence[str], id_field: str | None) -> Entry:
-    entry = json_object(line)
-    names = ("_id", "id") if id_field is None else (id_field,)
-    id_ = next((entry[name] for name in names if entry.get(name) not in (None, "")), None)
-    if id_ is None:
-        raise ValueError(f"it has no {' or '.join(names)}")
-    if not any(name in entry for name in fields):
-        raise ValueError(f"it has no {' or '.join(fields)}")
-    texts = [entry[name] for name in fields if entry.get(name) is not None]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{' or '.join(fields)} is no text")
-    return str(id_), "\n".join(text for text in texts if text.strip())
+_HEADERS = ("query-id", "query_id", "queryid", "qid", "query", "topic")
+"""The first column of a header."""
 
 
-def json_object(line: bytes) -> Mapping[str, Any]:
-    """The object of a line; raises ValueError where there is none. Faster than the json module."""
-    try:
-        entry = from_json(line.removeprefix(codecs.BOM_UTF8))
-    except ValueError as error:
-        where = str(error).replace(" at line 1 ", " at ")
-        raise ValueError(f"it is no JSON ({where})") from error
-    if not isinstance(entry, Mapping):
-        raise ValueError("it is no JSON object")
-    return entry
-
-
-def _tabbed_entry(line: bytes) -> Entry:
-    id_, tab, text = line.decode("utf-8-sig").rstrip("\r\n").partition("\t")
-    if not tab or not id_:
-        raise ValueError("it is not an id, a tab and a text; JSON Lines end in .jsonl")
-    return id_, text
-
-
-def _columns(line: bytes) -> list[str]:
-    """What white space parts; not that of Unicode, which an id may hold."""
-    return [column.decode() for column in line.removeprefix(codecs.BOM_UTF8).split()]
+def _is_header(columns: Sequence[str]) -> bool:
+    return columns[0].lower() in _HEADERS and _number(columns[-1]) is None
 
 
 def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
-    if len(columns) not in (3, 4) or not _is_whole(columns[-1]):
-        raise ValueError("a judgement is: query, iteration, document, gain; or without iteration")
-    return columns[0], columns[-2], int(columns[-1])
+    if len(columns) not in (3, 4):
+        raise ValueError(
+            "expected 4 columns (query, iteration, document, gain), or in BEIR's format 3 (query, "
+            f"document, gain), got {len(columns)}{_hint(columns)}"
+        )
+    gain = _number(columns[-1])
+    if not is_finite(gain) or gain != int(gain):
+        raise ValueError(
+            f"column {len(columns)}, the gain, is {columns[-1]!r}, not an integer such as 1 or 1.0"
+        )
+    return columns[0], columns[-2], int(gain)
 
 
-def _result(line: bytes) -> tuple[str, str, float]:
-    columns = _columns(line)
+def _split(line: bytes) -> list[str]:
+    return _COLUMN.findall(decode_line(line))
+
+
+_COLUMN = re.compile(r"[^ \t\r\n\f\v]+")
+"""Columns end at ASCII white space; an id may contain that of Unicode."""
+
+
+def _hint(columns: Sequence[str]) -> str:
+    """Say what a line is that has the wrong number of columns, if it is plain to see."""
+    start = columns[0][:1]
+    return f"; this is {_MARKUP[start]}" if start in _MARKUP else ""
+
+
+_MARKUP = {"{": "JSON", "[": "JSON", "<": "XML or SGML"}
+"""What a line is that begins with this character."""
+
+
+def is_json_lines(path: str | Path) -> bool:
+    """Whether the name of the file says that each line is a JSON object."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix != ".gz"]
+    return suffixes[-1:] in ([".jsonl"], [".ndjson"])
+
+
+def text_parser(
+    path: str | Path, fields: Sequence[str] | None = None, id_field: str | None = None
+) -> Callable[[bytes], Entry]:
+    """Return a function that parses a line of this file into an id and a text.
+
+    It raises ValueError for an invalid line. See `read_texts` for the arguments.
+    """
+    if is_json_lines(path):
+        id_fields = ID_FIELDS if id_field is None else (id_field,)
+        return lambda line: _json_entry(line, fields, id_fields)
+    return _tabbed_entry
+
+
+def _json_entry(line: bytes, fields: Sequence[str] | None, id_fields: Sequence[str]) -> Entry:
+    entry = parse_json_object(line)
+    id_ = next((entry[name] for name in id_fields if entry.get(name) not in (None, "")), None)
+    if id_ is None:
+        raise ValueError(f"no id in {_either(id_fields)}; the fields are {_list(entry)}")
+    if isinstance(id_, bool | float | list | dict):
+        raise ValueError(f"the id is {id_!r:.40}, not a string or an integer")
+    return str(id_), _entry_text(entry, fields)
+
+
+def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
+    names = TEXT_FIELDS if fields is None else fields
+    if fields is None and entry.keys().isdisjoint(names) and _CONTENTS in entry:
+        names = (_CONTENTS,)
+    if entry.keys().isdisjoint(names):
+        raise ValueError(f"no text in {_either(names)}; the fields are {_list(entry)}")
+    texts = []
+    for name in names:
+        value = entry.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"the field {name!r} is {value!r:.40}, not a string")
+        if value and value.strip():
+            texts.append(value)
+    return "\n".join(texts)
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _tabbed_entry(line: bytes) -> Entry:
+    id_, tab, text = decode_line(line).rstrip("\r\n").partition("\t")
+    if not tab:
+        raise ValueError(f"expected an id, a tab and a text, got {id_!r:.40}{_text_hint(id_)}")
+    if not id_.strip():
+        raise ValueError("there is no id before the tab")
+    return id_.strip(), text
+
+
+def _text_hint(line: str) -> str:
+    start = line.lstrip()[:1]
+    if start == "{":
+        return "; the name of a JSON Lines file must end in .jsonl or .ndjson"
+    return f"; this is {_MARKUP[start]}, which is not supported" if start in _MARKUP else ""
+
+
+def parse_json_object(line: bytes) -> Mapping[str, Any]:
+    """Parse a line with a JSON object; several times as fast as the json module.
+
+    Raises:
+        ValueError: The line is not a JSON object.
+    """
+    line = line.removeprefix(codecs.BOM_UTF8)
     try:
-        query_id, _, document_id, _, number, _ = columns
-        score = float(number)
-    except ValueError:
-        score = float("nan")
-    if not is_finite(score):
-        raise ValueError("a result is: query, Q0, document, rank, score, name")
-    return query_id, document_id, score
+        value = from_json(line, allow_inf_nan=False)
+    except ValueError as error:
+        if line.lstrip()[:1] == b"[":
+            raise ValueError(_ARRAY) from error
+        decode_line(line)
+        reason = str(error).replace(" at line 1 ", " at ")
+        raise ValueError(f"invalid JSON: {reason}") from error
+    if isinstance(value, list):
+        raise ValueError(_ARRAY)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a JSON object, got {value!r:.40}")
+    return value
 
 
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+_ARRAY = "expected one JSON object per line, got an array; jq -c '.[]' converts it"
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file that are not blank, with their numbers, from 1.
+
+    Raises:
+        InvalidInputError: The file is damaged, compressed in another way than its name says, or
+            encoded in UTF-16.
+        OSError: The file can't be read.
+    """
+    with _open(path) as file:
+        try:
+            yield from numbered_lines(file, path)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidInputError(
+                f"{path} is not a valid gzip file: {error}.",
+                remedy="Download or create it again.",
+            ) from error
+
+
+def numbered_lines(file: Iterable[bytes], name: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of an open file that are not blank, with their numbers, from 1.
+
+    Args:
+        file: The file.
+        name: What to call it in errors.
+
+    Raises:
+        InvalidInputError: The file is compressed or encoded in UTF-16.
+    """
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            check_is_text(name, line)
+        if line.strip():
+            yield number, line
+
+
+def _open(path: str | Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path) if Path(path).suffix == ".gz" else Path(path).open("rb")
+
+
+def parse_line(path: str | Path, number: int, parse: Callable[[Any], T], line: object) -> T:
+    """Parse a line of a file.
+
+    Raises:
+        InvalidInputError: `parse` raised ValueError; the message adds the file and the line number.
+    """
+    try:
+        return parse(line)
+    except ValueError as error:
+        raise _line_error(path, number, str(error)) from error
+
+
+def _line_error(path: str | Path, number: int, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"{path}, line {number}: {problem}.")
+
+
+_SIGNATURES = {
+    b"\x1f\x8b": ("is compressed with gzip", "Its name must end in .gz."),
+    b"PK\x03\x04": ("is a zip archive", "Unpack it."),
+    b"BZh": ("is compressed with bzip2", "Decompress it."),
+    b"\xfd7zXZ": ("is compressed with xz", "Decompress it."),
+    b"\x28\xb5\x2f\xfd": ("is compressed with Zstandard", "Decompress it."),
+    codecs.BOM_UTF16_LE: ("is UTF-16, as PowerShell's > writes it", "Convert it to UTF-8."),
+    codecs.BOM_UTF16_BE: ("is UTF-16", "Convert it to UTF-8."),
+}
+"""What a file is that begins with these bytes, and what to do about it."""
+
+
+def check_is_text(name: str | Path, first_line: bytes) -> None:
+    """Raise InvalidInputError if the first line shows that a file is compressed or UTF-16."""
+    for signature, (problem, remedy) in _SIGNATURES.items():
+        if first_line.startswith(signature):
+            raise InvalidInputError(f"{name} {problem}.", remedy=remedy)
+
+
+def decode_line(line: bytes) -> str:
+    """Decode a line of UTF-8, without its byte order mark.
+
+    Raises:
+        ValueError: The line is not UTF-8, or has null bytes.
+    """
+    line = line.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in line:
+        raise ValueError("null bytes; if the file is UTF-16, convert it to UTF-8")
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {error.start + 1} is 0x{line[error.start]:02x}, which is not UTF-8; convert the "
+            "file to UTF-8"
+        ) from None

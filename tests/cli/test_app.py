@@ -1,4 +1,4 @@
-"""What all commands have in common, and what only a process shows: pipes, terminals, packages."""
+"""What all commands have in common, and what needs a process: pipes, terminals, packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFLINE = ("rank", "penguins", "--scorer", "embedded")
 COLOUR = re.compile(r"\x1b\[[\d;]*(3[0-9]|4[0-9])m")
 
 
-class TestEveryCommand:
+class TestAllCommands:
     def test_help_lists_the_commands_and_the_exit_codes(self, cli: Cli) -> None:
         outcome = cli("--help")
         assert outcome.code == 0
@@ -40,14 +40,11 @@ class TestEveryCommand:
     def test_version(self, cli: Cli) -> None:
         assert cli("--version").out == f"qwen-rerank {qwen_rerank.__version__}\n"
 
-    @pytest.mark.parametrize("place", [0, 4])
-    def test_quiet_may_stand_anywhere(self, cli: Cli, place: int) -> None:
-        arguments = list(OFFLINE)
-        arguments.insert(place, "--quiet")
-        assert cli(*arguments).err == ""
+    def test_quiet_may_come_before_or_after_the_command(self, cli: Cli) -> None:
+        assert cli("--quiet", *OFFLINE).err == cli(*OFFLINE, "--quiet").err == ""
         assert "no documents" in cli(*OFFLINE, "--", "-").err
 
-    def test_a_bug_shows_its_traceback_only_when_asked(
+    def test_a_bug_shows_its_traceback_only_with_debug(
         self, cli: Cli, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any, **__: Any) -> None:
@@ -64,7 +61,7 @@ class TestEveryCommand:
             with pytest.raises(RuntimeError, match="boom"):
                 cli(*arguments, stdin="x")
 
-    def test_a_shell_gets_its_completion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_shell_completion_is_available(self, monkeypatch: pytest.MonkeyPatch) -> None:
         env = environment(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
         shown = subprocess.run(
             [*COMMAND, "--show-completion", "bash"],
@@ -79,13 +76,13 @@ class TestEveryCommand:
         )
         assert EntryPoint("qwen-rerank", line, "console_scripts").load() is main
 
-    def test_remedies_name_options_that_there_are(self) -> None:
+    def test_remedies_name_existing_options(self) -> None:
         commands = typer.main.get_group(app).commands.values()
         known = {name for command in commands for each in command.params for name in each.opts}
         assert known.issuperset(exit_codes._OPTIONS.values())
 
     @pytest.mark.parametrize(
-        ("remedy", "says"),
+        ("remedy", "message"),
         [
             ('Pass model="x".', "Pass --model x."),
             ("Pass dialect= beside it.", "Pass --dialect beside it."),
@@ -93,25 +90,25 @@ class TestEveryCommand:
             ('Pass device="cpu".', 'Pass device="cpu".'),
         ],
     )
-    def test_a_remedy_speaks_of_options(self, remedy: str, says: str) -> None:
-        assert exit_codes.sentences(InvalidInputError("No.", remedy=remedy)) == f"No.\n{says}"
+    def test_a_remedy_names_options_instead_of_arguments(self, remedy: str, message: str) -> None:
+        assert exit_codes.error_text(InvalidInputError("No.", remedy=remedy)) == f"No.\n{message}"
 
 
 class TestPackages:
     @pytest.mark.parametrize("missing", ["typer", "rich"])
-    def test_without_the_extra_it_says_which(self, missing: str) -> None:
-        said, complaints = python(
+    def test_without_the_extra_it_says_what_to_install(self, missing: str) -> None:
+        out, err = python(
             f"import sys; sys.modules[{missing!r}] = None\n"
             "from qwen_rerank.cli import main\n"
             "try:\n    main()\nexcept SystemExit as ended:\n    print(ended.code)"
         )
-        assert said == "5\n"
-        assert complaints.splitlines() == [
+        assert out == "5\n"
+        assert err.splitlines() == [
             f"qwen-rerank: the command line needs the package {missing}.",
             'Install it: pip install "qwen-rerank[cli]"',
         ]
 
-    def test_without_ir_measures_everything_but_eval_runs(
+    def test_only_eval_needs_ir_measures(
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "ir_measures", None)
@@ -124,14 +121,14 @@ class TestPackages:
 
 
 class TestPipes:
-    def test_results_go_to_one_and_everything_else_to_the_other(self) -> None:
+    def test_only_results_go_to_standard_output(self) -> None:
         with start(*OFFLINE, "-f", "t", "--jsonl") as process:
             out, err = process.communicate(b'{"t": "penguins"}\n{"t": ""}\n', timeout=60)
         assert process.returncode == 0
         assert out.count(b"\n") == 1
         assert b"1 of 2 documents have no text" in err
 
-    def test_a_reader_that_leaves_is_no_error(self) -> None:
+    def test_a_reader_that_stops_reading_is_not_an_error(self) -> None:
         with start(*OFFLINE, "--jsonl") as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -139,30 +136,30 @@ class TestPipes:
             process.stdout.close()
             process.stdin.write(b"penguin\n" * 10_000)
             process.stdin.close()
-            said = process.stderr.read()
-        assert b"Traceback" not in said
-        assert b"Error" not in said
+            err = process.stderr.read()
+        assert b"Traceback" not in err
+        assert b"Error" not in err
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="no shell closes a stream")
+    @pytest.mark.skipif(sys.platform == "win32", reason="no shell closes streams there")
     @pytest.mark.parametrize(
-        ("closed", "code", "says"),
+        ("closed", "code", "message"),
         [
             ("<&-", 0, b"There are no documents."),
             (">&-", 1, b"qwen-rerank: Bad file descriptor."),
             (">/dev/full", 1, b"qwen-rerank: No space left on device."),
         ],
     )
-    def test_a_closed_input_is_an_empty_one_and_an_output_that_takes_nothing_an_error(
-        self, closed: str, code: int, says: bytes
+    def test_a_closed_input_is_empty_and_an_unwritable_output_an_error(
+        self, closed: str, code: int, message: bytes
     ) -> None:
         if "full" in closed and not Path("/dev/full").exists():
-            pytest.skip("there is no device that is always full")
+            pytest.skip("there is no /dev/full")
         command = ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, *OFFLINE, "--jsonl"]
         ended = subprocess.run(
             command, input=b"x", env=environment(), capture_output=True, check=False
         )
         assert (ended.returncode, ended.stdout) == (code, b"")
-        assert ended.stderr.splitlines() == [says]
+        assert ended.stderr.splitlines() == [message]
 
     def test_a_long_document_is_not_cut(self) -> None:
         with start(*OFFLINE) as process:
@@ -170,7 +167,7 @@ class TestPipes:
         assert out.count(b"penguin") == 1_000
         assert b"\x1b" not in out
 
-    def test_a_warning_of_the_library_is_a_sentence_and_debug_says_more(
+    def test_a_warning_is_a_sentence_and_debug_shows_logs(
         self, dashscope: LoopbackDashScope
     ) -> None:
         with start("rank", "penguins", "--debug") as process:
@@ -202,7 +199,7 @@ class TestTerminal:
         return path
 
     @pytest.mark.parametrize(("columns", "is_cut"), [(60, True), (20, False)])
-    def test_a_document_is_cut_to_the_terminal_and_numbers_never(
+    def test_documents_but_not_numbers_are_cut_to_the_width_of_the_terminal(
         self, terminal: Callable[..., Any], document: Path, columns: int, is_cut: bool
     ) -> None:
         out = terminal(*OFFLINE, document, columns=columns).read()
@@ -214,7 +211,7 @@ class TestTerminal:
         assert (len(row) <= columns) is is_cut
         assert (row.count("penguin") == 100) is not is_cut
 
-    def test_without_documents_it_does_not_wait_for_them(
+    def test_it_does_not_wait_for_documents_from_the_terminal(
         self, terminal: Callable[..., Any]
     ) -> None:
         process = terminal(*OFFLINE)
@@ -223,7 +220,7 @@ class TestTerminal:
         assert process.exitstatus == 2
 
     @pytest.mark.parametrize(("changed", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-    def test_progress_and_cost_are_shown_in_colour_unless_it_is_not_wanted(
+    def test_progress_and_cost_are_shown_in_colour_unless_no_color_is_set(
         self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope,
         changed: dict[str, str], is_coloured: bool,
     ) -> None:  # fmt: skip
@@ -240,17 +237,17 @@ class TestTerminal:
     ) -> None:
         assert terminal(*Files(tmp_path).arguments, "-q").read() == ""
 
-    def test_ctrl_c_ends_it_and_the_terminal_is_as_it_was(
+    def test_ctrl_c_stops_it_and_restores_the_terminal(
         self, terminal: Callable[..., Any], tmp_path: Path, dashscope: LoopbackDashScope
     ) -> None:
         hanging = Hanging(2)
         dashscope.faults.extend([ANSWERS] * 3 + [hanging] * 2)
         process = terminal(*Files(tmp_path).arguments, "--concurrency", "2", columns=100)
-        assert hanging.all_there.wait(60)
+        assert hanging.all_arrived.wait(60)
         process.sendintr()
         out = process.read()
         process.close()
         assert process.exitstatus == 128 + signal.SIGINT
-        assert "3 of 12 queries are finished and kept" in out
+        assert "3 of 12 queries are finished and saved" in out
         assert out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l")  # the cursor is shown again
         assert "Traceback" not in out

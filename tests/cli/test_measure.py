@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank import Usage
-from qwen_rerank.cli.output import spent
+from qwen_rerank.cli.output import format_usage
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.catalog import CATALOG
 from tests.cli.conftest import Cli
@@ -39,7 +39,9 @@ def both(folder: Path) -> list[Any]:
 
 
 class TestEval:
-    def test_it_says_what_the_library_says(self, cli: Cli, folder: Path, both: list[Any]) -> None:
+    def test_it_prints_the_report_of_the_library(
+        self, cli: Cli, folder: Path, both: list[Any]
+    ) -> None:
         outcome = cli(*both)
         report = compare(
             {name: read_run(folder / f"{name}.run") for name in RUNS},
@@ -49,7 +51,7 @@ class TestEval:
         assert outcome.out == f"{report}\n"
         assert "+0.250" in outcome.out
 
-    def test_measures_are_chosen_by_their_names(self, cli: Cli, both: list[Any]) -> None:
+    def test_measures_are_chosen_by_name(self, cli: Cli, both: list[Any]) -> None:
         outcome = cli(*both, "--measure", "P@1", "-m", "AP(rel=2)", "--json")
         report = json.loads(outcome.out)
         assert report["measures"] == {
@@ -67,42 +69,40 @@ class TestEval:
         del both[3:5]
         assert "gain" not in cli(*both).out.splitlines()[-1]
 
-    def test_a_plot_is_written_and_said_in_words(
-        self, cli: Cli, both: list[Any], folder: Path
-    ) -> None:
+    def test_a_plot_is_written_and_described(self, cli: Cli, both: list[Any], folder: Path) -> None:
         outcome = cli(*both, "--plot", folder / "gains.svg")
         assert outcome.code == 0
         assert "Queries: 1 better," in outcome.err
         assert "Queries: 1 better," in (folder / "gains.svg").read_text()
 
     @pytest.mark.parametrize("plot", ["gains.doc", "nowhere/gains.svg"])
-    def test_a_plot_that_cannot_be_written_is_said_before_anything_is_printed(
+    def test_a_plot_that_cannot_be_written_is_named_before_anything_is_printed(
         self, cli: Cli, both: list[Any], folder: Path, plot: str
     ) -> None:
         outcome = cli(*both, "--plot", folder / plot)
         assert (outcome.code, outcome.out) == (2, "")
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "message"),
         [
             (["--run", "nowhere.run"], "nowhere.run: No such file"),
             (["--run", "=bm25.run"], "'=bm25.run' has no name"),
             (["--measure", "best"], "no measure 'best'"),
-            (["--qrels", "bm25.run"], "line 1: a judgement is"),
+            (["--qrels", "bm25.run"], "line 1: expected 4 columns"),
         ],
     )
-    def test_what_cannot_be_used_is_named(
+    def test_an_invalid_argument_is_named(
         self, cli: Cli, both: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch,
-        change: list[str], says: str,
+        change: list[str], message: str,
     ) -> None:  # fmt: skip
         monkeypatch.chdir(folder)
         outcome = cli(*both, *change)
         assert (outcome.code, outcome.out) == (2, "")
-        assert says in outcome.err
+        assert message in outcome.err
 
 
 class TestCheck:
-    def test_all_is_well(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
+    def test_every_step_passes(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
         dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3, *[0.0] * 4])))
         outcome = cli("check", "--model", "qwen3-rerank")
         assert outcome.code == 0, outcome.out
@@ -113,7 +113,7 @@ class TestCheck:
     def test_the_offline_scorer_passes(self, cli: Cli) -> None:
         assert cli("check", "-s", "embedded").code == 0
 
-    def test_a_ranking_that_is_wrong_fails(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
+    def test_a_wrong_ranking_fails(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
         dashscope.faults.append(edits(give([0.5, 0.1, 0.2, 0.6, *[0.0] * 4])))
         outcome = cli("check")
         assert outcome.code == 1
@@ -121,21 +121,21 @@ class TestCheck:
         assert "0.5, but an unrelated text 0.6" in outcome.err
 
     @pytest.mark.parametrize(
-        ("fault", "code", "says"),
+        ("fault", "code", "message"),
         [
             (refuses(401, "InvalidApiKey"), 3, "A key belongs to one region"),
             (refuses(400, "ModelNotExist"), 2, "Use a model that the region"),
             (refuses(501, "InternalError"), 4, "Try again later."),
         ],
     )
-    def test_a_service_that_refuses_fails_with_a_remedy(
-        self, cli: Cli, dashscope: LoopbackDashScope, fault: Any, code: int, says: str
+    def test_an_error_of_the_service_fails_with_a_remedy(
+        self, cli: Cli, dashscope: LoopbackDashScope, fault: Any, code: int, message: str
     ) -> None:
         dashscope.faults.append(fault)
         outcome = cli("check")
         assert outcome.code == code
-        assert outcome.out.splitlines()[-1] == "fail  answer"
-        assert says in outcome.err
+        assert outcome.out.splitlines()[-1] == "fail  response"
+        assert message in outcome.err
 
     def test_without_a_key_the_first_step_fails(self, cli: Cli) -> None:
         outcome = cli("check")
@@ -143,7 +143,7 @@ class TestCheck:
         assert outcome.out == "fail  key, address and packages\n"
         assert "DASHSCOPE_API_KEY" in outcome.err
 
-    def test_a_server_gets_its_key_from_the_environment_and_its_own_check(
+    def test_a_server_gets_its_key_from_the_environment(
         self, cli: Cli, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with SERVERS["vllm"](key="sk-server") as server:
@@ -158,7 +158,7 @@ class TestCheck:
 
 
 def give(values: list[float]) -> Any:
-    """Gives the documents these scores, in the order in which they were sent."""
+    """Give the documents these scores, in the order in which they were sent."""
 
     def edit(results: list[Any]) -> None:
         for result in results:
@@ -191,11 +191,11 @@ class TestModels:
 
 
 @pytest.mark.parametrize(
-    ("usage", "says"),
+    ("usage", "message"),
     [
         (Usage(tokens=1_234, cost=0.00123), "1,234 tokens, $0.0012"),
         (Usage(tokens=1_234), "1,234 tokens"),
     ],
 )
-def test_what_was_billed_has_a_price_where_that_is_known(usage: Usage, says: str) -> None:
-    assert spent(usage) == says
+def test_usage_has_a_price_if_it_is_known(usage: Usage, message: str) -> None:
+    assert format_usage(usage) == message

@@ -12,24 +12,24 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line with the process's arguments, and exit."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run the command line with the arguments of the process, and exit."""
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     _replace_closed_streams()
     try:
-        _imported()(sys.argv[1:])
-    except KeyboardInterrupt:  # before there was a command
+        _import_run()(sys.argv[1:])
+    except KeyboardInterrupt:  # before a command has started
         sys.exit(130)
     finally:
-        _drop_unwritable()
+        _discard_unwritable_output()
 
 
-def _terminated(number: int, _: Any) -> None:
-    """End as after Ctrl-C: what is shown is put in order, and it is said how to go on."""
+def _exit_on_signal(number: int, _: Any) -> None:
+    """Exit as after Ctrl-C: restore the terminal, and say how to continue."""
     sys.exit(128 + number)
 
 
 def _replace_closed_streams() -> None:
-    """A closed input is empty, a closed output an error; no file gets the number of either."""
+    """Make a closed input empty and a closed output fail, so that no file gets their number."""
     for name, flags, mode in (
         ("stdin", os.O_RDONLY, "r"),
         ("stdout", os.O_RDONLY, "w"),  # so that writing fails
@@ -39,16 +39,16 @@ def _replace_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
 
 
-def _drop_unwritable() -> None:
-    """Results that could not be written have been an error: Python should not try them again."""
+def _discard_unwritable_output() -> None:
+    """Discard what could not be written, which was reported, before Python tries it again."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _imported() -> Callable[[Sequence[str]], None]:
-    """The command line, which needs packages of its own."""
+def _import_run() -> Callable[[Sequence[str]], None]:
+    """Import the command line, which needs packages of its own."""
     try:
         from qwen_rerank.cli.app import run
     except ModuleNotFoundError as error:
@@ -60,5 +60,5 @@ def _imported() -> Callable[[Sequence[str]], None]:
             'Install it: pip install "qwen-rerank[cli]"',
             file=sys.stderr,
         )
-        sys.exit(5)  # as exit_codes.Exit.PACKAGE, which is not imported in case that needs it too
+        sys.exit(5)  # exit_codes.Exit.PACKAGE; importing that may need the package too
     return run

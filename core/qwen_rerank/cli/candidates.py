@@ -1,16 +1,22 @@
-"""What is to be reranked, query by query: a run or JSON Lines, with the texts that go with it."""
+"""What to rerank, query by query: a run or JSON Lines, and the texts that go with it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from qwen_rerank.cli.text_index import TextIndex
-from qwen_rerank.datasets import is_json_lines, json_object, lines, read_at, run_by_query
+from qwen_rerank.datasets import (
+    is_json_lines,
+    iter_run,
+    parse_json_object,
+    parse_line,
+    read_lines,
+)
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import is_finite
 
@@ -19,7 +25,7 @@ __all__ = ["Candidates", "Counts", "Job"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One query, and the texts to rank for it by their ids, in the first stage's order."""
+    """One query and the texts to rank for it, by document id in the order of the first stage."""
 
     query_id: str
     query: str
@@ -31,21 +37,21 @@ class Counts:
     """How much there is to do.
 
     Attributes:
-        queries: Queries.
-        documents: Documents that are reranked, query by query.
-        beyond: Documents that are left out because they are beyond the depth.
-        without: Queries of either file that have no documents, so that no result has them.
+        queries: How many queries there are.
+        documents: How many documents are reranked, added up over the queries.
+        beyond_depth: How many documents are left out because of the depth.
+        without_documents: How many queries have no documents, so that the result lacks them.
     """
 
     queries: int
     documents: int
-    beyond: int
-    without: int
+    beyond_depth: int
+    without_documents: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A query's documents, best first; where a text is None, it is in a file of its own."""
+class _Entry:
+    """A query and its documents, best first. A text that is None is in the queries or corpus."""
 
     query_id: str
     query: str | None
@@ -53,26 +59,27 @@ class _Found:
 
 
 class Candidates:
-    """The candidates of a file, read anew each time they are gone through, one query at a time.
+    """The candidates in a file, which is read again in every pass, one query at a time.
 
-    They are read once when this is made, so that nothing is paid for before they are known to be
-    whole.
+    The first pass happens here: it checks everything before anything is paid for. Later passes
+    raise an error if a query or its documents are no longer what they were.
 
     Args:
-        path: A run in TREC's format; or JSON Lines, where its name ends in `.jsonl` or `.ndjson`:
+        path: A run, see `datasets.iter_run`; or JSON Lines if the name ends in `.jsonl` or
+            `.ndjson`:
             `{"query_id": …, "query": …, "documents": [{"id": …, "text": …, "score": …}, …]}`.
-            A query or a text that is not there is looked up by its id.
-        queries: The queries' texts; None where the candidates have them.
-        corpus: The documents' texts; None where the candidates have them.
+            Queries and texts that are not there are looked up by their ids.
+        queries: The texts of the queries; None if the candidates have them all.
+        corpus: The texts of the documents; None if the candidates have them all.
         depth: How many documents of each query to rerank, from the first; None for all.
 
     Attributes:
         counts: How much there is to do.
-        inputs: By the option that names it, the SHA-256 of each file.
+        digests: The SHA-256 of each input file, by the option that names the file.
 
     Raises:
-        InvalidInputError: A broken line, a query that is there twice, or a query or a document
-            without a text.
+        InvalidInputError: A line is invalid, a query is listed twice, or a query or a document
+            does not have a text.
         OSError: The file can't be read.
     """
 
@@ -83,150 +90,207 @@ class Candidates:
         self._queries = queries
         self._corpus = corpus
         self._depth = depth
-        self.counts = self._counted()
-        self.inputs = self._digests()
+        self._entry_hashes: dict[str, bytes] = {}
+        self.counts = self._first_pass()
+        self.digests = {name: index.digest for name, index in self._indexes().items()}
+        self.digests["--candidates"] = self._candidates_digest()
+
+    def jobs(self, finished: Collection[str]) -> Iterator[Job]:
+        """Yield the queries that are not finished, in the order of the file.
+
+        Raises:
+            InvalidInputError: A file has changed since the first pass.
+        """
+        for entry in self._entries_again():
+            if entry.query_id not in finished:
+                yield self._job(entry)
+
+    def document_ids(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the id of each query and of the documents to rerank for it.
+
+        Raises:
+            InvalidInputError: The file has changed since the first pass.
+        """
+        for entry in self._entries_again():
+            yield entry.query_id, list(self._to_rank(entry))
 
     def check_unchanged(self) -> None:
-        """Raise InvalidInputError if the file is not what it was when this was made."""
-        if self._digests() != self.inputs:
-            raise InvalidInputError(
-                f"{self._path} has changed since it was read first.",
-                remedy="Make it what it was, or throw away what is paid for with --restart.",
-            )
+        """Raise InvalidInputError if any of the input files has changed since the first pass."""
+        for name, index in self._indexes().items():
+            if index.current_digest() != self.digests[name]:
+                raise _changed(index.path)
+        if self._candidates_digest() != self.digests["--candidates"]:
+            raise _changed(self._path)
 
-    def _digests(self) -> dict[str, str]:
-        indices = {"--queries": self._queries, "--corpus": self._corpus}
-        digests = {name: index.digest for name, index in indices.items() if index is not None}
+    def _indexes(self) -> dict[str, TextIndex]:
+        indexes = {"--queries": self._queries, "--corpus": self._corpus}
+        return {name: index for name, index in indexes.items() if index is not None}
+
+    def _candidates_digest(self) -> str:
         with self._path.open("rb") as file:
-            return {**digests, "--candidates": file_digest(file, "sha256").hexdigest()}
+            return file_digest(file, "sha256").hexdigest()
 
-    def jobs(self, done: Collection[str]) -> Iterator[Job]:
-        """The queries that are not done, in the order of the file."""
-        for found in self._read():
-            if found.query_id not in done:
-                yield self._job(found)
-
-    def query_ids(self) -> Iterator[str]:
-        """The ids of all queries, in the order of the file."""
-        return (found.query_id for found in self._read())
-
-    def _counted(self) -> Counts:
-        queries = documents = beyond = 0
-        with_documents = unlisted = 0
-        for found in self._read():
-            ranked = self._ranked(found)
-            self._check(found, ranked)
+    def _first_pass(self) -> Counts:
+        queries = documents = beyond_depth = 0
+        with_documents = only_here = 0
+        for entry in self._entries():
+            to_rank = self._to_rank(entry)
+            self._check(entry, to_rank)
+            self._entry_hashes[entry.query_id] = _entry_hash(entry)
             queries += 1
-            documents += len(ranked)
-            beyond += len(found.documents) - len(ranked)
-            with_documents += bool(ranked)
-            unlisted += not self._is_listed(found)
+            documents += len(to_rank)
+            beyond_depth += len(entry.documents) - len(to_rank)
+            with_documents += bool(to_rank)
+            only_here += not self._is_in_queries(entry)
         if not queries:
             raise InvalidInputError(f"{self._path} has no candidates.")
-        listed = 0 if self._queries is None else len(self._queries)
-        return Counts(queries, documents, beyond, without=listed + unlisted - with_documents)
+        in_queries = 0 if self._queries is None else len(self._queries)
+        return Counts(queries, documents, beyond_depth, in_queries + only_here - with_documents)
 
-    def _is_listed(self, found: _Found) -> bool:
-        if found.query is None:  # its text is in the list, or the check had failed
+    def _is_in_queries(self, entry: _Entry) -> bool:
+        if entry.query is None:  # or the check would have failed
             return True
-        return self._queries is not None and not self._queries.missing([found.query_id])
+        return self._queries is not None and not self._queries.missing([entry.query_id])
 
-    def _check(self, found: _Found, ranked: Mapping[str, str | None]) -> None:
-        if found.query is None:
-            self._check_texts("--queries", self._queries, [found.query_id], found)
-        self._check_texts("--corpus", self._corpus, _textless(ranked), found)
-        if not self._query(found).strip():
+    def _check(self, entry: _Entry, to_rank: Mapping[str, str | None]) -> None:
+        if entry.query is None:
+            self._check_texts("--queries", self._queries, [entry.query_id], entry)
+        self._check_texts("--corpus", self._corpus, _without_text(to_rank), entry)
+        if not self._query(entry).strip():
             raise InvalidInputError(
-                f"The text of query {found.query_id!r} is blank.",
-                remedy=f"Mend it, or take the query out of {self._path}.",
+                f"The text of query {entry.query_id!r} is blank.",
+                remedy=f"Add the text, or remove the query from {self._path}.",
             )
 
-    def _job(self, found: _Found) -> Job:
-        ranked = self._ranked(found)
-        texts = self._corpus.texts(_textless(ranked)) if self._corpus is not None else {}
-        return Job(
-            found.query_id,
-            self._query(found),
-            {id_: texts[id_] if text is None else text for id_, text in ranked.items()},
-        )
-
-    def _query(self, found: _Found) -> str:
-        if found.query is not None or self._queries is None:
-            return found.query or ""
-        return self._queries.texts([found.query_id])[found.query_id]
-
-    def _ranked(self, found: _Found) -> dict[str, str | None]:
-        return dict(islice(found.documents.items(), self._depth))
-
     def _check_texts(
-        self, option: str, index: TextIndex | None, ids: list[str], found: _Found
+        self, option: str, index: TextIndex | None, ids: list[str], entry: _Entry
     ) -> None:
         if index is None and ids:
             raise InvalidInputError(
-                f"{self._path} has no text for {ids[0]!r} (query {found.query_id!r}).",
+                f"{self._path} has no text for {ids[0]!r} (query {entry.query_id!r}).",
                 remedy=f"Pass {option}, the file with the texts.",
             )
-        if index is not None and (lost := index.missing(ids)):
+        if index is not None and (missing := index.missing(ids)):
+            others = f", nor for {len(missing) - 1} others" if missing[1:] else ""
             raise InvalidInputError(
-                f"{index.path} has no text for {lost[0]!r}, which {self._path} names for query "
-                f"{found.query_id!r}{f', nor for {len(lost) - 1} others' if lost[1:] else ''}.",
-                remedy=f"Pass the {option} that the candidates are from.",
+                f"{index.path} has no text for {missing[0]!r}, which {self._path} lists for query "
+                f"{entry.query_id!r}{others}.",
+                remedy=f"Pass the {option} that the candidates come from.",
             )
 
-    def _read(self) -> Iterator[_Found]:
+    def _job(self, entry: _Entry) -> Job:
+        to_rank = self._to_rank(entry)
+        texts = {} if self._corpus is None else self._corpus.texts(_without_text(to_rank))
+        return Job(
+            entry.query_id,
+            self._query(entry),
+            {id_: texts[id_] if text is None else text for id_, text in to_rank.items()},
+        )
+
+    def _query(self, entry: _Entry) -> str:
+        if entry.query is not None or self._queries is None:
+            return entry.query or ""
+        return self._queries.texts([entry.query_id])[entry.query_id]
+
+    def _to_rank(self, entry: _Entry) -> dict[str, str | None]:
+        return dict(islice(entry.documents.items(), self._depth))
+
+    def _entries_again(self) -> Iterator[_Entry]:
+        """Yield the same entries as in the first pass, or raise."""
+        entries = self._entries()
+        count = 0
+        while True:
+            try:
+                entry = next(entries, None)
+            except InvalidInputError as error:  # it was valid in the first pass
+                raise _changed(self._path) from error
+            if entry is None:
+                break
+            if self._entry_hashes.get(entry.query_id) != _entry_hash(entry):
+                raise _changed(self._path)
+            count += 1
+            yield entry
+        if count < len(self._entry_hashes):
+            raise _changed(self._path)
+
+    def _entries(self) -> Iterator[_Entry]:
         if is_json_lines(self._path):
-            yield from self._from_json()
+            yield from self._json_entries()
             return
-        for query_id, scores in run_by_query(self._path):
-            yield _Found(query_id, None, dict.fromkeys(scores))
+        for query_id, scores in iter_run(self._path):
+            yield _Entry(query_id, None, dict.fromkeys(scores))
 
-    def _from_json(self) -> Iterator[_Found]:
+    def _json_entries(self) -> Iterator[_Entry]:
         seen: set[str] = set()
-        for number, line in lines(self._path):
-            found = read_at(self._path, number, _found, line)
-            if found.query_id in seen:
+        for number, line in read_lines(self._path):
+            entry = parse_line(self._path, number, _parse_entry, line)
+            if entry.query_id in seen:
                 raise InvalidInputError(
-                    f"{self._path}, line {number}: query {found.query_id!r} was there before."
+                    f"{self._path}, line {number}: query {entry.query_id!r} is listed twice."
                 )
-            seen.add(found.query_id)
-            yield found
+            seen.add(entry.query_id)
+            yield entry
 
 
-def _textless(documents: Mapping[str, str | None]) -> list[str]:
+def _changed(path: Path) -> InvalidInputError:
+    return InvalidInputError(
+        f"{path} has changed since it was first read.",
+        remedy="Restore the file, or start over with --restart.",
+    )
+
+
+def _entry_hash(entry: _Entry) -> bytes:
+    content = repr((entry.query, list(entry.documents.items())))
+    return blake2b(content.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _without_text(documents: Mapping[str, str | None]) -> list[str]:
     return [id_ for id_, text in documents.items() if text is None]
 
 
-def _found(line: bytes) -> _Found:
-    """Raises ValueError where the line is not as `Candidates` says."""
-    entry = json_object(line)
-    query, given = entry.get("query"), entry.get("documents")
-    if not isinstance(given, list) or not isinstance(query, str | None):
-        raise ValueError("it has no list of documents, or a query that is no text")
-    query_id = _id(entry, "query_id")
-    scored = [_document(document) for document in given]
+def _parse_entry(line: bytes) -> _Entry:
+    """Parse a line as `Candidates` describes it, or raise ValueError."""
+    fields = parse_json_object(line)
+    query, documents = fields.get("query"), fields.get("documents")
+    if not isinstance(query, str | None):
+        raise ValueError(f"the query is {query!r:.40}, not a string")
+    if not isinstance(documents, list):
+        raise ValueError(f"documents is {documents!r:.40}, not a list")
+    query_id = _parse_id(fields, "query_id")
+    scored = [_parse_document(document) for document in documents]
     if all(score is not None for _, _, score in scored):
         scored.sort(key=lambda document: -(document[2] or 0.0))
-    documents = {id_: text for id_, text, _ in scored}
-    if len(documents) < len(given):
-        raise ValueError("a document is there twice")
-    return _Found(query_id, query, documents)
+    return _Entry(query_id, query, _unique(scored))
 
 
-def _document(given: Any) -> tuple[str, str | None, float | None]:
-    if isinstance(given, str):
-        given = {"id": given}
-    if not isinstance(given, Mapping):
-        raise ValueError("a document is an id, or an object with an id")
-    id_, text, score = _id(given, "id"), given.get("text"), given.get("score")
-    if not isinstance(text, str | None) or not (score is None or is_finite(score)):
-        raise ValueError(f"document {id_!r}: its text or its score is none")
+def _unique(scored: Iterable[tuple[str, str | None, float | None]]) -> dict[str, str | None]:
+    texts: dict[str, str | None] = {}
+    for id_, text, _ in scored:
+        if id_ in texts:
+            raise ValueError(f"document {id_!r} is listed twice")
+        texts[id_] = text
+    return texts
+
+
+def _parse_document(document: Any) -> tuple[str, str | None, float | None]:
+    if isinstance(document, str):
+        document = {"id": document}
+    if not isinstance(document, Mapping):
+        raise ValueError(f"a document is {document!r:.40}, not an id or an object with an id")
+    id_, text, score = _parse_id(document, "id"), document.get("text"), document.get("score")
+    if not isinstance(text, str | None):
+        raise ValueError(f"the text of document {id_!r} is {text!r:.40}, not a string")
+    if score is not None and not is_finite(score):
+        raise ValueError(f"the score of document {id_!r} is {score!r:.40}, not a finite number")
     return id_, text, score
 
 
-def _id(entry: Mapping[str, Any], name: str) -> str:
-    """The id, which TREC's format must be able to hold."""
-    id_ = entry.get(name)
+def _parse_id(fields: Mapping[str, Any], name: str) -> str:
+    """Return the id, which TREC's format must be able to hold."""
+    id_ = fields.get(name)
     text = str(id_) if type(id_) in (str, int) else ""
+    if not text:
+        raise ValueError(f"no {name}" if id_ in (None, "") else f"{name} is {id_!r:.40}, not an id")
     if text.encode().split() != [text.encode()]:
-        raise ValueError(f"it has no {name}, or one with white space: {id_!r}")
+        raise ValueError(f"{name} {text!r} contains white space, unlike ids in TREC's format")
     return text

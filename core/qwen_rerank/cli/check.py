@@ -1,4 +1,4 @@
-"""`qwen-rerank check`: whether everything is there to rank with, and what to do if it is not."""
+"""`qwen-rerank check`: test the key, the address and the model, and say what to fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.output import Output, spent
+from qwen_rerank.cli.output import Output, format_usage
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 
 __all__ = ["check"]
@@ -34,7 +34,7 @@ def check(
     dialect: Dialect = None,
     timeout: Timeout = None,
 ) -> None:
-    """See that the scorer is there, answers, and ranks a text that must come first, first."""
+    """Test that the scorer responds, and that it ranks the one relevant text first."""
     output: Output = ctx.obj
     with _step(output, "key, address and packages"):
         chosen = make_scorer(
@@ -48,10 +48,10 @@ def check(
         )
     output.result(f"      {chosen!r}")
     with chosen:
-        with _step(output, "answer"):
+        with _step(output, "response"):
             scores = chosen.score(QUERY, TEXTS)
         usage = scores.usage
-        output.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {spent(usage)}")
+        output.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {format_usage(usage)}")
         with _step(output, "ranking"):
             check_relevant_first(chosen, scores)
     relevant, *others = scores.values

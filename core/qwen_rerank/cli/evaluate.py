@@ -1,4 +1,4 @@
-"""`qwen-rerank eval`: runs measured side by side."""
+"""`qwen-rerank eval`: measure runs side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qwen_rerank.cli.options import AsJson
-from qwen_rerank.cli.output import Output
+from qwen_rerank.cli.output import Output, one_line
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import DEFAULT_MEASURES, compare, read_judgements, read_run
 
@@ -23,54 +23,56 @@ def evaluate(
         typer.Option(
             "--run",
             "-r",
-            help="A run in TREC's format, or NAME=FILE. The others are compared with the first.",
+            help="A run in the format of TREC or MS MARCO, as FILE or NAME=FILE. The first is the "
+            "baseline.",
         ),
     ],
     qrels: Annotated[
-        Path, typer.Option("--qrels", help="The judgements, in TREC's format or BEIR's.")
+        Path, typer.Option("--qrels", help="The judgements, in the format of TREC or BEIR.")
     ],
     measure: Annotated[
         list[str] | None,
         typer.Option(
             "--measure",
             "-m",
-            help=f"A measure of ir-measures'; {', '.join(DEFAULT_MEASURES)} by default.",
+            help="A measure that ir-measures knows, such as P@5; repeatable. Default: "
+            f"{', '.join(DEFAULT_MEASURES)}.",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture of each query's gain by the first measure, from the first run "
-            "to the second: .png, .svg, .pdf."
+            help="Plot how much each query gains from the first run to the second, by the first "
+            "measure, in a .png, .svg or .pdf file."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure runs side by side, with a paired randomisation test."""
     output: Output = ctx.obj
-    runs = {name: read_run(file) for name, file in _named(run).items()}
+    runs = {name: read_run(file) for name, file in _files_by_name(run).items()}
     report = compare(runs, read_judgements(qrels), measures=measure or DEFAULT_MEASURES)
     if plot is not None:
-        picture = report.plot_gains()
-        picture.save(plot)
-        output.note(f"{plot}: {picture.alt}")
+        gains = report.plot_gains()
+        gains.save(plot)
+        output.note(one_line(f"{plot}: {gains.alt}"))
     if as_json:
         output.json(report.to_dict(), indent=2)
     else:
         output.result(str(report))
 
 
-def _named(runs: Sequence[str]) -> dict[str, Path]:
-    """The files by their names: what is given, or the file's own without its ending."""
-    named: dict[str, Path] = {}
-    for given in runs:
-        name, equals, file = given.partition("=")
-        path = Path(file) if equals and not Path(given).exists() else Path(given)
-        name = name if path != Path(given) else path.stem
-        if not name or name in named:
+def _files_by_name(runs: Sequence[str]) -> dict[str, Path]:
+    """Return the files by the names of the runs, by default the file names without ending."""
+    files: dict[str, Path] = {}
+    for argument in runs:
+        name, equals, file = argument.partition("=")
+        path = Path(file) if equals and not Path(argument).exists() else Path(argument)
+        name = name if path != Path(argument) else path.stem
+        if not name or name in files:
             raise InvalidInputError(
-                f"Two runs are called {name!r}." if name else f"{given!r} has no name.",
+                f"Two runs are named {name!r}." if name else f"{argument!r} has no name.",
                 remedy="Pass --run NAME=FILE.",
             )
-        named[name] = path
-    return named
+        files[name] = path
+    return files

@@ -1,10 +1,11 @@
-"""How the command line ends: exit codes, and errors as sentences with a remedy."""
+"""Exit codes of the command line, and the texts of errors."""
 
 from __future__ import annotations
 
 import re
 from enum import IntEnum
 
+from qwen_rerank.cli.output import one_line
 from qwen_rerank.errors import (
     AuthenticationError,
     InvalidInputError,
@@ -16,21 +17,21 @@ from qwen_rerank.errors import (
     ServiceError,
 )
 
-__all__ = ["Exit", "exit_code", "sentences"]
+__all__ = ["Exit", "error_text", "exit_code"]
 
 
 class Exit(IntEnum):
-    """Exit codes. Those of typer itself are 2, for a bad command line, and these."""
+    """Exit codes. Typer itself exits with 2 for a bad command line."""
 
     DONE = 0
     FAILED = 1
-    """An answer that is no ranking, a refused text, a full disk, or a bug."""
+    """A bad response, a refused text, a full disk, or a bug."""
     INPUT = 2
-    """An argument or a file that can't be used."""
+    """An argument or a file is invalid."""
     KEY = 3
-    """No key, or one that was refused."""
+    """The API key is missing or was refused."""
     LATER = 4
-    """The service failed, or could not be reached, or has had enough for now."""
+    """The service failed, could not be reached, or limits the rate."""
     PACKAGE = 5
     """A package is missing."""
     INTERRUPTED = 130
@@ -38,35 +39,45 @@ class Exit(IntEnum):
 
 
 def exit_code(error: Exception) -> Exit:
-    """The exit code for an error."""
-    kinds: tuple[tuple[Exit, tuple[type[Exception], ...]], ...] = (
+    """Return the exit code for an error."""
+    codes: tuple[tuple[Exit, tuple[type[Exception], ...]], ...] = (
         (Exit.PACKAGE, (MissingDependencyError,)),
         (Exit.KEY, (AuthenticationError,)),
         (Exit.LATER, (RateLimitError, RequestTimeoutError, ServiceError)),
-        (Exit.INPUT, (InvalidInputError, *_UNUSABLE)),
+        (Exit.INPUT, (InvalidInputError, *_UNUSABLE_PATH)),
     )
-    return next((code for code, types in kinds if isinstance(error, types)), Exit.FAILED)
+    return next((code for code, types in codes if isinstance(error, types)), Exit.FAILED)
 
 
-def sentences(error: Exception) -> str:
-    """What went wrong and, on a line of its own, what to do about it."""
+def error_text(error: Exception) -> str:
+    """Return what went wrong in one line and, on a second line, what to do about it."""
+    what, remedy = _what_and_remedy(error)
+    lines = (one_line(what), one_line(remedy or ""))
+    return "\n".join(line for line in lines if line)
+
+
+def _what_and_remedy(error: Exception) -> tuple[str, str | None]:
     if isinstance(error, MissingKeyError) and error.remedy and "DASHSCOPE_API_KEY" in error.remedy:
-        return f"{error.message}\n{_NO_KEY}"
+        return error.message, _NO_KEY
     if isinstance(error, QwenRerankError):
-        what = _named_as_options(str(error).removesuffix(error.remedy or "").rstrip())
-        remedy = error.remedy or ("Try again later." if exit_code(error) is Exit.LATER else None)
-        return f"{what}\n{_as_options(remedy)}" if remedy else what
+        what = _with_option_names(str(error).removesuffix(error.remedy or ""))
+        if error.remedy:
+            return what, _as_options(error.remedy)
+        return what, "Try again later." if exit_code(error) is Exit.LATER else None
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
-    return f"{type(error).__name__}: {error}\nRun it again with --debug for the traceback."
+        return (
+            f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.",
+            "",
+        )
+    return f"{type(error).__name__}: {error}", "Run it again with --debug for the traceback."
 
 
-_UNUSABLE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""What is wrong with a path, other than with a disk."""
+_UNUSABLE_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors about a path rather than a disk."""
 
 _NO_KEY = (
-    "Make one in the Alibaba Cloud Model Studio console and set the environment variable "
-    "DASHSCOPE_API_KEY; or rank offline, without one: --scorer embedded."
+    "Create a key in the Alibaba Cloud Model Studio console and set the environment variable "
+    "DASHSCOPE_API_KEY, or rank offline without one: --scorer embedded."
 )
 
 _OPTIONS = {
@@ -81,20 +92,20 @@ _OPTIONS = {
     "tokens_per_minute": "--tokens-per-minute",
     "top_n": "--top-n",
 }
-"""The options here for Python's arguments. What is none is left as Python has it."""
+"""The options for arguments in Python. Arguments without an option are left as they are."""
 
-_PASSED = re.compile(rf'\b({"|".join(_OPTIONS)})=(?:"([^"]+)")?')
-_NAMED = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(?!=)")
+_ASSIGNMENT = re.compile(rf'\b({"|".join(_OPTIONS)})=(?:"([^"]+)")?')
+_NAME = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(?!=)")
 
 
 def _as_options(remedy: str) -> str:
-    """The remedy with options for what it says to pass, such as --model qwen3-rerank."""
+    """Replace arguments to pass with options, such as --model qwen3-rerank."""
 
-    def option(found: re.Match[str]) -> str:
-        return f"{_OPTIONS[found[1]]} {found[2] or ''}".rstrip()
+    def option(match: re.Match[str]) -> str:
+        return f"{_OPTIONS[match[1]]} {match[2] or ''}".rstrip()
 
-    return _named_as_options(_PASSED.sub(option, remedy))
+    return _with_option_names(_ASSIGNMENT.sub(option, remedy))
 
 
-def _named_as_options(text: str) -> str:
-    return _NAMED.sub(lambda found: _OPTIONS[found[1]], text)
+def _with_option_names(text: str) -> str:
+    return _NAME.sub(lambda match: _OPTIONS[match[1]], text)

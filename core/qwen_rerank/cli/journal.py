@@ -1,7 +1,7 @@
-"""The journal of a run: what is finished is on the disk, and is not paid for again.
+"""The journal of a run: finished queries are on disk, and are not paid for twice.
 
-A file of JSON Lines that is only ever appended to. The first line has the options that the rankings
-depend on, each other one a query that is finished. A process that is killed leaves at most one torn
+A file of JSON Lines that is only appended to. The first line has the options that the rankings
+depend on; each other line is a finished query. A process that is killed leaves at most one torn
 line, the last, which is cut off.
 """
 
@@ -12,22 +12,24 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
-from qwen_rerank.datasets import json_object
+from qwen_rerank.datasets import parse_json_object
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Usage
 
-__all__ = ["Finished", "Journal", "Scored", "sync_folder"]
+__all__ = ["FinishedQuery", "Journal", "ScoredIds", "sync_folder"]
 
 if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: int) -> None:
-        os.lseek(file, 2**30, os.SEEK_SET)  # a byte that nobody reads, as they could not
+        os.lseek(file, 2**30, os.SEEK_SET)  # nobody reads this byte; a locked one can't be read
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
 else:
@@ -37,92 +39,120 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-Scored: TypeAlias = Sequence[tuple[str, float | None]]
-"""Documents, best first, with their scores; None for one without text."""
+_Score = Annotated[float, Field(allow_inf_nan=False)]
+
+ScoredIds: TypeAlias = Sequence[tuple[str, _Score | None]]
+"""Document ids, best first, with their scores; None for a document without text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A query that is finished.
+class FinishedQuery:
+    """The result for a query.
 
     Attributes:
-        query_id: Its id.
+        query_id: The id of the query.
         ranking: Its documents, best first.
         usage: What it cost.
         refused: Whether the service's content inspection refused it, so that nothing was ranked.
     """
 
     query_id: str
-    ranking: Scored
+    ranking: ScoredIds
     usage: Usage
     refused: bool = False
 
 
-_finished = TypeAdapter(Finished)
+_finished_query = TypeAdapter(FinishedQuery)
 
 _HEAD = b'{"options": {'
 """How a journal begins."""
 
 
+class _Line(NamedTuple):
+    """Where a line of the journal is."""
+
+    number: int
+    offset: int
+
+
 class Journal:
-    """The journal in a file, to which no other process writes until this one closes it.
+    """The journal in a file. No other process writes to it until this one closes it.
 
     Args:
-        path: The file; it is made if it is not there.
-        options: What the rankings depend on, by names that a user knows.
-        restart: Whether to throw away what is in the file.
+        path: The file, which is created if it does not exist.
+        options: What the rankings depend on, by names that users know.
+        restart: Whether to discard what is in the journal.
 
     Attributes:
-        usage: What all that is finished has cost.
+        usage: What all finished queries have cost.
         refused: How many queries were refused.
-        textless: How many documents have no score, as they have no text.
+        without_text: How many documents have no score because they have no text.
 
     Raises:
-        InvalidInputError: The file is the journal of other options, is none, or is in use.
+        InvalidInputError: The file is not a journal, is corrupted, is the journal of other options,
+            or is in use.
         OSError: The file can't be read or written.
     """
 
     def __init__(self, path: Path, options: Mapping[str, Any], *, restart: bool = False) -> None:
         self.usage = Usage()
         self.refused = 0
-        self.textless = 0
+        self.without_text = 0
         self._path = path
-        self._places: dict[str, int] = {}
+        self._lines: dict[str, _Line] = {}
+        self._last_line = 1
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise self._not_a_journal()
         self._file = path.open("ab", buffering=0)
         self._reader = path.open("rb")
         try:
             self._claim()
-            if restart:
-                self._file.truncate(0)
-            self._load({name: str(value) for name, value in options.items()})
+            self._load({name: str(value) for name, value in options.items()}, restart)
+            self._reader.close()  # its buffer may have what was cut off
+            self._reader = path.open("rb")
         except BaseException:
             self.close()
             raise
 
     @property
-    def done(self) -> Collection[str]:
-        """The ids of the queries that are finished."""
-        return self._places.keys()
+    def finished(self) -> Collection[str]:
+        """The ids of the finished queries."""
+        return self._lines.keys()
 
-    def add(self, finished: Finished) -> None:
-        """Append a query; it is on the disk when this returns.
+    def add(self, query: FinishedQuery) -> None:
+        """Append a query; it is on disk when this returns.
 
         Raises:
-            OSError: It could not be written. Nothing more can be added then.
+            OSError: It could not be written. Nothing can be added after that.
         """
-        place = self._file.seek(0, os.SEEK_END)
-        self._append(asdict(finished))
-        self._count(finished, place)
+        offset = self._file.seek(0, os.SEEK_END)
+        self._append(asdict(query))
+        self._count(query, offset)
 
-    def ranking(self, query_id: str) -> Scored:
-        """The ranking of a query that is finished."""
-        self._reader.seek(self._places[query_id])
-        return self._finished(self._reader.readline()).ranking
+    def ranking(
+        self, query_id: str, document_ids: Collection[str], top_n: int | None = None
+    ) -> ScoredIds:
+        """Return the ranking of a finished query.
+
+        Args:
+            query_id: The id of the query.
+            document_ids: The documents that were ranked for it.
+            top_n: How many of them were kept; None for all.
+
+        Raises:
+            InvalidInputError: The ranking does not have exactly so many of these documents, in the
+                order of their scores.
+        """
+        line = self._lines[query_id]
+        self._reader.seek(line.offset)
+        ranking = self._parse(self._reader.readline(), line.number).ranking
+        self._check_ranking(ranking, document_ids, top_n, line.number)
+        return ranking
 
     def remove(self) -> None:
-        """Remove the file, and close it."""
+        """Delete the file, and close it."""
         if sys.platform == "win32":
-            self.close()  # what is open can't be removed there
+            self.close()  # an open file can't be deleted there
         self._path.unlink()
         self.close()
 
@@ -139,72 +169,98 @@ class Journal:
                 raise OSError("It was removed before it was locked.")
         except OSError as error:
             raise InvalidInputError(
-                f"Another process is writing to {self._path}.", remedy="Wait until it has ended."
+                f"Another process is writing to {self._path}.", remedy="Wait until it has finished."
             ) from error
 
-    def _load(self, options: dict[str, str]) -> None:
+    def _load(self, options: dict[str, str], restart: bool) -> None:
         first = self._reader.readline()
-        if first.endswith(b"\n"):
-            self._check(self._options(first), options)
-            self._load_finished(len(first))
-        elif _HEAD.startswith(first[: len(_HEAD)]):  # nothing yet, or a torn first line
+        if not _HEAD.startswith(first[: len(_HEAD)]):
+            raise self._not_a_journal()
+        if restart or not first.endswith(b"\n"):  # nothing yet, or a torn first line
             self._file.truncate(0)
             self._append({"options": options})
             sync_folder(self._path.parent)
-        else:
-            raise self._damaged()
+            return
+        self._check_options(self._parse_options(first), options)
+        self._load_finished(len(first))
 
-    def _load_finished(self, place: int) -> None:
+    def _load_finished(self, offset: int) -> None:
         for line in self._reader:
-            try:
-                self._count(self._finished(line), place)
-            except InvalidInputError:
-                if self._reader.read(1):  # a torn line can only be the last
-                    raise
-                self._file.truncate(place)
-            place += len(line)
+            if _is_torn(line) and not self._reader.read(1):  # only the last line can be torn
+                self._file.truncate(offset)
+                return
+            self._count(self._parse(line, self._last_line + 1), offset)
+            offset += len(line)
 
-    def _options(self, line: bytes) -> dict[str, str]:
+    def _parse_options(self, line: bytes) -> dict[str, str]:
         try:
-            options: dict[str, str] = json_object(line)["options"]
+            options: dict[str, str] = parse_json_object(line)["options"]
         except (ValueError, KeyError) as error:
-            raise self._damaged() from error
+            raise self._corrupted(1, "its options can't be read") from error
         return options
 
-    def _check(self, written: Mapping[str, str], options: Mapping[str, str]) -> None:
+    def _check_options(self, written: Mapping[str, str], options: Mapping[str, str]) -> None:
         differing = [
-            f"{name} was {written.get(name, 'not given')} and is {options.get(name, 'not given')}"
+            f"{name} was {written.get(name, 'not set')} and is {options.get(name, 'not set')}"
             for name in {**written, **options}
             if written.get(name) != options.get(name)
         ]
         if differing:
             raise InvalidInputError(
-                f"{self._path} is the journal of other options: {'; '.join(differing)}.",
-                remedy="Use those, write to another file, or throw the journal and what is paid "
-                "for away with --restart.",
+                f"{self._path} was written with other options: {'; '.join(differing)}.",
+                remedy="Use the same options, write to another file, or start over with --restart, "
+                "which pays for the finished queries again.",
             )
 
-    def _finished(self, line: bytes) -> Finished:
+    def _parse(self, line: bytes, number: int) -> FinishedQuery:
         try:
-            if line.endswith(b"\n"):
-                return _finished.validate_json(line)
+            return _finished_query.validate_json(line)
         except ValidationError as error:
-            raise self._damaged() from error
-        raise self._damaged()
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            problem = f"{field}: {first['msg']}" if field else "it is not valid JSON"
+            raise self._corrupted(number, problem) from error
 
-    def _damaged(self) -> InvalidInputError:
+    def _check_ranking(
+        self, ranking: ScoredIds, document_ids: Collection[str], top_n: int | None, number: int
+    ) -> None:
+        expected = len(document_ids) if top_n is None else min(top_n, len(document_ids))
+        ids = {id_ for id_, _ in ranking}
+        if len(ranking) != expected or len(ids) != expected or not ids <= set(document_ids):
+            raise self._corrupted(
+                number, f"its {len(ranking)} documents are not the expected {expected}"
+            )
+        scores = [float("-inf") if score is None else score for _, score in ranking]
+        if any(first < second for first, second in pairwise(scores)):
+            raise self._corrupted(number, "its documents are not in the order of their scores")
+
+    def _not_a_journal(self) -> InvalidInputError:
         return InvalidInputError(
-            f"{self._path} is no journal, or is damaged.",
-            remedy="Mend it, write to another file, or throw it away with --restart.",
+            f"{self._path} exists and is not a journal.",
+            remedy="Move it away, or write to another file with --out.",
         )
 
-    def _count(self, finished: Finished, place: int) -> None:
-        self._places[finished.query_id] = place
-        self.usage += finished.usage
-        if finished.refused:
+    def _corrupted(self, number: int, problem: str) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self._path}, line {number} is corrupted: {problem}.",
+            remedy="Delete the line to rank its query again, or start over with --restart."
+            if number > 1
+            else "Start over with --restart.",
+        )
+
+    def _count(self, query: FinishedQuery, offset: int) -> None:
+        self._last_line += 1
+        if query.query_id in self._lines:
+            raise self._corrupted(
+                self._last_line,
+                f"query {query.query_id!r} is in line {self._lines[query.query_id].number} too",
+            )
+        self._lines[query.query_id] = _Line(self._last_line, offset)
+        self.usage += query.usage
+        if query.refused:
             self.refused += 1
         else:
-            self.textless += sum(score is None for _, score in finished.ranking)
+            self.without_text += sum(score is None for _, score in query.ranking)
 
     def _append(self, value: Mapping[str, Any]) -> None:
         rest = memoryview(f"{json.dumps(value)}\n".encode())
@@ -213,16 +269,24 @@ class Journal:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.close()  # a line behind a torn one would be torn too
+            self._file.close()  # a line after a torn one would be lost too
             raise
 
 
+def _is_torn(line: bytes) -> bool:
+    try:
+        from_json(line)
+    except ValueError:
+        return True
+    return not line.endswith(b"\n")
+
+
 def sync_folder(folder: Path) -> None:
-    """See that its files' names are on the disk too, where a system can do that."""
+    """Write the names of a folder's files to disk, where the system can."""
     if sys.platform == "win32":
         return
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The options that the commands share, and the scorer that they make."""
+"""The options that commands share, and the scorer that they describe."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 SERVER_KEY = "QWEN_RERANK_SERVER_KEY"
-"""The environment variable with the key of a server of one's own."""
+"""The environment variable with the key of your own server."""
 
 
 class ScorerKind(StrEnum):
-    """What gives the scores."""
+    """The scorers that a command can use."""
 
     DASHSCOPE = "dashscope"
     EMBEDDED = "embedded"
@@ -54,45 +54,48 @@ Kind: TypeAlias = Annotated[
     typer.Option(
         "--scorer",
         "-s",
-        help="dashscope, with the key in DASHSCOPE_API_KEY; embedded, offline; local, the open "
-        f"model in this process; server, at --url, with its key in {SERVER_KEY} if it has one.",
+        help="dashscope, with its key in DASHSCOPE_API_KEY; embedded, offline; local, an open "
+        f"model in this process; server, your own at --url, with its key, if any, in {SERVER_KEY}.",
     ),
 ]
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="The model's name, or for local a folder or id on the hub."),
+    typer.Option("--model", "-m", help="The model; for local, a folder or an id on the hub."),
 ]
 Instruct: TypeAlias = Annotated[
-    str | None, typer.Option(help="What relevant means, for models that take an instruction.")
+    str | None,
+    typer.Option(help="What relevant means, for models that take an instruction."),
 ]
 Region: TypeAlias = Annotated[
     str | None, typer.Option(help="DashScope's region: cn-beijing or ap-southeast-1.")
 ]
 Url: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="Where the server ranks; for dashscope the address up to /api/v1."),
+    typer.Option(help="The server's address; for dashscope, the address up to /api/v1."),
 ]
 Dialect: TypeAlias = Annotated[
-    str | None, typer.Option(help="Which server it is, such as vllm, llama.cpp or tei.")
+    str | None, typer.Option(help="The kind of server, such as vllm, llama.cpp or tei.")
 ]
 Timeout: TypeAlias = Annotated[
-    float | None, typer.Option(help="Seconds for one attempt of one request.")
+    float | None, typer.Option(help="The timeout of one attempt of a request, in seconds.")
 ]
 Passages: TypeAlias = Annotated[
-    bool, typer.Option("--passages", help="Score long texts by their best passage, not cut off.")
+    bool,
+    typer.Option("--passages", help="Score long texts by their best passage, uncut."),
 ]
 RequestsPerMinute: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="How many requests may go out in any minute.")
+    int | None, typer.Option(min=1, help="The maximum number of requests in any minute.")
 ]
 TokensPerMinute: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="How many tokens may go out in any minute.")
+    int | None, typer.Option(min=1, help="The maximum number of tokens in any minute.")
 ]
 TopN: TypeAlias = Annotated[
-    int | None, typer.Option("--top-n", "-n", min=1, help="How many to return; all by default.")
+    int | None,
+    typer.Option("--top-n", "-n", min=1, help="How many to return; all by default."),
 ]
 Fields: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--field", "-f", help="The JSON field with a document's text; again for several."),
+    typer.Option("--field", "-f", help="The JSON field to rank by; repeatable."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -100,30 +103,30 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def make_scorer(
     kind: ScorerKind, *, passages: bool = False, **options: str | float | None
 ) -> Scorer:
-    """The scorer of these options.
+    """Create the scorer that the options describe.
 
     Args:
         kind: Which scorer.
-        passages: Whether it scores long texts by their passages.
+        passages: Whether to score long texts by their passages.
         options: The scorer's own options, as `_SCORERS` has them; None keeps its default.
 
     Raises:
-        InvalidInputError: An option that the scorer has no use for, or can't use.
-        MissingKeyError: There is no key in the environment.
+        InvalidInputError: The scorer does not take an option, or its value is invalid.
+        MissingKeyError: The environment has no key.
         MissingDependencyError: The scorer's extra is not installed.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    make, taken = _SCORERS[kind]
-    if lost := given.keys() - taken:
+    values = {name: value for name, value in options.items() if value is not None}
+    create, accepted = _SCORERS[kind]
+    if unsupported := values.keys() - accepted:
+        takes = f"takes {_option_names(accepted)}" if accepted else "takes no options"
         raise InvalidInputError(
-            f"--scorer {kind} has no use for {_named(lost)}.",
-            remedy=f"Leave it out; it takes {_named(taken)}." if taken else "Leave it out.",
+            f"--scorer {kind} does not take {_option_names(unsupported)}; it {takes}."
         )
-    scorer = make(**given)
+    scorer = create(**values)
     return PassageScorer(scorer) if passages else scorer
 
 
-def _named(options: Iterable[str]) -> str:
+def _option_names(options: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(options))
 
 
@@ -146,4 +149,4 @@ _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
     ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct"})),
     ScorerKind.SERVER: (_server, _SERVICE | _RATES | {"dialect"}),
 }
-"""How each is made, and the options that it takes."""
+"""How to create each scorer, and which options it takes."""

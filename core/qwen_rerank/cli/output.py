@@ -1,4 +1,4 @@
-"""What the command line says: results on standard output, everything else on standard error."""
+"""What the command line prints: results to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -15,115 +15,119 @@ from rich.table import Table
 
 from qwen_rerank.scorers.base import Usage
 
-__all__ = ["Output", "one_line", "print_error", "spent"]
+__all__ = ["Output", "format_usage", "one_line", "print_error", "printable"]
 
-_WIDE = 100_000
-"""The width of what is no terminal: nothing is cut in a file or a pipe."""
+_UNLIMITED_WIDTH = 100_000
+"""The width of a file or a pipe, where nothing is cut."""
 
-_READABLE = 10
-"""How many characters of the last column a terminal must have room for."""
+_MIN_LAST_COLUMN = 10
+"""How many characters of the last column must fit a terminal."""
 
 
 class Output:
-    """Both streams. Colours are for terminals alone, and not where NO_COLOR is set.
+    """Standard output and standard error, in colour on a terminal unless NO_COLOR is set.
 
     Args:
-        quiet: Whether nothing goes to standard error but errors.
+        quiet: Whether to print only results and errors.
 
     Attributes:
-        unsaid: How many warnings of the library's came from where one had come from before, and
-            were not repeated.
+        repeated_warnings: How many of the library's warnings repeat an earlier one and were not
+            shown.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.results = _console(sys.stdout)
         self.notes = _console(sys.stderr)
-        self.unsaid = 0
-        self._warned: set[str] = set()
+        self.repeated_warnings = 0
+        self._shown_warnings: set[str] = set()
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there is a terminal to show progress on, and it is wanted."""
+        """Whether standard error is a terminal that should show progress."""
         return self.notes.is_terminal and not self.quiet
 
     def note(self, text: str) -> None:
-        """Say something that is no result, unless it should be quiet."""
+        """Print something that is not a result, unless `quiet` is set."""
         if not self.quiet:
-            self.notes.print(_harmless(text))
+            self.notes.print(printable(text))
 
-    def listen(self, *, debug: bool) -> None:
-        """Say what the library warns of, and with debug whatever it logs."""
+    def show_logs(self, *, debug: bool) -> None:
+        """Show the library's warnings; with `debug`, everything it logs."""
         log = logging.getLogger("qwen_rerank")
         log.setLevel(logging.DEBUG if debug else logging.WARNING)
-        log.addHandler(_Listener(self._heard))
-        warnings.showwarning = lambda message, *_, **__: self.note(f"Warning: {message}")
+        log.addHandler(_Handler(self._show_log))
+        warnings.showwarning = lambda message, *_, **__: self.note(
+            f"Warning: {one_line(str(message))}"
+        )
 
-    def _heard(self, record: logging.LogRecord) -> None:
-        """Say a warning once: of a thousand queries, each may have a long document."""
+    def _show_log(self, record: logging.LogRecord) -> None:
+        """Show a warning once: each of a thousand queries may have a long document."""
+        message = one_line(record.getMessage())
         if record.levelno < logging.WARNING:
-            self.note(f"{record.name}: {record.getMessage()}")
-        elif record.msg in self._warned:
-            self.unsaid += 1
+            self.note(f"{record.name}: {message}")
+        elif record.msg in self._shown_warnings:
+            self.repeated_warnings += 1
         else:
-            self._warned.add(record.msg)
-            self.note(f"Warning: {record.getMessage()}")
+            self._shown_warnings.add(record.msg)
+            self.note(f"Warning: {message}")
 
     def result(self, text: str) -> None:
-        """Print a result that is a text."""
-        self.results.print(_harmless(text))
+        """Print a result that is text."""
+        self.results.print(printable(text))
 
-    def table(self, shown: Table) -> None:
-        """Print a table, its last column cut where a terminal is too narrow.
+    def table(self, table: Table) -> None:
+        """Print a table, whose last column is cut if the terminal is too narrow.
 
-        Where that would not leave enough of it, and where there is no terminal, nothing is cut.
+        Nothing is cut if too little of the column would be left, or without a terminal.
         """
-        if self.results.is_terminal and self._fitted(shown):
-            self.results.print(shown)
+        if self.results.is_terminal and self._fit(table):
+            self.results.print(table)
             return
-        self.results.width = _WIDE
+        self.results.width = _UNLIMITED_WIDTH
         with self.results.capture() as captured:
-            self.results.print(shown)
+            self.results.print(table)
         self.results.print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
-    def _fitted(self, shown: Table) -> bool:
-        """Cut the last column to what the others leave, if that is enough to be read."""
-        last = shown.columns[-1]
-        last.max_width = _READABLE
-        options = self.results.options.update(width=_WIDE)
-        spare = self.results.width - self.results.measure(shown, options=options).maximum
-        last.max_width = _READABLE + spare if spare >= 0 else None
-        return spare >= 0
+    def _fit(self, table: Table) -> bool:
+        """Cut the last column to the width that is left, and return whether that is enough."""
+        last = table.columns[-1]
+        last.max_width = _MIN_LAST_COLUMN
+        options = self.results.options.update(width=_UNLIMITED_WIDTH)
+        left = self.results.width - self.results.measure(table, options=options).maximum
+        last.max_width = _MIN_LAST_COLUMN + left if left >= 0 else None
+        return left >= 0
 
     def json(self, value: Any, *, indent: int | None = None) -> None:
-        """Print a value as JSON in UTF-8, whatever the terminal's encoding."""
-        text = json.dumps(value, ensure_ascii=False, indent=indent)
-        # File names may hold bytes that are not UTF-8: JSON has a way to write them.
+        """Print a value as JSON in UTF-8, whatever the encoding of the terminal."""
+        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+        text = _C1_CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
+        # File names may hold bytes that are not UTF-8, which JSON can escape.
         sys.stdout.buffer.write(f"{text}\n".encode(errors="backslashreplace"))
         sys.stdout.buffer.flush()
 
 
-class _Listener(logging.Handler):
-    """Hands what is logged to a function."""
+class _Handler(logging.Handler):
+    """Passes log records to a function."""
 
-    def __init__(self, hear: Callable[[logging.LogRecord], None]) -> None:
+    def __init__(self, show: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
-        self._hear = hear
+        self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._hear(record)
+        self._show(record)
 
 
 def print_error(text: str) -> None:
-    """Say what went wrong, on standard error; of standard output nothing is asked."""
-    _console(sys.stderr).print(f"qwen-rerank: {_harmless(text)}")
+    """Print what went wrong to standard error; standard output may be unusable."""
+    _console(sys.stderr).print(printable(text))
 
 
 def _console(stream: TextIO) -> Console:
-    stream.reconfigure(errors="replace")  # type: ignore[attr-defined]  # not another's bug
+    stream.reconfigure(errors="replace")  # type: ignore[attr-defined]  # the streams are text files
     return Console(
         file=stream,
-        width=None if stream.isatty() else _WIDE,
+        width=None if stream.isatty() else _UNLIMITED_WIDTH,
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -131,20 +135,25 @@ def _console(stream: TextIO) -> Console:
     )
 
 
-def spent(usage: Usage) -> str:
-    """What was billed: tokens, and dollars where the price is known."""
+def format_usage(usage: Usage) -> str:
+    """Return the billed tokens, and their price in dollars if it is known."""
     tokens = f"{usage.tokens:,} tokens"
     return tokens if usage.cost is None else f"{tokens}, ${usage.cost:.4f}"
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without what a terminal would take for commands."""
-    return _harmless(" ".join(text.split()))
+    """Return the text on one line, without control characters."""
+    return printable(" ".join(text.split()))
 
 
-def _harmless(text: str) -> str:
-    return _COMMANDS.sub("\ufffd", text)
+def printable(text: str) -> str:
+    """Replace control characters, which a terminal could take for commands.
+
+    Tabs and line breaks stay.
+    """
+    return _CONTROLS.sub("\ufffd", text)
 
 
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""The control characters but for tabs and line breaks."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_C1_CONTROLS = re.compile(r"[\x7f-\x9f]")
+"""DEL and the control characters above ASCII, which the json module does not escape."""

@@ -1,29 +1,18 @@
-"""`qwen-rerank run`: a whole run reranked, which can be stopped and started again."""
+"""`qwen-rerank run`: rerank a whole run, and continue where an earlier attempt stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from qwen_rerank.cli.candidates import Candidates, Counts
-from qwen_rerank.cli.journal import Journal
+from qwen_rerank.cli.candidates import Candidates
+from qwen_rerank.cli.journal import Journal, ScoredIds
 from qwen_rerank.cli.options import (
     Dialect,
     Fields,
@@ -40,17 +29,18 @@ from qwen_rerank.cli.options import (
     Url,
     make_scorer,
 )
-from qwen_rerank.cli.output import Output, spent
-from qwen_rerank.cli.rerank_queries import PART, rerank_all, write_run
+from qwen_rerank.cli.output import Output
+from qwen_rerank.cli.progress import RunProgress
+from qwen_rerank.cli.rerank_queries import TEXT, rerank_queries
+from qwen_rerank.cli.run_file import already_exists, write_run
 from qwen_rerank.cli.text_index import TextIndex
-from qwen_rerank.datasets import TEXT_FIELDS
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.ranking.engine import RerankEngine
 
 __all__ = ["run"]
 
 _JOURNAL = ".journal"
-"""What is added to the result's name for that of the journal."""
+"""What is appended to the name of the result for the name of the journal."""
 
 
 def run(
@@ -58,23 +48,23 @@ def run(
     candidates: Annotated[
         Path,
         typer.Option(
-            help="What to rerank: a run in TREC's format, or JSON Lines (.jsonl), an object a "
-            "query with query_id, query and documents."
+            help="What to rerank: a run in the format of TREC or MS MARCO, or JSON Lines (.jsonl) "
+            "with one object per query: query_id, query and documents."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run to write, in TREC's format.")],
     queries: Annotated[
         Path | None,
-        typer.Option(help="The queries' texts: .jsonl as in BEIR, or lines of id, tab, text."),
+        typer.Option(help="The queries: .jsonl as in BEIR, or lines of id, tab, text."),
     ] = None,
     corpus: Annotated[
         Path | None,
-        typer.Option(help="The documents' texts: .jsonl as in BEIR, or lines of id, tab, text."),
+        typer.Option(help="The documents: .jsonl as in BEIR, or lines of id, tab, text."),
     ] = None,
     field: Fields = None,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, help="Rerank so many of each query, the first; leave out the others."),
+        typer.Option(min=1, help="Rerank only the first so many documents of each query."),
     ] = None,
     top_n: TopN = None,
     scorer: Kind = ScorerKind.DASHSCOPE,
@@ -91,29 +81,30 @@ def run(
         bool,
         typer.Option(
             "--keep-refused",
-            help="Leave a query in the order it has where the content inspection refuses a text, "
-            "instead of stopping.",
+            help="If the content inspection refuses a text, keep the order of the query instead of "
+            "stopping.",
         ),
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Queries at the same time.")] = 8,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file that is there.")
+        bool, typer.Option("--overwrite", help="Replace the result if it exists.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away what a run that was stopped has paid for.")
+        bool,
+        typer.Option("--restart", help="Discard what earlier attempts have paid for."),
     ] = False,
 ) -> None:
     """Rerank a whole run.
 
-    Finished queries are in a journal beside OUT. A run that was stopped, however it was, goes on
-    where it was when it is started again with the same options.
+    Finished queries are kept in a journal next to OUT. To continue after an interruption or a
+    failure, run the command again with the same options.
     """
     output: Output = ctx.obj
-    path = out.parent / f"{out.name}{_JOURNAL}"
-    _check_files(out, [file for file in (candidates, queries, corpus) if file is not None])
-    if out.exists() and not overwrite and (restart or not path.exists()):
-        raise _is_there(out)
-    fields = tuple(field or TEXT_FIELDS)
+    journal_path = out.parent / f"{out.name}{_JOURNAL}"
+    inputs = [file for file in (candidates, queries, corpus) if file is not None]
+    _check_files(inputs, out, journal_path)
+    if os.path.lexists(out) and not overwrite and (restart or not journal_path.exists()):
+        raise already_exists(out)
     with (
         make_scorer(
             scorer,
@@ -127,171 +118,105 @@ def run(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         ) as chosen,
-        _read(output, candidates, queries, corpus, fields, depth) as given,
+        _read_candidates(output, candidates, queries, corpus, field, depth) as to_rank,
     ):
         options = {
             "scorer": chosen.fingerprint,
-            "--field": fields,
+            "--field": field,
             "--depth": depth,
             "--top-n": top_n,
-            **given.inputs,
+            **to_rank.digests,
         }
-        with closing(Journal(path, options, restart=restart)) as journal:
-            if out.exists() and not overwrite and not journal.done:  # another process was faster
-                journal.remove()
-                raise _is_there(out)
-            _check_refused(journal, keep_refused)
-            with _Watch(output, given.counts, journal) as watch:
-                work = rerank_all(
-                    given.jobs(journal.done),
-                    RerankEngine(chosen, rerank_field="text", missing="keep"),
+        with closing(Journal(journal_path, options, restart=restart)) as journal:
+            _check_can_continue(out, journal, to_rank.counts.queries, overwrite, keep_refused)
+            for _ in _rankings(to_rank, journal, top_n):
+                pass  # check what is finished before more is paid for
+            with RunProgress(output, to_rank.counts, journal) as progress:
+                work = rerank_queries(
+                    to_rank.jobs(journal.finished),
+                    RerankEngine(chosen, rerank_field=TEXT, missing="keep"),
                     journal,
                     top_n=top_n,
                     keep_refused=keep_refused,
                     concurrency=concurrency,
-                    progress=watch.advance,
+                    progress=progress.advance,
                 )
                 asyncio.run(work)
-                given.check_unchanged()
-                write_run(out, "-".join(chosen.model.split()), given, journal)
-            watch.summarize(out)
+                to_rank.check_unchanged()
+                tag = "-".join(chosen.model.split())
+                write_run(out, tag, _rankings(to_rank, journal, top_n), overwrite=overwrite)
+            progress.summarize(out)
             journal.remove()
 
 
-def _check_files(out: Path, inputs: Sequence[Path]) -> None:
-    """See that the inputs can be read more than once, and that none of them is written to."""
+def _check_files(inputs: Sequence[Path], out: Path, journal: Path) -> None:
+    """Refuse an impossible result, and inputs that can't be read twice or would be overwritten."""
+    if not out.name or out.is_dir() or (out.exists() and not out.is_file()):
+        raise InvalidInputError(
+            f"{str(out)!r} can't be the result: it is not a file.", remedy="Pass a file as --out."
+        )
     if not out.parent.is_dir():
-        raise InvalidInputError(f"There is no folder {str(out.parent)!r}.", remedy="Make it.")
-    if out.exists() and not out.is_file():
-        raise InvalidInputError(f"{str(out)!r} is no file.", remedy="Name one with --out.")
-    written = {(out.parent / f"{out.name}{ending}").resolve() for ending in ("", PART, _JOURNAL)}
+        raise InvalidInputError(f"There is no folder {out.parent}.", remedy="Create it.")
+    written = {out.resolve(), journal.resolve()}
     for file in inputs:
         if not file.is_file() and not file.is_dir() and file.exists():
             raise InvalidInputError(
-                f"{file} is a pipe or a device, and is read more than once.",
+                f"{file} is a pipe or a device, but inputs are read more than once.",
                 remedy="Write it to a file first.",
             )
         if file.resolve() in written:
             raise InvalidInputError(
-                f"{file} is read, and would be written to.", remedy="Name another file with --out."
+                f"{file} is an input and would be overwritten.",
+                remedy="Pass another file as --out.",
             )
 
 
-def _check_refused(journal: Journal, keep_refused: bool) -> None:
+def _check_can_continue(
+    out: Path, journal: Journal, queries: int, overwrite: bool, keep_refused: bool
+) -> None:
+    if os.path.lexists(out) and not overwrite and len(journal.finished) < queries:
+        if not journal.finished:
+            journal.remove()
+        raise already_exists(out)
     if journal.refused and not keep_refused:
         raise InvalidInputError(
-            f"{journal.refused:,} of the queries that are finished were refused.",
-            remedy="Go on with --keep-refused, or throw away what is paid for with --restart.",
+            f"{journal.refused:,} of the finished queries were refused by the content inspection.",
+            remedy="Continue with --keep-refused, or start over with --restart.",
         )
 
 
-def _is_there(out: Path) -> InvalidInputError:
-    return InvalidInputError(
-        f"{out} is there already.", remedy="Pass --overwrite, or another name."
-    )
+def _rankings(
+    candidates: Candidates, journal: Journal, top_n: int | None
+) -> Iterator[tuple[str, ScoredIds]]:
+    """Yield the finished queries and their rankings, in the order of the candidates."""
+    for query_id, document_ids in candidates.document_ids():
+        if query_id in journal.finished:
+            yield query_id, journal.ranking(query_id, document_ids, top_n)
 
 
 @contextmanager
-def _read(
+def _read_candidates(
     output: Output,
     candidates: Path,
     queries: Path | None,
     corpus: Path | None,
-    fields: Sequence[str],
+    fields: Sequence[str] | None,
     depth: int | None,
 ) -> Iterator[Candidates]:
     with ExitStack() as stack:
-        with _waiting(output, "Reading the texts and the candidates"):
-            texts = (stack.enter_context(_index(file, fields)) for file in (queries, corpus))
-            given = Candidates(candidates, next(texts), next(texts), depth)
-        yield given
+        with _status(output, "Reading the texts and the candidates …"):
+            query_index, corpus_index = (
+                stack.enter_context(_open_index(file, fields)) for file in (queries, corpus)
+            )
+            to_rank = Candidates(candidates, query_index, corpus_index, depth)
+        yield to_rank
 
 
-def _index(file: Path | None, fields: Sequence[str]) -> AbstractContextManager[TextIndex | None]:
+def _open_index(
+    file: Path | None, fields: Sequence[str] | None
+) -> AbstractContextManager[TextIndex | None]:
     return nullcontext() if file is None else closing(TextIndex(file, fields))
 
 
-def _waiting(output: Output, what: str) -> AbstractContextManager[object]:
-    return output.notes.status(f"{what} …") if output.shows_progress else nullcontext()
-
-
-class _Watch:
-    """Says how far a run is, what it has cost, and how it ended."""
-
-    def __init__(self, output: Output, counts: Counts, journal: Journal) -> None:
-        self._screen = output
-        self._counts = counts
-        self._journal = journal
-        self._before = len(journal.done)
-        self._started = time.monotonic()
-        self._progress = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("queries"),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[spent]}"),
-            console=output.notes,
-            expand=True,
-        )
-        self._task = self._progress.add_task(
-            "", total=counts.queries, completed=self._before, spent=spent(journal.usage)
-        )
-
-    def advance(self) -> None:
-        """Another query is finished."""
-        self._progress.update(self._task, advance=1, spent=spent(self._journal.usage))
-
-    def __enter__(self) -> Self:
-        if self._before:
-            self._screen.note(f"{self._before:,} of {self._of} are finished already.")
-        if self._screen.shows_progress:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._screen.shows_progress:
-            self._progress.stop()
-        if error is not None:
-            self._screen.note(
-                f"Stopped. {len(self._journal.done):,} of {self._of} are finished and kept: start "
-                "it again to go on."
-            )
-
-    def summarize(self, out: Path) -> None:
-        """Say what was done, and what it has cost."""
-        counts, usage, note = self._counts, self._journal.usage, self._screen.note
-        seconds = max(time.monotonic() - self._started, 0.001)
-        queries = counts.queries - self._before
-        note(
-            f"Reranked {counts.queries:,} queries, {counts.documents:,} documents: {queries:,} "
-            f"queries now, in {seconds:.1f} s, {queries / seconds:.1f} a second."
-        )
-        note(f"It took {usage.requests:,} requests, {usage.retries:,} retries; {spent(usage)}.")
-        if counts.beyond:
-            note(f"{counts.beyond:,} documents beyond --depth were left out.")
-        if counts.without:
-            note(f"{counts.without:,} queries have no candidates, and are not in the result.")
-        if self._journal.textless:
-            note(f"{self._journal.textless:,} documents have no text, and stand behind the others.")
-        if self._journal.refused:
-            note(f"{self._journal.refused:,} queries were refused and keep the order they had.")
-        if self._screen.unsaid:
-            note(f"{self._screen.unsaid:,} warnings like those above were not repeated.")
-        note(f"Written to {out}.")
-
-    @property
-    def _of(self) -> str:
-        return f"{self._counts.queries:,} queries"
-
-
-class _Rate(ProgressColumn):
-    """Queries a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+def _status(output: Output, text: str) -> AbstractContextManager[object]:
+    return output.notes.status(text) if output.shows_progress else nullcontext()

@@ -1,122 +1,161 @@
-"""Texts by their ids, read from a file when they are asked for, however large it is."""
+"""Find texts by id in a file of any size."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b, file_digest, sha256
+from itertools import groupby
 from pathlib import Path
 
-from qwen_rerank.datasets import entry_reader, read_at
+from qwen_rerank.datasets import check_is_text, parse_line, text_parser
 from qwen_rerank.errors import InvalidInputError
 
 __all__ = ["TextIndex"]
 
-_AT_A_TIME = 500
-"""Ids in one question to the database, which takes 999 at least."""
+_BATCH = 500
+"""How many ids to look up per SQL statement; SQLite takes at least 999."""
 
 
 class TextIndex:
-    """Knows where each text of a file begins: in a temporary database, which is on the disk.
+    """Knows where each text of a file is, in a temporary database on disk.
+
+    It also keeps a hash of every line, so that a line that changes later is noticed.
 
     Args:
-        path: JSON Lines, where its name ends in `.jsonl` or `.ndjson`; else lines of an id, a tab
-            and a text.
-        fields: The fields of a JSON entry that make its text, joined by line breaks.
+        path: JSON Lines if the name ends in `.jsonl` or `.ndjson`; otherwise lines with an id, a
+            tab and a text.
+        fields: The fields of a JSON entry that make up its text; see `datasets.read_texts`.
 
     Attributes:
         path: The file.
-        digest: The SHA-256 of the file, in hexadecimal digits.
+        digest: The SHA-256 of the file when it was read, in hexadecimal.
 
     Raises:
-        InvalidInputError: A line that is no entry, an id that is there twice, or a packed file.
+        InvalidInputError: A line is invalid, an id has two different texts, or the file is
+            compressed.
         OSError: The file can't be read.
     """
 
-    def __init__(self, path: Path, fields: Sequence[str]) -> None:
+    def __init__(self, path: Path, fields: Sequence[str] | None) -> None:
         if path.suffix == ".gz":
             raise InvalidInputError(
-                f"{path} is packed, and its texts can't be found one by one.",
-                remedy=f"Unpack it: gunzip --keep {path}",
+                f"{path} is compressed, so its texts can't be looked up one by one.",
+                remedy=f"Decompress it: gunzip --keep {path}",
             )
         self.path = path
-        self._read = entry_reader(path, fields)
-        self._hash = sha256()
+        self._parse = text_parser(path, fields)
         self._file = path.open("rb")
-        # "" is a database in a file without a name, which goes with the process, however it ends.
-        self._places = sqlite3.connect("", isolation_level=None)
+        # "" is a database in a temporary file, which disappears with the process.
+        self._database = sqlite3.connect("", isolation_level=None)
         try:
-            self._fill()
+            self.digest = self._fill()
         except BaseException:
             self.close()
             raise
-        self.digest = self._hash.hexdigest()
 
     def __len__(self) -> int:
-        ((count,),) = self._places.execute("SELECT count(*) FROM places")
+        ((count,),) = self._database.execute("SELECT count(*) FROM lines")
         return int(count)
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Those of the ids that are not in the file."""
+        """Return those of the ids that are not in the file."""
         wanted = list(ids)
-        known = {id_ for id_, _ in self._found(wanted)}
-        return [id_ for id_ in wanted if id_ not in known]
+        present = {id_ for id_, _, _ in self._rows(wanted)}
+        return [id_ for id_ in wanted if id_ not in present]
 
     def texts(self, ids: Iterable[str]) -> dict[str, str]:
-        """The texts of those ids that are in the file, in the order of the ids.
+        """Return the texts of those ids that are in the file, in the order of the ids.
 
         Raises:
-            InvalidInputError: One is no longer where it was.
+            InvalidInputError: The line of a text has changed since the file was indexed.
         """
         wanted = list(ids)
-        in_order = sorted(self._found(wanted), key=lambda found: found[1])
-        texts = {id_: self._text(id_, place) for id_, place in in_order}
+        in_file_order = sorted(self._rows(wanted), key=lambda row: row[1])
+        texts = {id_: self._text(id_, offset, hash_) for id_, offset, hash_ in in_file_order}
         return {id_: texts[id_] for id_ in wanted if id_ in texts}
+
+    def current_digest(self) -> str:
+        """Return the SHA-256 of the file as it is now, in hexadecimal."""
+        with self.path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
 
     def close(self) -> None:
         """Release the file and the database."""
-        self._places.close()
+        self._database.close()
         self._file.close()
 
-    def _fill(self) -> None:
-        do = self._places.execute
-        do("PRAGMA synchronous = OFF")
-        do("CREATE TABLE places (id TEXT, place INTEGER)")
-        do("BEGIN")
-        self._places.executemany("INSERT INTO places VALUES (?, ?)", self._entries())
-        do("COMMIT")
+    def _fill(self) -> str:
+        """Index the file, and return its digest."""
+        digest = sha256()
+        execute = self._database.execute
+        execute("PRAGMA synchronous = OFF")
+        execute("CREATE TABLE lines (id TEXT, offset INTEGER, number INTEGER, hash BLOB)")
+        execute("BEGIN")
+        self._database.executemany(
+            "INSERT INTO lines VALUES (?, ?, ?, ?)", self._index_rows(digest.update)
+        )
+        execute("COMMIT")
         try:
-            do("CREATE UNIQUE INDEX by_id ON places (id)")
+            execute(_UNIQUE_INDEX)
         except sqlite3.IntegrityError:
-            twice = "SELECT id FROM places GROUP BY id HAVING count(*) > 1 LIMIT 1"
-            ((id_,),) = do(twice).fetchall()
-            raise InvalidInputError(f"{self.path} has the id {id_!r} more than once.") from None
+            self._remove_repeated_lines()
+            execute(_UNIQUE_INDEX)
+        return digest.hexdigest()
 
-    def _entries(self) -> Iterator[tuple[str, int]]:
-        place = 0
+    def _index_rows(self, update: Callable[[bytes], None]) -> Iterator[tuple[str, int, int, bytes]]:
+        offset = 0
         for number, line in enumerate(self._file, start=1):
-            self._hash.update(line)
+            if number == 1:
+                check_is_text(self.path, line)
+            update(line)
             if line.strip():
-                yield read_at(self.path, number, self._read, line)[0], place
-            place += len(line)
+                id_, _ = parse_line(self.path, number, self._parse, line)
+                yield id_, offset, number, _line_hash(line)
+            offset += len(line)
 
-    def _text(self, id_: str, place: int) -> str:
-        self._file.seek(place)
-        try:
-            found, text = self._read(self._file.readline())
-        except ValueError:
-            found, text = "", ""
-        if found != id_:
+    def _remove_repeated_lines(self) -> None:
+        """Keep one line of each id, or raise if the lines of an id have different texts."""
+        rows = self._database.execute(_REPEATED)
+        for id_, group in groupby(rows, key=lambda row: row[0]):
+            (_, offset, first, hash_), *others = group
+            text = self._text(id_, offset, hash_)
+            for _, offset, number, hash_ in others:
+                if self._text(id_, offset, hash_) != text:
+                    raise InvalidInputError(
+                        f"{self.path}, line {number}: the id {id_!r} has another text in line "
+                        f"{first}."
+                    )
+        self._database.execute(
+            "DELETE FROM lines WHERE rowid NOT IN (SELECT min(rowid) FROM lines GROUP BY id)"
+        )
+
+    def _text(self, id_: str, offset: int, hash_: bytes) -> str:
+        self._file.seek(offset)
+        line = self._file.readline()
+        if _line_hash(line) != hash_:
             raise InvalidInputError(
-                f"{self.path} has changed: {id_!r} is not where it was.",
-                remedy="Start again when nothing writes to it.",
+                f"{self.path} has changed since it was first read: {id_!r} is not what it was.",
+                remedy="Restore the file, or start over with --restart.",
             )
-        return text
+        return self._parse(line)[1]
 
-    def _found(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-        for start in range(0, len(ids), _AT_A_TIME):
-            some = ids[start : start + _AT_A_TIME]
-            marks = ", ".join("?" * len(some))
-            yield from self._places.execute(
-                f"SELECT id, place FROM places WHERE id IN ({marks})", some
+    def _rows(self, ids: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
+        for start in range(0, len(ids), _BATCH):
+            batch = ids[start : start + _BATCH]
+            marks = ", ".join("?" * len(batch))
+            yield from self._database.execute(
+                f"SELECT id, offset, hash FROM lines WHERE id IN ({marks})", batch
             )
+
+
+_UNIQUE_INDEX = "CREATE UNIQUE INDEX by_id ON lines (id)"
+_REPEATED = """
+    SELECT id, offset, number, hash FROM lines
+    WHERE id IN (SELECT id FROM lines GROUP BY id HAVING count(*) > 1)
+    ORDER BY id, number
+"""
+
+
+def _line_hash(line: bytes) -> bytes:
+    return blake2b(line, digest_size=16).digest()

@@ -1,0 +1,78 @@
+"""Write a run in TREC's format."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from secrets import token_hex
+
+from qwen_rerank.cli.journal import ScoredIds, sync_folder
+from qwen_rerank.errors import InvalidInputError
+
+__all__ = ["already_exists", "write_run"]
+
+
+def write_run(
+    path: Path, tag: str, rankings: Iterable[tuple[str, ScoredIds]], *, overwrite: bool
+) -> None:
+    """Write rankings in TREC's format, as a whole or not at all.
+
+    A document without a score, because it has no text or was refused, gets the score of the
+    document before it minus 1.
+
+    Args:
+        path: The file.
+        tag: The last column, which names the run.
+        rankings: Query ids, and the documents of each, best first.
+        overwrite: Whether to replace a file that exists. One with the same content is kept anyway.
+
+    Raises:
+        InvalidInputError: The file exists.
+        OSError: The file can't be written.
+    """
+    temporary = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.writelines(_lines(tag, rankings))
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _rename_to_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a file without replacing another, which may have appeared in the meantime."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:  # also where the file system has no hard links
+        if not os.path.lexists(path):
+            temporary.replace(path)
+        elif not path.is_file() or not filecmp.cmp(temporary, path, shallow=False):
+            raise already_exists(path) from error
+
+
+def already_exists(path: Path) -> InvalidInputError:
+    """Return the error for a result that exists and must not be replaced."""
+    return InvalidInputError(
+        f"{path} already exists.", remedy="Pass --overwrite, or another file with --out."
+    )
+
+
+def _lines(tag: str, rankings: Iterable[tuple[str, ScoredIds]]) -> Iterator[str]:
+    for query_id, ranking in rankings:
+        for rank, (document_id, score) in enumerate(_with_scores(ranking), start=1):
+            yield f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"
+
+
+def _with_scores(ranking: ScoredIds) -> Iterator[tuple[str, float]]:
+    previous = 0.0
+    for document_id, score in ranking:
+        previous = previous - 1 if score is None else score
+        yield document_id, previous
