@@ -92,7 +92,7 @@ def test_no_text_and_no_key_is_logged(
     dashscope.faults.extend(
         refuses(500, f"Code {KEY}", f"{KEY} must not send {TEXT} twice.") for _ in range(2)
     )
-    score(DashScopeScorer(), f"{TEXT} question", [f"{TEXT} {'word ' * 5_000}"])
+    score(DashScopeScorer(backoff=0), f"{TEXT} question", [f"{TEXT} {'word ' * 5_000}"])
     records = logged()
     assert len(records) == 4  # the plan, the cut, two retries
     assert not [each for each in records if TEXT in each[2] or KEY in each[2]]

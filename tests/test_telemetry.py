@@ -185,7 +185,7 @@ def test_no_text_and_no_key_is_in_a_span(
     dashscope: LoopbackDashScope, spans: Spans, rerank: Rerank
 ) -> None:
     dashscope.faults.append(refuses(500, "InternalError", f"{TEXT} {KEY}"))
-    rerank(DashScopeScorer())
+    rerank(DashScopeScorer(backoff=0))
     written = "".join(span.to_json() for span in spans())
     assert "rerank gte-rerank-v2" in written
     assert TEXT not in written

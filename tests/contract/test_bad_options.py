@@ -57,6 +57,7 @@ ROWS_OF_A_SERVER = [
     refused("a blank instruct", "instruct", instruct=" "),
     refused("an instruct for TEI", "no instruct", dialect="tei", instruct="Find."),
     refused("max_retries of text", "max_retries", max_retries="3"),
+    refused("a negative backoff", "backoff", backoff=-1),
     refused("max_concurrency 0", "max_concurrency", max_concurrency=0),
 ]
 
