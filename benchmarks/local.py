@@ -30,7 +30,14 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from qwen_rerank import LocalScorer
-from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX, Prompt, Rows, body
+from qwen_rerank.scorers.local.prompt import (
+    DEFAULT_INSTRUCT,
+    PREFIX,
+    SUFFIX,
+    Prompt,
+    TokenizedPrompts,
+    prompt_body,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -101,7 +108,7 @@ def main() -> None:
         score("warm", ["up"])
     for queries, documents in LOADS:
         work = list(made_work(tokenizer, queries, documents))
-        prompts = [prompt.rows(query, texts) for query, texts in work]
+        prompts = [prompt.tokenize(query, texts) for query, texts in work]
         report(measure(implementations, work, rounds), queries, documents, prompts)
 
 
@@ -115,7 +122,7 @@ def official(folder: str) -> Score:
 
     def score(query: str, texts: list[str]) -> list[float]:
         bodies = tokenizer(
-            [body(DEFAULT_INSTRUCT, query, text) for text in texts],
+            [prompt_body(DEFAULT_INSTRUCT, query, text) for text in texts],
             padding=False,
             truncation="longest_first",
             return_attention_mask=False,
@@ -214,8 +221,10 @@ def peak_memory() -> int:
     return 1_024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def report(runs: dict[str, Run], queries: int, documents: int, prompts: list[Rows]) -> None:
-    tokens = sum(len(lead) + sum(map(len, rows)) for lead, rows, _ in prompts)
+def report(
+    runs: dict[str, Run], queries: int, documents: int, prompts: list[TokenizedPrompts]
+) -> None:
+    tokens = sum(len(shared) + sum(map(len, rests)) for shared, rests, _ in prompts)
     print(HEADER.format(queries=queries, documents=documents, tokens=tokens))
     useful = 2 * layer_weights() * tokens + attention_operations(prompts)
     reference, expected = runs["CrossEncoder"].seconds, runs["official script"].scores
@@ -235,12 +244,12 @@ def layer_weights() -> int:
     return GEOMETRY["num_hidden_layers"] * hidden * (heads * GEOMETRY["head_dim"] + 3 * inner)
 
 
-def attention_operations(prompts: list[Rows]) -> int:
+def attention_operations(prompts: list[TokenizedPrompts]) -> int:
     """The operations of causal attention, with the shared part of the prompts computed once."""
     attended = 0
-    for lead, rows, _ in prompts:
-        attended += len(lead) ** 2 // 2
-        attended += sum(len(row) * (len(lead) + len(row) // 2) for row in rows)
+    for shared, rests, _ in prompts:
+        attended += len(shared) ** 2 // 2
+        attended += sum(len(rest) * (len(shared) + len(rest) // 2) for rest in rests)
     width = GEOMETRY["num_attention_heads"] * GEOMETRY["head_dim"]
     return 4 * GEOMETRY["num_hidden_layers"] * width * attended
 

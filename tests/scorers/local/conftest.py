@@ -1,4 +1,4 @@
-"""A small random Qwen3 reranker, and a way to act in the middle of its work."""
+"""A small random Qwen3 reranker, and a way to act while it computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ During = Callable[[LocalScorer, Callable[[int], None]], AbstractContextManager[N
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A causal model, as Qwen3-Reranker is."""
+    """The folder of a causal model like Qwen3-Reranker."""
     from tests.support import tiny_qwen
 
     return str(tiny_qwen.save(tmp_path_factory.mktemp("causal")))
@@ -23,20 +23,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def shared(folder: str) -> LocalScorer:
-    """In float32 on the CPU, whatever there is."""
+    """A scorer in float32 on the CPU, whatever the machine has."""
     return LocalScorer(folder, device="cpu", dtype="float32")
 
 
 @pytest.fixture
 def scorer(folder: str) -> Iterator[LocalScorer]:
-    """One that computes each text by itself, and that a test may break."""
+    """A scorer that computes each text by itself, and that a test may break."""
     with LocalScorer(folder, device="cpu", dtype="float32", batch_tokens=1) as scorer:
         yield scorer
 
 
 @pytest.fixture
 def during() -> During:
-    """Calls a function with the number of tokens whenever they pass through the first layer."""
+    """Calls a function with the number of tokens whenever the first layer computes some."""
 
     @contextmanager
     def during(scorer: LocalScorer, act: Callable[[int], None]) -> Iterator[None]:
@@ -44,7 +44,7 @@ def during() -> During:
             act(len(args[0]))
 
         assert scorer._loaded is not None
-        mlp = scorer._loaded.ranker._decoder._model.layers[0].mlp
+        mlp = scorer._loaded.runner._decoder._model.layers[0].mlp
         handle = mlp.register_forward_pre_hook(hook)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Which models LocalScorer loads, where from, and how it refuses the others."""
+"""Which models LocalScorer loads, from where, and how it refuses others."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def test_an_untied_head_is_used(tmp_path: Path) -> None:
     assert values[0] != values[1]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"nowhere.*Pass the folder that holds it"):
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"nowhere.*Pass a folder that contains the model"):
         LocalScorer(str(tmp_path / "nowhere"))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="can't be loaded"):
+    with pytest.raises(InvalidInputError, match="Could not load the model"):
         LocalScorer(str(tmp_path))
 
 
-def test_an_id_that_can_not_be_had_says_what_to_do() -> None:
+def test_an_id_that_can_not_be_found_says_what_to_do() -> None:
     with pytest.raises(InvalidInputError, match=r"(?s)not/there.*hub=.modelscope."):
         LocalScorer("not/there")
 
@@ -67,7 +67,6 @@ def sliding() -> Any:
     ("make", "why"),
     [
         (other_architecture, "has the architecture Qwen2ForCausalLM"),
-        (lambda: tiny_qwen.random_model(Qwen3Model), "has the architecture Qwen3Model"),
         (
             lambda: tiny_qwen.random_model(Qwen3ForSequenceClassification, num_labels=2),
             "is a classifier with 2 labels",
@@ -75,15 +74,15 @@ def sliding() -> Any:
         (sliding, "has layers with a sliding window"),
     ],
 )
-def test_a_model_that_is_no_such_reranker_is_refused(tmp_path: Path, make: Any, why: str) -> None:
+def test_other_models_are_refused(tmp_path: Path, make: Any, why: str) -> None:
     folder = tiny_qwen.save(tmp_path, make())
-    with pytest.raises(InvalidInputError, match=f"{why}.*Take a Qwen3-Reranker"):
+    with pytest.raises(InvalidInputError, match=f"{why}.*Choose a Qwen3-Reranker"):
         LocalScorer(str(folder))
 
 
 @pytest.fixture
 def embedding(folder: str, tmp_path: Path) -> Path:
-    """As Qwen3-Embedding is published: what sentence-transformers saves, of a causal model."""
+    """A folder like that of Qwen3-Embedding: saved by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -96,11 +95,11 @@ def embedding(folder: str, tmp_path: Path) -> Path:
 
 
 def test_an_embedding_model_is_refused(embedding: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"makes embeddings.*Take a Qwen3-Reranker"):
+    with pytest.raises(InvalidInputError, match=r"is an embedding model.*Choose a Qwen3-Reranker"):
         LocalScorer(str(embedding))
 
 
-def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_fetched(
+def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_loaded(
     embedding: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, commit = tmp_path_factory.mktemp("cache"), "0" * 40
@@ -110,11 +109,11 @@ def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_fetched
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    with pytest.raises(InvalidInputError, match="'Qwen/an-embedding' makes embeddings"):
+    with pytest.raises(InvalidInputError, match="'Qwen/an-embedding' is an embedding model"):
         LocalScorer("Qwen/an-embedding")
 
 
-def test_a_reranker_that_sentence_transformers_saved_is_none(folder: str, tmp_path: Path) -> None:
+def test_a_reranker_saved_by_sentence_transformers_is_accepted(folder: str, tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
     CrossEncoder(folder).save_pretrained(str(tmp_path))
@@ -123,7 +122,7 @@ def test_a_reranker_that_sentence_transformers_saved_is_none(folder: str, tmp_pa
     assert values[0] == values[1]
 
 
-def test_a_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_path: Path) -> None:
+def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
     tiny_qwen.save(tmp_path, tiny_qwen.random_model(Qwen3Model))
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "relevant"}}
@@ -135,7 +134,7 @@ def test_a_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_p
 def test_a_tokenizer_in_which_yes_is_several_tokens_is_refused(tmp_path: Path) -> None:
     tiny_qwen.random_model(Qwen3ForCausalLM).save_pretrained(tmp_path)
     tiny_qwen.tokenizer(["nothing of the kind"]).save_pretrained(tmp_path)
-    with pytest.raises(InvalidInputError, match='"yes" or "no" is not one token'):
+    with pytest.raises(InvalidInputError, match='"yes" or "no" is not a single token'):
         LocalScorer(str(tmp_path))
 
 
@@ -152,26 +151,26 @@ def test_an_unknown_choice_is_refused_by_name(folder: str, option: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_tokens", 0), ("batch_tokens", 1.5), ("max_length", 20), ("max_length", 20_000)],
+    [("batch_tokens", 0), ("max_length", 20), ("max_length", 20_000)],
 )
-def test_a_number_out_of_range_is_refused(folder: str, option: str, value: Any) -> None:
+def test_a_number_out_of_range_is_refused_by_name(folder: str, option: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"{option} must be"):
         LocalScorer(folder, **{option: value})
 
 
-@pytest.mark.parametrize("model", ["", None, 3])
-def test_a_model_that_is_no_name_is_refused(model: Any) -> None:
+@pytest.mark.parametrize("model", ["", None])
+def test_a_model_must_be_a_name(model: Any) -> None:
     with pytest.raises(InvalidInputError, match="model"):
         LocalScorer(model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="device='cuda' can't be used"):
         choose_device("cuda")
 
 
-def test_without_a_choice_the_best_device_there_is_is_taken(
+def test_by_default_the_fastest_device_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
@@ -181,7 +180,7 @@ def test_without_a_choice_the_best_device_there_is_is_taken(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_cpu_computes_in_bfloat16_only_where_it_does_so_itself(
+def test_a_cpu_computes_in_bfloat16_if_its_hardware_does(
     monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
@@ -189,7 +188,7 @@ def test_a_cpu_computes_in_bfloat16_only_where_it_does_so_itself(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_cuda_computes_in_bfloat16_or_else_in_float16(
+def test_cuda_computes_in_bfloat16_if_its_hardware_does_or_in_float16(
     monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
@@ -197,7 +196,7 @@ def test_cuda_computes_in_bfloat16_or_else_in_float16(
     assert choose_dtype("float16", CUDA) == torch.float16
 
 
-def test_modelscope_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_modelscope_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(MissingDependencyError, match="pip install modelscope"):
         LocalScorer(hub="modelscope")
@@ -206,7 +205,7 @@ def test_modelscope_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch)
 def test_modelscope_downloads_the_revision(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package itself asks the hub at once; this one has its function's name and arguments."""
+    """The real package would ask its hub; this one has the function with the same arguments."""
     (tmp_path / "modelscope.py").write_text(
         "asked = []\n"
         "def snapshot_download(model_id, revision=None):\n"

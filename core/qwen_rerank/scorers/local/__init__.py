@@ -1,12 +1,13 @@
 """Qwen3-Reranker in this process: the prompt, the weights, and a forward pass made for reranking.
 
     query, texts
-      → prompt.py      token rows, and the lead that all of them share
-      → ranker.py      batches of rows, longest first, to a budget of tokens
-      → decoder.py     the lead's keys and values once; each row's last hidden state
-      → attention.py   packed rows attend to the lead and to themselves
+      → prompt.py       token sequences, and the prefix that all of them share
+      → batching.py     batches of sequences, longest first, up to a number of tokens
+      → decoder.py      the prefix's keys and values, computed once; each sequence's last state
+      → attention.py    packed sequences attend to the prefix and to themselves
 
-scorer.py is the public face, loading.py finds the weights.
+scorer.py has the public class, loading.py loads the weights, and compatibility.py checks that the
+installed transformers has the modules that the decoder expects.
 """
 
 from qwen_rerank.scorers.local.scorer import LocalScorer

@@ -1,18 +1,19 @@
-"""Attention of packed rows: each to the lead before it, and to itself up to each position.
+"""Causal attention of packed sequences that share a prefix.
 
-Packed rows lie one after another in one tensor, without padding, so that every other operation of
-the decoder works on real tokens only. Two ways, which give the same:
+Packed sequences lie one after another in one tensor, without padding, so that all other operations
+of the decoder compute real tokens only. There are two implementations with the same results:
 
-- `RowByRow`, for the CPU: plain matrix products over blocks of a row's queries, each over the keys
-  that it may see. Three times as fast there as the fused kernel, in bfloat16 on 2 cores.
-- `Padded`, for accelerators: the rows of a batch in one call of the fused kernel, padded to the
+- `PerSequenceAttention`, for the CPU: plain matrix products over blocks of a sequence's queries,
+  each over the keys that it may see. On 2 cores in bfloat16 it is three times as fast as the fused
+  kernel.
+- `PaddedAttention`, for accelerators: one call of the fused kernel for all sequences, padded to the
   longest. The padding is on the right, where causal attention never looks.
 
-Both fold the query heads that share a key head into one longer query, so that keys and values are
-never repeated.
+Both fold the query heads that share a key head into one longer query, so keys and values are never
+repeated.
 
-Shapes: queries (tokens, heads, dim), keys and values (tokens, key heads, dim), those of the lead
-(key heads, lead tokens, dim), results (tokens, heads * dim).
+Shapes: queries (tokens, heads, dim), keys and values (tokens, key heads, dim), keys and values of
+the prefix (key heads, prefix tokens, dim), results (tokens, heads * dim).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["Attention", "Padded", "RowByRow", "attention"]
+__all__ = ["Attention", "PaddedAttention", "PerSequenceAttention", "make_attention"]
 
 _BLOCK = 256  # queries; anything from 128 to 512 is about as fast
 
@@ -35,81 +36,92 @@ class Attention(Protocol):
     """The attention of one batch, the same in every layer."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, lead_k: Tensor, lead_v: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor
     ) -> Tensor: ...
 
 
-def attention(lengths: Sequence[int], lead: int, like: Tensor) -> Attention:
-    """The faster way where the tensor is, for rows of these lengths behind a lead of that one."""
-    way = RowByRow if like.device.type == "cpu" else Padded
-    return way(lengths, lead, like)
+def make_attention(lengths: Sequence[int], prefix: int, like: Tensor) -> Attention:
+    """Make the attention that is faster on the tensor's device.
+
+    Args:
+        lengths: Tokens per sequence.
+        prefix: Tokens of the prefix.
+        like: A tensor with the device and dtype to use.
+    """
+    kind = PerSequenceAttention if like.device.type == "cpu" else PaddedAttention
+    return kind(lengths, prefix, like)
 
 
-class RowByRow:
-    """One row after another, one block of queries after another."""
+class PerSequenceAttention:
+    """One sequence after another, one block of queries after another."""
 
-    def __init__(self, lengths: Sequence[int], lead: int, like: Tensor) -> None:
+    def __init__(self, lengths: Sequence[int], prefix: int, like: Tensor) -> None:
         self._spans = list(pairwise(accumulate(lengths, initial=0)))
-        self._lead = lead
-        self._hidden = _hidden(min(_BLOCK, max(lengths)), like)
+        self._prefix = prefix
+        self._mask = _causal_mask(min(_BLOCK, max(lengths)), like)
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, lead_k: Tensor, lead_v: Tensor) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor
+    ) -> Tensor:
         attended = q.new_empty(q.shape).flatten(1)
         for start, end in self._spans:
-            keys = torch.cat((lead_k, k[start:end].transpose(0, 1)), dim=1)
-            values = torch.cat((lead_v, v[start:end].transpose(0, 1)), dim=1)
+            keys = torch.cat((prefix_k, k[start:end].transpose(0, 1)), dim=1)
+            values = torch.cat((prefix_v, v[start:end].transpose(0, 1)), dim=1)
             for first in range(start, end, _BLOCK):
                 last = min(first + _BLOCK, end)
-                seen = self._lead + last - start
+                seen = self._prefix + last - start
                 attended[first:last] = self._block(q[first:last], keys[:, :seen], values[:, :seen])
         return attended
 
     def _block(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention of a block, whose own keys are the last of those it may see."""
-        queries = _folded(q, len(keys))
+        queries = _fold_heads(q, len(keys))
         scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
         scores.baddbmm_(queries, keys.mT, beta=0, alpha=q.shape[2] ** -0.5)
-        scores.unflatten(1, (-1, len(q)))[..., -len(q) :] += self._hidden[: len(q), : len(q)]
-        return _unfolded(torch.bmm(scores.softmax(-1), values), len(q))
+        scores.unflatten(1, (-1, len(q)))[..., -len(q) :] += self._mask[: len(q), : len(q)]
+        return _unfold_heads(torch.bmm(scores.softmax(-1), values), len(q))
 
 
-class Padded:
-    """All rows at once, padded to the longest."""
+class PaddedAttention:
+    """All sequences at once, padded to the longest."""
 
-    def __init__(self, lengths: Sequence[int], lead: int, like: Tensor) -> None:
+    def __init__(self, lengths: Sequence[int], prefix: int, like: Tensor) -> None:
         real = torch.tensor(lengths, device=like.device)[:, None]
         column = torch.arange(max(lengths), device=like.device)
-        # The padding repeats a row's last token; what comes out for it is left out again.
-        self._places = real.cumsum(0) - real + column.minimum(real - 1)
-        self._kept = (column < real).flatten().nonzero().squeeze(1)
-        before = like.new_zeros(len(column), lead)
-        self._mask = torch.cat((before, _hidden(len(column), like)), dim=1)
+        # The padding repeats a sequence's last token, and its results are dropped.
+        self._padded_indices = real.cumsum(0) - real + column.minimum(real - 1)
+        self._real_indices = (column < real).flatten().nonzero().squeeze(1)
+        see_prefix = like.new_zeros(len(column), prefix)
+        self._mask = torch.cat((see_prefix, _causal_mask(len(column), like)), dim=1)
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, lead_k: Tensor, lead_v: Tensor) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor
+    ) -> Tensor:
         attended = scaled_dot_product_attention(
-            _folded(q[self._places], len(lead_k)),
-            self._behind(lead_k, k),
-            self._behind(lead_v, v),
-            attn_mask=self._mask.repeat(q.shape[1] // len(lead_k), 1),
+            _fold_heads(q[self._padded_indices], len(prefix_k)),
+            self._with_prefix(prefix_k, k),
+            self._with_prefix(prefix_v, v),
+            attn_mask=self._mask.repeat(q.shape[1] // len(prefix_k), 1),
         )
-        return _unfolded(attended, self._places.shape[1]).flatten(0, 1)[self._kept]
+        unfolded = _unfold_heads(attended, self._padded_indices.shape[1])
+        return unfolded.flatten(0, 1)[self._real_indices]
 
-    def _behind(self, lead: Tensor, own: Tensor) -> Tensor:
-        """The lead's keys or values and each row's: (rows, key heads, lead + longest, dim)."""
-        rows = own[self._places].transpose(1, 2)
-        return torch.cat((lead.expand(len(rows), -1, -1, -1), rows), dim=2)
+    def _with_prefix(self, prefix: Tensor, own: Tensor) -> Tensor:
+        """Keys or values of the prefix and each sequence: (sequences, key heads, tokens, dim)."""
+        padded = own[self._padded_indices].transpose(1, 2)
+        return torch.cat((prefix.expand(len(padded), -1, -1, -1), padded), dim=2)
 
 
-def _hidden(size: int, like: Tensor) -> Tensor:
-    """What hides later positions from earlier ones: minus infinity above the diagonal, else 0."""
+def _causal_mask(size: int, like: Tensor) -> Tensor:
+    """Minus infinity above the diagonal, which hides later positions from earlier ones; else 0."""
     return like.new_full((size, size), -math.inf).triu(1)
 
 
-def _folded(q: Tensor, key_heads: int) -> Tensor:
+def _fold_heads(q: Tensor, key_heads: int) -> Tensor:
     """(…, tokens, heads, dim) as (…, key heads, heads / key heads * tokens, dim)."""
     return q.unflatten(-2, (key_heads, -1)).movedim(-4, -2).flatten(-3, -2)
 
 
-def _unfolded(attended: Tensor, tokens: int) -> Tensor:
+def _unfold_heads(attended: Tensor, tokens: int) -> Tensor:
     """(…, key heads, heads / key heads * tokens, dim) as (…, tokens, heads * dim)."""
     return attended.unflatten(-2, (-1, tokens)).movedim(-2, -4).flatten(-3)

@@ -1,4 +1,4 @@
-"""Where a model's files are, what kind it is, and where and how precisely it should run."""
+"""Loading a model: where its files are, what kind it is, and its device and dtype."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.scorers.local.compatibility import check_modules, check_result
 from qwen_rerank.scorers.local.decoder import Decoder
-from qwen_rerank.scorers.local.prompt import plain
+from qwen_rerank.scorers.local.prompt import without_added_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,11 +37,12 @@ _DTYPES = {
 def load(
     model: str, *, revision: str | None, hub: Hub, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, Decoder]:
-    """Load a Qwen3 reranker: as published, or converted to a sequence classifier with one label.
+    """Load a Qwen3 reranker, as published or converted to a sequence classifier with one label.
 
     Raises:
-        InvalidInputError: It can't be found or read, or is not such a model.
-        MissingDependencyError: hub="modelscope", and the modelscope package is not installed.
+        InvalidInputError: The model can't be found or read, or is not such a model.
+        MissingDependencyError: hub="modelscope" and the modelscope package is not installed, or
+            the installed transformers has other modules than LocalScorer expects.
     """
     if hub not in get_args(Hub):
         raise InvalidInputError(f'hub must be "huggingface" or "modelscope", got {hub!r}.')
@@ -50,8 +52,8 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        kind = _kind(model, config, embeds=_embeds(source, revision))
-        loaded, report = kind.from_pretrained(
+        model_class = _model_class(model, config, embeds=_embeds(source, revision))
+        loaded, report = model_class.from_pretrained(
             source, revision=revision, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError) as error:
@@ -61,15 +63,18 @@ def load(
     if report["missing_keys"]:
         raise _unsuitable(model, f"has no weights for {', '.join(sorted(report['missing_keys']))}")
     loaded = loaded.to(device).eval()
+    check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise _unsuitable(model, "has layers with a sliding window")
-    return tokenizer, Decoder(loaded.model, _direction(model, loaded, tokenizer))
+    decoder = Decoder(loaded.model, _direction(model, loaded, tokenizer))
+    check_result(loaded.model, decoder)
+    return tokenizer, decoder
 
 
-def _kind(model: str, config: PretrainedConfig, *, embeds: bool) -> Any:
+def _model_class(model: str, config: PretrainedConfig, *, embeds: bool) -> Any:
     architecture = next(iter(config.architectures or ()), "unknown")
     if architecture == "Qwen3ForCausalLM" and embeds:
-        raise _unsuitable(model, "makes embeddings, for which its repository has a pooling module")
+        raise _unsuitable(model, "is an embedding model: its repository has a pooling module")
     if architecture == "Qwen3ForCausalLM":
         return AutoModelForCausalLM
     if architecture != "Qwen3ForSequenceClassification":
@@ -80,21 +85,21 @@ def _kind(model: str, config: PretrainedConfig, *, embeds: bool) -> Any:
 
 
 def _embeds(source: str, revision: str | None) -> bool:
-    """Whether the model gives each text a vector, as Qwen3-Embedding does.
+    """Whether the model is an embedding model, such as Qwen3-Embedding.
 
-    Its architecture is that of Qwen3-Reranker. What it has more is sentence-transformers' module
-    that picks the vector; where a reranker has modules, it has a LogitScore instead.
+    It has the architecture of Qwen3-Reranker. But its repository has sentence-transformers' pooling
+    module; that of a reranker has a LogitScore module instead, if any.
     """
     try:
         return cached_file(source, "1_Pooling/config.json", revision=revision) is not None
-    except OSError:  # it has none, or the hub can't be asked
+    except OSError:  # it has none, or the hub can't be reached
         return False
 
 
 def _direction(
     model: str, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> torch.Tensor:
-    """float32 (hidden size): what the last hidden state is multiplied by to give the logit."""
+    """float32 (hidden size): the logit is its product with the last hidden state."""
     if hasattr(loaded, "score"):
         return loaded.score.weight.detach()[0].float()
     yes, no = yes_and_no(model, tokenizer)
@@ -103,45 +108,47 @@ def _direction(
 
 
 def yes_and_no(model: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """The ids of "yes" and "no", 9693 and 2152 in Qwen's vocabulary.
+    """The token ids of "yes" and "no": 9693 and 2152 in Qwen's vocabulary.
 
     Raises:
-        InvalidInputError: One of them is not one token.
+        InvalidInputError: One of the words is not a single token.
     """
-    ids = [plain(tokenizer).encode(word, add_special_tokens=False).ids for word in ("yes", "no")]
+    plain = without_added_tokens(tokenizer)
+    ids = [plain.encode(word, add_special_tokens=False).ids for word in ("yes", "no")]
     if any(len(tokens) != 1 for tokens in ids):
-        raise _unsuitable(model, 'has a tokenizer in which "yes" or "no" is not one token')
+        raise _unsuitable(model, 'has a tokenizer in which "yes" or "no" is not a single token')
     return ids[0][0], ids[1][0]
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of this name; without one CUDA, else Apple's mps, else the CPU.
+    """The device with this name; by default CUDA, else Apple's mps, else the CPU.
 
     Raises:
-        InvalidInputError: There is no such device.
+        InvalidInputError: The device does not exist or can't be used.
     """
     if device is None:
-        found = torch.cuda.is_available(), torch.backends.mps.is_available()
-        return torch.device("cuda" if found[0] else "mps" if found[1] else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
         raise InvalidInputError(
             f"device={device!r} can't be used: {error}",
-            remedy='Leave it out, or pass "cuda", "cuda:1", "mps" or "cpu".',
+            remedy='Omit it, or pass "cuda", "cuda:1", "mps" or "cpu".',
         ) from error
     return chosen
 
 
 def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """The number format of this name, or the fastest that is precise enough there.
+    """The dtype with this name; "auto" is the fastest one that is precise enough on the device.
 
-    "auto" is bfloat16 where the hardware computes in it, as all Apple and all CUDA devices since
-    Ampere do. Elsewhere it is float16 under CUDA, and float32 on a CPU.
+    That is bfloat16 if the hardware computes in it, like all Apple devices and all CUDA devices
+    since Ampere. Otherwise it is float16 on CUDA and float32 on a CPU.
 
     Raises:
-        InvalidInputError: Not a name of one, or float16 on a CPU.
+        InvalidInputError: The name is unknown, or float16 on a CPU.
     """
     if dtype == "auto":
         return _fastest(device)
@@ -151,9 +158,8 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
         )
     if device.type == "cpu" and dtype == "float16":
         raise InvalidInputError(
-            'dtype="float16" is of no use on a CPU: it computes in it 10 times slower than in '
-            "float32.",
-            remedy='Leave it out, or pass "bfloat16" or "float32".',
+            'dtype="float16" is 10 times slower than "float32" on a CPU.',
+            remedy='Omit it, or pass "bfloat16" or "float32".',
         )
     return _DTYPES[dtype]
 
@@ -168,7 +174,7 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether an x86 CPU multiplies bfloat16 itself; then it is 3 times as fast as float32."""
+    """Whether an x86 CPU multiplies bfloat16 in hardware, 3 times as fast as float32."""
     capabilities: dict[str, Any] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # since torch 2.11
@@ -189,14 +195,14 @@ def _from_modelscope(model: str, revision: str | None) -> str:
 
 def _unreadable(model: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
-        f"The model {model!r} can't be loaded: {error}",
-        remedy="Pass the folder that holds it, or its id on a hub that can be reached "
-        '(hub="modelscope" takes it from there).',
+        f"Could not load the model {model!r}: {error}",
+        remedy="Pass a folder that contains the model, or its id on a hub that can be reached "
+        '(hub="modelscope" loads it from ModelScope).',
     )
 
 
 def _unsuitable(model: str, why: str) -> InvalidInputError:
     return InvalidInputError(
         f"The model {model!r} {why}.",
-        remedy="Take a Qwen3-Reranker, or one converted to sequence classification with one label.",
+        remedy="Choose a Qwen3-Reranker, or one converted to a sequence classifier with one label.",
     )

@@ -1,6 +1,6 @@
-"""Qwen3-Reranker's prompt, as token rows.
+"""Qwen3-Reranker's prompt, as token sequences.
 
-Source of the wording and of how it is cut: QwenLM/Qwen3-Embedding on GitHub, README and
+Source of the wording and the truncation: QwenLM/Qwen3-Embedding on GitHub, README and
 examples/qwen3_reranker_transformers.py.
 """
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DEFAULT_INSTRUCT", "PREFIX", "SUFFIX", "Prompt", "Rows", "Tokens", "body", "plain"]
+__all__ = [
+    "DEFAULT_INSTRUCT",
+    "PREFIX",
+    "SUFFIX",
+    "Prompt",
+    "TokenizedPrompts",
+    "Tokens",
+    "prompt_body",
+    "without_added_tokens",
+]
 
 DEFAULT_INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -31,30 +40,30 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 Tokens: TypeAlias = tuple[int, ...]
 
 
-class Rows(NamedTuple):
-    """The token ids of one call.
+class TokenizedPrompts(NamedTuple):
+    """The token ids of the prompts of one call.
 
     Attributes:
-        lead: What every prompt starts with: the prefix, the instruct, the query.
-        rows: What follows the lead, for each text. Ends in the suffix, so never empty.
-        cut: How many texts were too long and lost their end.
+        shared: What all prompts start with: the prefix, the instruct and the query.
+        rests: What follows in the prompt of each text. It ends with the suffix, so it isn't empty.
+        truncated: How many texts were too long and lost their end.
     """
 
-    lead: Tokens
-    rows: list[Tokens]
-    cut: int
+    shared: Tokens
+    rests: list[Tokens]
+    truncated: int
 
 
 class Prompt:
-    """Puts queries and texts into the prompt. Any thread may use it.
+    """Formats queries and texts as prompts. Thread-safe.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
         instruct: What relevant means.
-        max_length: Tokens of a whole prompt at most: longer bodies are cut on the right.
+        max_length: The maximum length of a prompt in tokens. Longer texts lose their end.
 
     Raises:
-        InvalidInputError: An instruct that is no text, or a max_length that leaves no room.
+        InvalidInputError: `instruct` is not a text, or `max_length` leaves no room for one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, instruct: str, max_length: int) -> None:
@@ -62,57 +71,64 @@ class Prompt:
         self._instruct = instruct
         self._prefix: list[int] = tokenizer(PREFIX, add_special_tokens=False)["input_ids"]
         self._suffix: list[int] = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]
-        self._plain = plain(tokenizer)
+        self._tokenizer = without_added_tokens(tokenizer)
         fixed = len(self._prefix) + len(self._suffix)
         check_whole("max_length", max_length, at_least=fixed + 1)
-        self._room = max_length - fixed
+        self._max_body = max_length - fixed
+        # No more characters than this have room, so a huge text is not tokenized whole.
+        self._max_characters = self._max_body * max(map(len, self._tokenizer.get_vocab()))
 
-    def rows(self, query: str, texts: Sequence[str]) -> Rows:
-        """The rows of the texts, in their order.
+    def tokenize(self, query: str, texts: Sequence[str]) -> TokenizedPrompts:
+        """Tokenize the prompts of the texts, in the order of the texts.
 
         Raises:
-            InvalidInputError: A query or a text that is not a string of Unicode characters.
+            InvalidInputError: The query or a text is not a string that UTF-8 can encode.
         """
         check_query(query)
         _check_encodable("The query", query)
-        for place, text in enumerate(texts):
-            _check_encodable(f"Text {place}", text)
-        head, *bodies = self._encoded(
-            [body(self._instruct, query), *(body(self._instruct, query, text) for text in texts)]
+        for index, text in enumerate(texts):
+            _check_encodable(f"Text {index}", text)
+        query = query[: self._max_characters]
+        bodies = [
+            prompt_body(self._instruct, query, text[: self._max_characters]) for text in texts
+        ]
+        head, *bodies_ids = self._encode([prompt_body(self._instruct, query), *bodies])
+        prompts = [self._prefix + ids[: self._max_body] + self._suffix for ids in bodies_ids]
+        shared = self._prefix + head[: self._max_body]
+        # The tokens at the end of the head may depend on what follows: share only equal ones.
+        while any(prompt[: len(shared)] != shared for prompt in prompts):
+            shared.pop()
+        return TokenizedPrompts(
+            tuple(shared),
+            [tuple(prompt[len(shared) :]) for prompt in prompts],
+            sum(len(ids) > self._max_body for ids in bodies_ids),
         )
-        rows = [self._prefix + ids[: self._room] + self._suffix for ids in bodies]
-        lead = self._prefix + head[: self._room]
-        # How a text is split may reach back into what precedes it: only equal tokens are shared.
-        while any(row[: len(lead)] != lead for row in rows):
-            lead.pop()
-        cut = sum(len(ids) > self._room for ids in bodies)
-        return Rows(tuple(lead), [tuple(row[len(lead) :]) for row in rows], cut)
 
-    def _encoded(self, bodies: list[str]) -> list[list[int]]:
-        encodings = self._plain.encode_batch(bodies, add_special_tokens=False)
+    def _encode(self, bodies: list[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch(bodies, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
 
-def body(instruct: str, query: str, text: str | None = None) -> str:
-    """What stands between prefix and suffix; without a text, all that precedes it."""
+def prompt_body(instruct: str, query: str, text: str | None = None) -> str:
+    """The part between prefix and suffix. Without a text, it ends where the text would begin."""
     head = f"<Instruct>: {instruct}\n<Query>: {query}\n<Document>:"
     return head if text is None else f"{head} {text}"
 
 
-def plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The same tokenizer without its added tokens, to which `<|im_end|>` is text like any other."""
+def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same tokenizer without its added tokens: it reads `<|im_end|>` as plain text."""
     from tokenizers import Tokenizer
 
     backend = tokenizer.backend_tokenizer
-    bare = Tokenizer(backend.model)
+    plain = Tokenizer(backend.model)
     for part in ("normalizer", "pre_tokenizer"):
-        if (used := getattr(backend, part)) is not None:
-            setattr(bare, part, used)
-    return bare
+        if (value := getattr(backend, part)) is not None:
+            setattr(plain, part, value)
+    return plain
 
 
 def _check_encodable(name: str, text: str) -> None:
-    """Raise InvalidInputError unless it is a string that UTF-8 can encode."""
+    """Raise InvalidInputError unless the text is a string that UTF-8 can encode."""
     if not isinstance(text, str):
         raise InvalidInputError(f"{name} must be a string, got {type(text).__name__}.")
     try:

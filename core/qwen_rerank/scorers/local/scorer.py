@@ -17,48 +17,51 @@ from qwen_rerank.scorers.local.worker import Worker
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
+    from qwen_rerank.scorers.local.batching import BatchRunner
     from qwen_rerank.scorers.local.loading import DType, Hub
-    from qwen_rerank.scorers.local.ranker import Ranker
 
 __all__ = ["LocalScorer"]
 
 _log = logging.getLogger(__name__)
 
-# Tokens a batch. A quarter of that costs a CPU a tenth of its speed; more only makes a call slower
-# to cancel, and a batch of the 0.6B model takes two cores seven seconds. A GPU wants to be filled.
-_CPU_BUDGET = 4_096
-_GPU_BUDGET = 16_384
+# Tokens per batch. With a quarter of that a CPU loses a tenth of its speed; with more, a call only
+# takes longer to cancel (on two cores, a batch of the 0.6B model takes seven seconds). A GPU needs
+# large batches to be busy.
+_CPU_BATCH_TOKENS = 4_096
+_GPU_BATCH_TOKENS = 16_384
 
 
 class LocalScorer(Scorer):
-    """Scores by a Qwen3-Reranker that runs in this process: no key, and no text leaves the machine.
+    """Scores with a Qwen3-Reranker in this process: without a key, and no text leaves the machine.
 
     The score is what the model's authors define: the probability of "yes" against "no" after the
-    prompt of QwenLM/Qwen3-Embedding, in [0, 1]. Control tokens in a query or a text are plain text.
-    A model that is converted to sequence classification with one label is run by its own head.
+    prompt of QwenLM/Qwen3-Embedding, in [0, 1]. Control tokens in a query or a text are read as
+    plain text. A model converted to sequence classification with one label runs its own head.
 
-    It computes in one thread of its own, call after call, whichever threads and event loops they
-    come from. A call that is cancelled or interrupted ends after the batch that is running.
+    All calls run one after another in a single thread of the scorer, whichever threads and event
+    loops they come from. A call that is cancelled or interrupted ends after the current batch.
 
     Args:
         model: A folder, or an id on the hub.
-        instruct: What relevant means; the model's authors recommend English. Default: theirs.
-        device: `"cuda"`, `"cuda:1"`, `"mps"`, `"cpu"`; if None, the first of them that is there.
-        dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 where the hardware
-            computes in it, else float16 under CUDA and float32 on a CPU.
-        max_length: Tokens of a prompt at most, about 60 of them the prompt's own; at most as many
-            as the model has positions. What is over is cut off the text's end, and logged.
-        batch_tokens: Tokens computed at once at most; 4096 on a CPU, 16384 elsewhere if None. It is
-            halved whenever the device runs out of memory.
+        instruct: What relevant means; the model's authors recommend English. By default theirs.
+        device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available.
+        dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
+            computes in it, otherwise float16 on CUDA and float32 on a CPU.
+        max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
+            60; at most the number of the model's positions. Longer texts lose their end, which is
+            logged.
+        batch_tokens: The maximum number of tokens per batch; None for 4096 on a CPU and 16384
+            elsewhere. It is halved when the device runs out of memory.
         revision: The branch, tag or commit on the hub.
-        hub: Where an id is looked up: `"huggingface"`, or `"modelscope"`, which takes the
-            modelscope package.
+        hub: Where to look up an id: `"huggingface"`, or `"modelscope"`, which needs the modelscope
+            package.
         progress: Whether calls of more than two seconds show a progress bar.
 
     Raises:
-        MissingDependencyError: torch, transformers or modelscope is not installed.
-        InvalidInputError: A model that can't be loaded or is no such reranker, or another argument
-            that can't be used.
+        MissingDependencyError: torch, transformers or modelscope is not installed, or the installed
+            transformers has other Qwen3 modules than LocalScorer expects.
+        InvalidInputError: The model can't be loaded or is not such a reranker, or another argument
+            is not valid.
     """
 
     def __init__(
@@ -90,13 +93,13 @@ class LocalScorer(Scorer):
 
     @property
     def model(self) -> str:
-        """The folder or the hub's id that was given."""
+        """The folder or id that you passed."""
         name: str = self._options["model"]
         return name
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """The model, its revision and hub, the instruction, the precision and the length."""
+        """The model, its revision and hub, the instruct, the dtype and the maximum length."""
         names = ("revision", "hub", "instruct", "dtype", "max_length")
         return (*super().fingerprint, *(self._options[name] for name in names))
 
@@ -104,60 +107,59 @@ class LocalScorer(Scorer):
         """Score the texts; see `Scorer.score`.
 
         Returns:
-            Scores in [0, 1]. The usage counts the tokens that went through the model, with what the
-            prompts of one call have in common once, and equal texts once.
+            Scores in [0, 1]. The usage counts the tokens that the model computed. The part that all
+            prompts share counts once, and so do equal texts.
 
         Raises:
-            InvalidInputError: A blank query, a text that is no Unicode string, or one text that is
-                too much for the device's memory.
+            InvalidInputError: The query is blank, a text is not a string that UTF-8 can encode, or
+                the device has too little memory for a single text.
         """
         cancelled = Event()
         try:
-            return self._noted(*self._worker.run(self._work(query, texts, cancelled)))
+            return self._logged(*self._worker.run(self._task(query, texts, cancelled)))
         finally:
             cancelled.set()
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
-        """The same as `score`, off the event loop. A cancelled call stops after a batch."""
+        """Like `score`, without blocking the event loop. A cancelled call ends after a batch."""
         cancelled = Event()
-        work = self._worker.submit(self._work(query, texts, cancelled))
+        future = self._worker.submit(self._task(query, texts, cancelled))
         try:
-            return self._noted(*await asyncio.wrap_future(work))
+            return self._logged(*await asyncio.wrap_future(future))
         finally:
             cancelled.set()
 
     def close(self) -> None:
-        """Let go of the model and its memory, once the calls that are running have ended."""
+        """Release the model and its memory, after the calls in progress."""
         self._worker.close()
         self._loaded = None
 
-    def _work(
+    def _task(
         self, query: str, texts: Sequence[str], cancelled: Event
     ) -> Callable[[], tuple[Scores, int]]:
         if self._loaded is None:
-            raise InvalidInputError(f"{self!r} is closed.", remedy="Make a new one.")
+            raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
         return partial(_score, self._loaded, query, texts, cancelled)
 
-    def _noted(self, scores: Scores, cut: int) -> Scores:
-        if cut:
+    def _logged(self, scores: Scores, truncated: int) -> Scores:
+        if truncated:
             _log.warning(
-                "%d of %d texts are over the max_length of %d tokens with the prompt: their "
-                "ends were not read. Wrap the scorer in PassageScorer, which scores long texts in "
-                "parts.",
-                cut,
+                "%d of %d texts were truncated: with the prompt they exceed max_length=%d tokens. "
+                "Wrap the scorer in PassageScorer to score long texts by their passages.",
+                truncated,
                 len(scores.values),
                 self._options["max_length"],
             )
         return scores
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without the weights: where it is unpickled, it loads them from the same place.
+        # Without the weights, which are loaded again on unpickling.
         return partial(type(self), **self._options), ()
 
 
 class _Loaded(NamedTuple):
     prompt: Prompt
-    ranker: Ranker
+    runner: BatchRunner
 
 
 def _load(
@@ -177,42 +179,42 @@ def _load(
         check_whole("batch_tokens", batch_tokens, at_least=1)
     try:
         from qwen_rerank.scorers.local import loading
-        from qwen_rerank.scorers.local.ranker import Ranker
+        from qwen_rerank.scorers.local.batching import BatchRunner
     except ImportError as error:
         raise MissingDependencyError(
             f"LocalScorer needs torch and transformers ({error}).",
             remedy='Install them: pip install "qwen-rerank[local]"',
         ) from error
 
-    place = loading.choose_device(device)
+    chosen_device = loading.choose_device(device)
     tokenizer, decoder = loading.load(
         model,
         revision=revision,
         hub=hub,
-        device=place,
-        dtype=loading.choose_dtype(dtype, place),
+        device=chosen_device,
+        dtype=loading.choose_dtype(dtype, chosen_device),
     )
     prompt = Prompt(tokenizer, instruct, max_length)
-    if max_length > decoder.positions:
+    if max_length > decoder.max_positions:
         raise InvalidInputError(
-            f"max_length must be at most the model's {decoder.positions} positions, "
-            f"got {max_length}."
+            f"max_length must be at most {decoder.max_positions}, the number of the model's "
+            f"positions, got {max_length}."
         )
-    budget = batch_tokens or (_CPU_BUDGET if place.type == "cpu" else _GPU_BUDGET)
-    return _Loaded(prompt, Ranker(decoder, budget, progress=progress))
+    default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
+    return _Loaded(prompt, BatchRunner(decoder, batch_tokens or default, progress=progress))
 
 
 def _score(
     loaded: _Loaded, query: str, texts: Sequence[str], cancelled: Event
 ) -> tuple[Scores, int]:
-    """The scores, and how many texts were cut."""
+    """The scores, and how many texts were truncated."""
     start = time.perf_counter()
-    lead, rows, cut = loaded.prompt.rows(query, texts)
-    logits = loaded.ranker.logits(lead, rows, cancelled)
+    shared, rests, truncated = loaded.prompt.tokenize(query, texts)
+    logits = loaded.runner.logits(shared, rests, cancelled)
     usage = Usage(
-        tokens=len(lead) + sum(map(len, logits)),
+        tokens=len(shared) + sum(map(len, logits)),
         texts_sent=len(texts),
         seconds=time.perf_counter() - start,
         cost=0.0,
     )
-    return Scores([sigmoid(logits[row]) for row in rows], usage), cut
+    return Scores([sigmoid(logits[rest]) for rest in rests], usage), truncated
