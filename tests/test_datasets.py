@@ -25,7 +25,9 @@ BY_QUERY = {"q1": {"a": 2.5, "b": 2.5}, "q2": {"a": 7.0, "c": -0.001}}
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     def writer(name: str, content: str | bytes) -> Path:
-        data = content if isinstance(content, bytes) else content.encode()
+        data = content.encode() if isinstance(content, str) else content
+        if name.endswith(".gz") and isinstance(content, str):
+            data = gzip.compress(data)
         (tmp_path / name).write_bytes(data)
         return tmp_path / name
 
@@ -42,17 +44,16 @@ class TestRuns:
         [
             ("run.trec", TREC),
             ("tabs.run", TREC.replace(" ", "\t")),
-            ("columns.run", TREC.replace(" ", " \t ")),
             ("crlf.run", TREC.replace("\n", "\r\n")),
             ("bom.run", "\ufeff" + TREC),
             ("blank.run", "\n" + TREC.replace("\n", "\n \n")),
-            ("run.gz", gzip.compress(TREC.encode())),
+            ("run.gz", TREC),
             ("repeated.run", TREC.replace("q1 Q0 a", "q1 Q0 a 1 2.5 bm25\nq1 Q0 a")),
             ("floats.run", TREC.replace("2.5", "+25e-1").replace(" 7 ", " 7.0 ")),
         ],
     )
     def test_documents_are_in_the_order_of_their_scores_and_ties_in_that_of_the_file(
-        self, write: Write, name: str, content: str | bytes
+        self, write: Write, name: str, content: str
     ) -> None:
         assert ordered(read_run(write(name, content))) == ordered(BY_QUERY)
 
@@ -63,8 +64,7 @@ class TestRuns:
             (query_id, *pair) for query_id, ranking in BY_QUERY.items() for pair in ranking.items()
         }
 
-    @pytest.mark.parametrize("separator", ["\t", " "])
-    @pytest.mark.parametrize("first", [0, 1])
+    @pytest.mark.parametrize(("separator", "first"), [("\t", 1), (" ", 0)])
     def test_a_run_in_the_format_of_ms_marco_is_in_the_order_of_its_ranks(
         self, write: Write, separator: str, first: int
     ) -> None:
@@ -117,10 +117,10 @@ class TestJudgements:
             ("blank.tsv", "\nQuery_ID\titer\tdoc_id\trelevance\nq1 0 a 2\nq1 0 b 0\nq2 0 c -1"),
             ("no-header.tsv", "q1\ta\t2\nq1\tb\t0\nq2\tc\t-1\n"),
             ("repeated.trec", "q1 0 a 2\nq1 0 a 2\nq1 0 b 0\nq2 0 c -1\n"),
-            ("qrels.gz", gzip.compress(b"q1 0 a 2\nq1 0 b 0\nq2 0 c -1\n")),
+            ("qrels.gz", "q1 0 a 2\nq1 0 b 0\nq2 0 c -1\n"),
         ],
     )
-    def test_gains_are_read_by_query(self, write: Write, name: str, content: str | bytes) -> None:
+    def test_gains_are_read_by_query(self, write: Write, name: str, content: str) -> None:
         assert read_judgements(write(name, content)) == {"q1": {"a": 2, "b": 0}, "q2": {"c": -1}}
 
     @pytest.mark.parametrize(
@@ -166,8 +166,7 @@ class TestTexts:
         self, write: Write, name: str, line: str, options: dict[str, Any]
     ) -> None:
         assert read_texts(write(name, f"{line}\n{line}\n\n"), **options) == {"d": "text"}
-        packed = write(f"{name}.gz", gzip.compress(line.encode()))
-        assert read_texts(packed, **options) == {"d": "text"}
+        assert read_texts(write(f"{name}.gz", line), **options) == {"d": "text"}
 
     def test_a_text_may_contain_tabs(self, write: Write) -> None:
         path = write("queries.tsv", "q1\tWhat do\tpenguins eat?\nq2\t企鹅\n")
@@ -221,13 +220,12 @@ def test_a_byte_that_is_not_utf8_is_named_with_its_line(write: Write, read: Any,
 
 
 @each_reader
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_utf16_as_powershell_writes_it_is_refused_by_name(
-    write: Write, read: Any, line: str, encoding: str
+    write: Write, read: Any, line: str
 ) -> None:
-    path = write("file.tsv", ("\ufeff" * (encoding != "utf-16") + line).encode(encoding))
-    with pytest.raises(InvalidInputError, match=r"file\.tsv is UTF-16.* Convert it to UTF-8"):
-        read(path)
+    for data in (line.encode("utf-16"), f"\ufeff{line}".encode("utf-16-be")):
+        with pytest.raises(InvalidInputError, match=r"file\.tsv is UTF-16.* Convert it to UTF-8"):
+            read(write("file.tsv", data))
 
 
 @pytest.mark.parametrize(
