@@ -23,9 +23,8 @@ from qwen_rerank.scorers.catalog import (
     published_price,
 )
 from qwen_rerank.scorers.http.addresses import dashscope_region, dashscope_url, warn_if_unencrypted
-from qwen_rerank.scorers.http.auth import bearer, checked_key
+from qwen_rerank.scorers.http.auth import Headers, bearer, checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
-from qwen_rerank.scorers.http.pool import Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import HttpScorer

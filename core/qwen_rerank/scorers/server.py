@@ -14,9 +14,8 @@ from qwen_rerank.options import RequestArguments, RequestOptions, with_defaults
 from qwen_rerank.scorers.base import Scores
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
-from qwen_rerank.scorers.http.auth import checked_key
+from qwen_rerank.scorers.http.auth import Headers, checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
-from qwen_rerank.scorers.http.pool import Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.scorer import HttpScorer

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from pydantic import SecretStr
 
 from qwen_rerank.errors import MissingKeyError
 
-__all__ = ["bearer", "checked_key"]
+__all__ = ["Headers", "bearer", "checked_key"]
+
+Headers: TypeAlias = Mapping[str, SecretStr | str]
+"""Headers of a request, in which keys are SecretStr."""
 
 
 def bearer(key: SecretStr) -> SecretStr:

@@ -16,12 +16,13 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
-from qwen_rerank.scorers.http.connection import ssl_context
-from qwen_rerank.scorers.http.pool import ConnectionPool
 from qwen_rerank.scorers.http.rate_limiter import RateLimiters
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.http.pool import ConnectionPool
 
 __all__ = ["IOLoop", "shared_io_loop"]
 
@@ -67,7 +68,7 @@ class IOLoop:
     def let_go(self, holder: object) -> None:
         """Close idle connections unless something else holds them; see `ConnectionPool.hold`."""
         if self._thread is not None and self._thread.is_usable:
-            self.run(_let_go(self._thread.pool, holder))
+            self.run(self._thread.pool.let_go(holder))
 
     def _running_for(self, coroutine: Coroutine[Any, Any, T]) -> _IOThread:
         try:
@@ -91,10 +92,6 @@ class IOLoop:
         self._lock = threading.Lock()  # another thread may have held it during the fork
 
 
-async def _let_go(pool: ConnectionPool, holder: object) -> None:
-    pool.let_go(holder)
-
-
 def _start_thread(rate_limiters: RateLimiters) -> _IOThread:
     try:
         return _IOThread(rate_limiters)
@@ -109,6 +106,8 @@ class _IOThread:
     """A daemon thread that runs the loop, and what belongs to the loop."""
 
     def __init__(self, rate_limiters: RateLimiters) -> None:
+        from qwen_rerank.scorers.http.pool import ConnectionPool  # late: aiohttp takes its time
+
         self.rate_limiters = rate_limiters
         self.pool = ConnectionPool()
         self.is_stopped = False
@@ -129,6 +128,8 @@ class _IOThread:
         return self._pid == os.getpid() and self._is_running and not self.is_stopped
 
     def _run(self) -> None:
+        from qwen_rerank.scorers.http.pool import ssl_context
+
         with suppress(OSError):  # shows when a connection is opened
             ssl_context()  # reads many certificates: not while the loop runs
         try:

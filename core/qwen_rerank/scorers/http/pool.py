@@ -1,44 +1,84 @@
-"""The connections that all scorers of the process share."""
+"""The HTTP connections that all scorers of the process share: an aiohttp session."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Self
-from urllib.parse import quote, urlsplit
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
-from pydantic import SecretBytes, SecretStr
+import aiohttp
+import certifi
+from pydantic import SecretStr
+from yarl import URL
 
-from qwen_rerank.scorers.http.connection import (
-    Connection,
-    Origin,
-    StaleConnectionError,
-    open_connection,
-)
-from qwen_rerank.scorers.http.http11 import HTTPResponse
-from qwen_rerank.scorers.http.proxies import Proxy, proxy_for
+from qwen_rerank.scorers.http.auth import Headers
+from qwen_rerank.scorers.http.proxies import proxy_for
 
-__all__ = ["ConnectionPool", "Endpoint", "Headers"]
+__all__ = [
+    "MAX_RESPONSE_BYTES",
+    "ConnectionLostError",
+    "ConnectionPool",
+    "Endpoint",
+    "HTTPResponse",
+    "InvalidResponseError",
+    "ResponseTooLargeError",
+    "UnreachableError",
+    "ssl_context",
+]
 
-Headers = Mapping[str, SecretStr | str]
+MAX_RESPONSE_BYTES = 16 * 2**20
+"""The largest response that is read. Scores take about 60 bytes per document."""
 
 _KEEP_ALIVE = 15.0
 _MAX_CONNECTIONS = 100
+
+
+class UnreachableError(Exception):
+    """The server or the proxy could not be reached, or is not trusted."""
+
+
+class ConnectionLostError(Exception):
+    """The connection was closed before the response was complete."""
+
+
+class InvalidResponseError(Exception):
+    """What the server sent is not a valid HTTP response."""
+
+
+class ResponseTooLargeError(Exception):
+    """The response is larger than `MAX_RESPONSE_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPResponse:
+    """A complete response.
+
+    Attributes:
+        status: The status, such as 200.
+        headers: The headers, by their names in any case.
+        body: The body as it was sent, which can be compressed.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Endpoint(NamedTuple):
     """Where requests are sent.
 
     Attributes:
-        origin: The server.
-        target: The path, as it is sent.
+        url: The parsed URL.
+        authority: The host and the port, such as `"127.0.0.1:8000"` or `"[::1]:8000"`.
     """
 
-    origin: Origin
-    target: str
+    url: URL
+    authority: str
 
     @classmethod
     def of(cls, url: str) -> Self:
@@ -47,11 +87,8 @@ class Endpoint(NamedTuple):
         Raises:
             ValueError: The host is not a valid host name.
         """
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode()
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
-        return cls(Origin(parts.scheme, host, port), target)
+        parsed = URL(url)
+        return cls(parsed, f"{parsed.host_subcomponent}:{parsed.port}")
 
 
 class ConnectionPool:
@@ -59,8 +96,8 @@ class ConnectionPool:
 
     Args:
         keep_alive: Seconds after which a connection that is not used is closed.
-        max_connections: How many connections to one server may be open at the same time. Further
-            requests wait for one, in the order in which they come.
+        max_connections: How many requests to one server may be under way at the same time. Further
+            requests wait, in the order in which they come.
     """
 
     def __init__(
@@ -68,27 +105,26 @@ class ConnectionPool:
     ) -> None:
         self._keep_alive = keep_alive
         self._max_connections = max_connections
-        self._slots: dict[Origin, asyncio.Semaphore] = {}
-        self._idle: defaultdict[Origin, list[tuple[float, Connection]]] = defaultdict(list)
-        self._open: WeakSet[Connection] = WeakSet()
+        self._slots: dict[str, asyncio.Semaphore] = {}
         self._holders: WeakSet[object] = WeakSet()
-        self._expiry: asyncio.TimerHandle | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     def hold(self, holder: object) -> None:
         """Keep idle connections open until the holder lets go."""
         self._holders.add(holder)
 
-    def let_go(self, holder: object) -> None:
-        """Close idle connections if nobody else holds them."""
+    async def let_go(self, holder: object) -> None:
+        """Close the connections if nobody else holds them."""
         self._holders.discard(holder)
         if not self._holders:
-            self._close_idle()
+            await self.close()
 
-    def slot(self, origin: Origin) -> AbstractAsyncContextManager[object]:
-        """A place among the server's connections. Entering it waits until there is one."""
-        slot = self._slots.get(origin)
+    def slot(self, endpoint: Endpoint) -> AbstractAsyncContextManager[object]:
+        """A place among the requests to a server. Entering it waits until there is one."""
+        slot = self._slots.get(endpoint.authority)
         if slot is None:
-            slot = self._slots[origin] = asyncio.Semaphore(self._max_connections)
+            slot = asyncio.Semaphore(self._max_connections)
+            self._slots[endpoint.authority] = slot
         return slot
 
     async def post(
@@ -99,83 +135,153 @@ class ConnectionPool:
         Args:
             endpoint: Where to send it.
             headers: The headers, besides Host and Content-Length.
-            body: The body, in pieces.
+            body: The body, in pieces. Other tasks of the loop run between two of them.
 
         Raises:
-            OSError: The server or the proxy could not be reached, or its certificate is not
-                trusted.
-            ProxyError: The proxy refused to connect to the server.
+            UnreachableError: The server or the proxy could not be reached, or its certificate is
+                not trusted.
             ConnectionLostError: The connection was closed before the response was complete.
-            InvalidResponseError, ResponseTooLargeError: See `ResponseParser`.
+            InvalidResponseError: The response is not HTTP.
+            ResponseTooLargeError: The response is larger than `MAX_RESPONSE_BYTES`.
             InvalidInputError: See `proxy_for`.
         """
-        origin, proxy = endpoint.origin, proxy_for(*endpoint.origin)
-        head = _head(endpoint, proxy, headers, sum(map(len, body)))
+        failure: Exception
+        try:
+            return await self._post(endpoint, headers, body)
+        except ResponseTooLargeError:
+            raise
+        except aiohttp.ClientError as error:
+            failure = _failure_of(error)
+        except (OSError, ValueError) as error:
+            failure = UnreachableError(str(error) or type(error).__name__)
+        raise failure  # out here: the frames and the context of aiohttp's error hold the key
+
+    async def _post(
+        self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes]
+    ) -> HTTPResponse:
+        upload = _Upload(body)
         while True:
-            connection = self._take_idle(origin, proxy)
-            if connection is None:
-                connection = await open_connection(origin, proxy)
-                self._open.add(connection)
-            try:
-                response = await connection.exchange(head, body)
-            except StaleConnectionError:
-                continue
-            self._give_back(origin, connection)
-            return response
+            async with self._open().post(
+                endpoint.url,
+                data=upload.data(),
+                headers={name: _plain(value) for name, value in headers.items()}
+                | {"Content-Length": str(upload.size)},
+                allow_redirects=False,
+                **_proxy_arguments(endpoint),
+            ) as response:
+                if response.status == 200 and not upload.is_sent:
+                    response.close()  # the answer to an earlier request: send this one afresh
+                    continue
+                return HTTPResponse(response.status, response.headers, await _read(response))
 
     async def close(self) -> None:
         """Close all connections, also those in use."""
-        self._close_idle()
-        for connection in list(self._open):
-            connection.close()
-        await asyncio.sleep(0)  # their sockets are closed by callbacks
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    def _take_idle(self, origin: Origin, proxy: Proxy | None) -> Connection | None:
-        idle = self._idle[origin]
-        while idle:
-            _, connection = idle.pop()
-            if connection.is_reusable and connection.proxy == proxy:
+    def disown(self) -> None:
+        """Forget the session without closing it, in a child made by fork: it is the parent's."""
+        if self._session is not None:
+            self._session.detach()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=_Connector(
+                    limit=0, ssl=ssl_context(), keepalive_timeout=self._keep_alive
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
+                timeout=aiohttp.ClientTimeout(),  # none: the caller limits each attempt
+                auto_decompress=False,  # a large body is decompressed off the loop
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            )
+        return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector that reuses no connection on which bytes arrived while it was idle."""
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        while True:
+            connection = await super().connect(*args, **options)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
                 return connection
             connection.close()
-        return None
 
-    def _give_back(self, origin: Origin, connection: Connection) -> None:
-        if not connection.is_reusable or not self._holders:
-            connection.close()
-            return
-        loop = asyncio.get_running_loop()
-        self._idle[origin].append((loop.time() + self._keep_alive, connection))
-        if self._expiry is None:
-            self._expiry = loop.call_later(self._keep_alive, self._close_expired)
-
-    def _close_expired(self) -> None:
-        loop = asyncio.get_running_loop()
-        for origin, idle in list(self._idle.items()):
-            while idle and (idle[0][0] <= loop.time() or not idle[0][1].is_reusable):
-                idle.pop(0)[1].close()
-            if not idle:
-                del self._idle[origin]
-        ends = [idle[0][0] for idle in self._idle.values()]
-        self._expiry = loop.call_at(min(ends), self._close_expired) if ends else None
-
-    def _close_idle(self) -> None:
-        for idle in self._idle.values():
-            for _, connection in idle:
-                connection.close()
-        self._idle.clear()
+    def __del__(self, _warnings: object = None) -> None:
+        # aiohttp's closes its connections. In a child made by fork that would take them out of the
+        # epoll set that the child shares with its parent, who would never hear of a response again.
+        pass
 
 
-def _head(endpoint: Endpoint, proxy: Proxy | None, headers: Headers, length: int) -> SecretBytes:
-    """The request line and the headers."""
-    origin, target = endpoint
-    all_headers: dict[str, SecretStr | str] = {"Host": origin.host_header, **headers}
-    if proxy is not None and origin.scheme == "http":
-        target = f"http://{origin.host_header}{target}"
-        all_headers |= proxy.headers
-    lines = [f"{name}: {_plain(value)}\r\n" for name, value in all_headers.items()]
-    text = f"POST {target} HTTP/1.1\r\n{''.join(lines)}Content-Length: {length}\r\n\r\n"
-    return SecretBytes(text.encode("latin-1"))
+class _Upload:
+    """The body of a request, and whether all of it was sent."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+        self.size = sum(map(len, pieces))
+        self.is_sent = True
+
+    def data(self) -> bytes | AsyncIterator[bytes]:
+        """What aiohttp sends: bytes at once, or pieces, between which other tasks run."""
+        return self._pieces[0] if len(self._pieces) == 1 else self._stream()
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        self.is_sent = False
+        for piece in self._pieces:
+            yield piece
+            await asyncio.sleep(0)
+        self.is_sent = True
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_RESPONSE_BYTES:
+            raise ResponseTooLargeError
+    return b"".join(chunks)
+
+
+def _failure_of(error: aiohttp.ClientError) -> Exception:
+    """What one of aiohttp's errors means, without the error: it holds the request's headers."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return UnreachableError(f"the proxy responded with status {error.status}")
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
+        return UnreachableError(_message_of(error))
+    if isinstance(error, aiohttp.ClientResponseError):
+        return InvalidResponseError(error.message.partition("\n")[0])
+    return ConnectionLostError(_message_of(error))
+
+
+def _message_of(error: Exception) -> str:
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before the response"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection was closed in the middle of the response"
+    return str(error) or type(error).__name__
+
+
+def _proxy_arguments(endpoint: Endpoint) -> dict[str, Any]:
+    """What aiohttp needs to send the request through a proxy, if there is one."""
+    url = endpoint.url
+    proxy = proxy_for(url.scheme, url.host or "", url.port or 0)
+    if proxy is None:
+        return {}
+    return {"proxy": str(proxy), "proxy_headers": {k: _plain(v) for k, v in proxy.headers.items()}}
 
 
 def _plain(value: SecretStr | str) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """Trusts the system's authorities, and certifi's: slim containers have none of their own."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context

@@ -14,16 +14,19 @@ from functools import cache
 from pydantic import SecretStr
 
 from qwen_rerank.errors import BadResponseError, QwenRerankError, ServiceError
-from qwen_rerank.scorers.http.connection import ConnectionLostError, ProxyError
+from qwen_rerank.scorers.http.auth import Headers
+from qwen_rerank.scorers.http.compression import decompress
 from qwen_rerank.scorers.http.dialects.base import Dialect, InvalidRankingError, RankingResponse
-from qwen_rerank.scorers.http.http11 import (
+from qwen_rerank.scorers.http.pool import (
     MAX_RESPONSE_BYTES,
+    ConnectionLostError,
+    ConnectionPool,
+    Endpoint,
     HTTPResponse,
     InvalidResponseError,
     ResponseTooLargeError,
-    decompress,
+    UnreachableError,
 )
-from qwen_rerank.scorers.http.pool import ConnectionPool, Endpoint, Headers
 
 __all__ = ["RerankRequest", "ScoredResponse"]
 
@@ -95,7 +98,7 @@ class RerankRequest:
             return await pool.post(
                 self.endpoint, {**_common_headers(), **self.headers}, self.payload
             )
-        except (OSError, ProxyError) as error:
+        except UnreachableError as error:
             raise self._connection_error("Could not connect to", error) from error
         except ConnectionLostError as error:
             raise self._connection_error("Lost the connection to", error) from error
@@ -112,7 +115,7 @@ class RerankRequest:
                 document or exactly the best `top_n`.
             QwenRerankError: The error that the service reports.
         """
-        encoding = response.headers.get("content-encoding", "")
+        encoding = response.headers.get("Content-Encoding", "")
         limit = _MAX_QUICK_COMPRESSED_BYTES if encoding else _MAX_QUICK_BYTES
         if len(response.body) > limit:
             return await asyncio.to_thread(self._read, response, encoding)
@@ -158,7 +161,7 @@ class RerankRequest:
         )
 
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
-        authority = self.endpoint.origin.authority
+        authority = self.endpoint.authority
         return ServiceError(
             f"{what} {authority}: {str(error) or type(error).__name__}",
             remedy="Check the address, the network and the proxy settings.",
@@ -211,13 +214,13 @@ def _too_large() -> BadResponseError:
 
 
 def _redirection(headers: Mapping[str, str]) -> str:
-    location = headers.get("location")
+    location = headers.get("Location")
     return f"a redirect to {location}, which is not followed." if location else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds of the Retry-After header, or until its date; None if it has neither."""
-    value = headers.get("retry-after", "")
+    value = headers.get("Retry-After", "").strip()
     try:
         seconds = float(value)
     except ValueError:

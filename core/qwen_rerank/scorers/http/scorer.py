@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import to_json
 
@@ -21,13 +21,16 @@ from qwen_rerank.scorers.http.batching import Plan, plan
 from qwen_rerank.scorers.http.dialects.base import Dialect
 from qwen_rerank.scorers.http.io_loop import IOLoop, shared_io_loop
 from qwen_rerank.scorers.http.payload import PIECE, json_pieces, size_of
-from qwen_rerank.scorers.http.pool import Endpoint, Headers
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
-from qwen_rerank.scorers.http.request import RerankRequest, ScoredResponse
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
 from qwen_rerank.telemetry import request_span
 from qwen_rerank.text.tokenizer import count_tokens
 from qwen_rerank.validation import check_text, check_whole
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.http.auth import Headers
+    from qwen_rerank.scorers.http.pool import Endpoint
+    from qwen_rerank.scorers.http.request import RerankRequest, ScoredResponse
 
 __all__ = ["HttpScorer"]
 
@@ -296,16 +299,18 @@ class _Call:
 
     async def _attempt(self, request: RerankRequest, resends: int) -> ScoredResponse:
         scorer, pool = self._scorer, self._scorer._io_loop.pool
-        provider, origin = scorer._dialect.provider, request.endpoint.origin
-        async with pool.slot(origin):
+        provider, endpoint = scorer._dialect.provider, request.endpoint
+        async with pool.slot(endpoint):
             with request_span(provider, scorer._model, scorer._url, request.count, resends) as span:
                 sending = request.send(pool)
-                response = await self._context.with_timeout(sending, origin.authority)
+                response = await self._context.with_timeout(sending, endpoint.authority)
                 scored = await request.read(response)
                 span.answered(scored.tokens)
                 return scored
 
     async def _request(self, documents: Sequence[Item], top_n: int | None) -> RerankRequest:
+        from qwen_rerank.scorers.http.request import RerankRequest
+
         scorer, query = self._scorer, self._query
         body = scorer._dialect.request_body(
             scorer._model, query, documents, scorer._instruct, top_n
@@ -329,7 +334,7 @@ class _Call:
                     f"{limits.tokens}.",
                     remedy="Raise tokens_per_minute=, or send shorter texts.",
                 )
-        account = (scorer._endpoint.origin, scorer._headers().get("Authorization"))
+        account = (scorer._endpoint.authority, scorer._headers().get("Authorization"))
         limiters, ends_at = scorer._io_loop.rate_limiters, self._context.ends_at
         return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, ends_at)
 
@@ -366,6 +371,8 @@ class _Call:
 
 
 def _endpoint_of(url: str) -> Endpoint:
+    from qwen_rerank.scorers.http.pool import Endpoint  # late, but on no event loop: aiohttp
+
     try:
         return Endpoint.of(url)
     except ValueError:

@@ -1,0 +1,38 @@
+"""Decoding compressed response bodies, up to a size limit."""
+
+from __future__ import annotations
+
+import zlib
+
+from qwen_rerank.scorers.http.pool import (
+    MAX_RESPONSE_BYTES,
+    InvalidResponseError,
+    ResponseTooLargeError,
+)
+
+__all__ = ["decompress"]
+
+
+def decompress(body: bytes, encoding: str) -> bytes:
+    """Decode a body by its Content-Encoding.
+
+    Raises:
+        InvalidResponseError: The encoding is neither gzip nor deflate, or the body is damaged.
+        ResponseTooLargeError: The decoded body is larger than `MAX_RESPONSE_BYTES`.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        raise InvalidResponseError(f"The response has the unknown Content-Encoding {name!r}.")
+    is_raw = name == "deflate" and body[:1] != b"x"  # some servers leave out zlib's header
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS + 32)
+    try:
+        decoded = decoder.decompress(body, MAX_RESPONSE_BYTES + 1)
+    except zlib.error as error:
+        raise InvalidResponseError(f"The response's {name} encoding is damaged.") from error
+    if len(decoded) > MAX_RESPONSE_BYTES:
+        raise ResponseTooLargeError
+    if not decoder.eof:
+        raise InvalidResponseError(f"The response's {name} encoding is damaged.")
+    return decoded
