@@ -1,4 +1,4 @@
-"""The command line, in this process; what only a process of its own can show is in `process`."""
+"""Run the command line in this process; `process` runs it in a process of its own."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Cli = Callable[..., Outcome]
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Iterator[Cli]:
-    """Runs a command with its arguments and its standard input."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # to be put back
+    """Run a command with its arguments and its standard input."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # restored afterwards
     log = logging.getLogger("qwen_rerank")
     monkeypatch.setattr(log, "handlers", log.handlers.copy())
 
     def call(*arguments: Any, stdin: str | bytes = b"") -> Outcome:
-        given = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         with pytest.raises(SystemExit) as ended:
             run(list(map(str, arguments)))
         out, err = capsysbinary.readouterr()

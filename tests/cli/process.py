@@ -1,4 +1,4 @@
-"""The command line as a process: killed, in a pipe, in a terminal."""
+"""Run the command line as a process: in a pipe, in a terminal, or to kill it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ COMMAND = [sys.executable, "-m", "qwen_rerank.cli"]
 
 
 def environment(**changed: str) -> dict[str, str]:
-    """That of this process, in which the repository's packages are found."""
+    """Return the environment of this process, with the packages of the repository."""
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
-    own = {"NO_COLOR", "COLUMNS", "LINES"}  # which say what a terminal is like
+    own = {"NO_COLOR", "COLUMNS", "LINES"}  # these describe a terminal
     kept = {name: value for name, value in os.environ.items() if name not in own}
     return {**kept, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **changed}
 
 
 def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-    """The command, running, with both streams in pipes."""
+    """Start a command with its streams in pipes."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdin=subprocess.PIPE,

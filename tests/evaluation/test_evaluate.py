@@ -89,16 +89,25 @@ def test_every_first_stage_works_with_a_scorer(
     _check_stages(run, first, "scorer")
 
 
-@pytest.mark.parametrize("first", ["ids", "langchain", "llamaindex"])
-@pytest.mark.parametrize("second", ["engine", "compressor", "postprocessor"])
-def test_every_second_stage_works_with_ids_and_with_either_framework(
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ids", "engine"),
+        ("ids", "compressor"),
+        ("ids", "postprocessor"),
+        ("langchain", "compressor"),
+        ("langchain", "postprocessor"),
+        ("llamaindex", "postprocessor"),
+    ],
+)
+def test_every_second_stage_works_with_ids_and_with_documents_of_a_framework(
     run: Run, dashscope: LoopbackDashScope, first: str, second: str
 ) -> None:
     _check_stages(run, first, second)
 
 
-def test_without_a_reranker_there_is_one_run(run: Run) -> None:
-    report = run(RETRIEVED, None, QUERIES, JUDGEMENTS, measures=["RR"])
+def test_without_a_reranker_there_is_one_run() -> None:
+    report = evaluate(RETRIEVED, None, QUERIES, JUDGEMENTS, measures=["RR"])
     assert report.runs == {"retrieved": {id_: dict.fromkeys(ids) for id_, ids in RETRIEVED.items()}}
     assert report.mean("RR", "retrieved") == pytest.approx(RR_BEFORE)
 
@@ -150,13 +159,10 @@ def test_the_first_failure_ends_the_evaluation(run: Run, dashscope: LoopbackDash
     assert len(dashscope.received) <= 2
 
 
-@pytest.mark.parametrize("first", [BY_TEXT.__getitem__, RETRIEVED])
-def test_a_failure_has_a_note_with_its_query(
-    run: Run, dashscope: LoopbackDashScope, first: Any
-) -> None:
+def test_a_failure_has_a_note_with_its_query(run: Run, dashscope: LoopbackDashScope) -> None:
     texts = {id_: text for id_, text in TEXTS.items() if id_ != "d"}
     with pytest.raises(InvalidInputError, match="'d'") as caught:
-        run(first, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts, concurrency=1)
+        run(RETRIEVED, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=texts, concurrency=1)
     assert caught.value.__notes__ == ["This was query 'q2': 'Who steers a ship?'"]
 
 
@@ -166,10 +172,8 @@ def test_progress_is_called_after_each_query(run: Run) -> None:
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_unjudged_queries_are_neither_retrieved_nor_paid_for(
-    run: Run, dashscope: LoopbackDashScope
-) -> None:
-    report = run(
+def test_unjudged_queries_are_neither_retrieved_nor_paid_for(dashscope: LoopbackDashScope) -> None:
+    report = evaluate(
         RETRIEVED,
         DashScopeScorer(),
         {**QUERIES, "q3": "?"},
@@ -263,8 +267,8 @@ def test_a_document_without_text_comes_last_and_is_noted(dashscope: LoopbackDash
     assert "1 of 3 documents in reranked have no score" in report.notes[-1]
 
 
-def test_a_query_without_documents_counts_as_0(run: Run, dashscope: LoopbackDashScope) -> None:
-    report = run({"q1": ["c"]}, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=TEXTS)
+def test_a_query_without_documents_counts_as_0(dashscope: LoopbackDashScope) -> None:
+    report = evaluate({"q1": ["c"]}, DashScopeScorer(), QUERIES, JUDGEMENTS, documents=TEXTS)
     assert report.mean("RR", "reranked") == 0.5
     assert report.notes[0] == "retrieved has no documents for 1 of 2 queries, which count as 0."
 
@@ -276,12 +280,10 @@ def test_a_query_without_documents_counts_as_0(run: Run, dashscope: LoopbackDash
         (KeepOrder(), "reranked keeps the order of retrieval for 1 of 2 queries"),
     ],
 )
-def test_a_fallback_is_noted(
-    run: Run, dashscope: LoopbackDashScope, last: Scorer, note: str
-) -> None:
+def test_a_fallback_is_noted(dashscope: LoopbackDashScope, last: Scorer, note: str) -> None:
     dashscope.faults.append(refuses(400, "InvalidParameter"))
     scorer = FallbackScorer(DashScopeScorer(), last, on=[QwenRerankError])
-    report = run(RETRIEVED, scorer, QUERIES, JUDGEMENTS, documents=TEXTS, concurrency=1)
+    report = evaluate(RETRIEVED, scorer, QUERIES, JUDGEMENTS, documents=TEXTS, concurrency=1)
     assert len(report.notes) == 1
     assert note in report.notes[0]
 
@@ -293,7 +295,6 @@ def test_a_fallback_is_noted(
         ({"reranker": "gte"}, "a scorer, an engine, a compressor or a postprocessor"),
         ({"judgements": {"Q1": {"c": 1}}}, "the same ids"),
         ({"judgements": {"q1": {"c": 0.5}}}, "must be an integer, got 0.5"),
-        ({"judgements": [("q1", "c", 1)]}, "query_id, doc_id and relevance"),
         ({"measures": "nDCG@10"}, "at least one"),
         ({"measures": ["nDCG@10", "best"]}, "'best'"),
         ({"measures": ["R"]}, "'R'"),
@@ -301,7 +302,6 @@ def test_a_fallback_is_noted(
         ({"concurrency": 0}, "concurrency"),
         ({"rerank_field": "text"}, "rerank_field"),
         ({"queries": {"q1": " "}}, "query"),
-        ({"queries": ["What?"]}, "queries"),
         ({"names": ("run", "run")}, "names"),
         ({"first_stage": lambda query: [Record("", {})]}, "a Record with an id"),
         ({"first_stage": lambda query: "abc"}, "a list or a dict"),

@@ -76,7 +76,8 @@ def test_the_alternative_text_of_the_scores_says_how_well_they_separate(report: 
     assert "In 92% of all pairs" in alt
 
 
-def test_a_png_carries_the_alternative_text(plot: Plot, tmp_path: Path) -> None:
+def test_a_png_carries_the_alternative_text(report: Report, tmp_path: Path) -> None:
+    plot = report.plot_scores()
     plot.save(tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.text["Description"] == plot.alt
@@ -117,7 +118,8 @@ def test_an_unsupported_ending_is_refused_with_the_supported_ones(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_notebook_shows_the_plot_with_its_alternative_text(plot: Plot) -> None:
+def test_a_notebook_shows_the_plot_with_its_alternative_text(report: Report) -> None:
+    plot = report.plot_gains()
     data, metadata = plot._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert metadata["image/png"]["alt"] == plot.alt
