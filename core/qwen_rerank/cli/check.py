@@ -8,15 +8,8 @@ from contextlib import contextmanager
 import typer
 
 from qwen_rerank.cli.options import (
-    Dialect,
-    Instruct,
-    Kind,
-    Model,
-    Region,
-    ScorerKind,
-    Timeout,
-    Url,
-    make_scorer,
+    ScorerMaker,
+    takes_scorer_options,
 )
 from qwen_rerank.cli.output import Output, format_usage
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
@@ -24,28 +17,15 @@ from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 __all__ = ["check"]
 
 
+@takes_scorer_options
 def check(
     ctx: typer.Context,
-    scorer: Kind = ScorerKind.DASHSCOPE,
-    model: Model = None,
-    instruct: Instruct = None,
-    region: Region = None,
-    url: Url = None,
-    dialect: Dialect = None,
-    timeout: Timeout = None,
+    make_scorer: ScorerMaker,
 ) -> None:
     """Test that the scorer responds, and that it ranks the one relevant text first."""
     output: Output = ctx.obj
     with _step(output, "key, address and packages"):
-        chosen = make_scorer(
-            scorer,
-            model=model,
-            instruct=instruct,
-            region=region,
-            url=url,
-            dialect=dialect,
-            timeout=timeout,
-        )
+        chosen = make_scorer()
     output.result(f"      {chosen!r}")
     with chosen:
         with _step(output, "response"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
@@ -10,6 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.options import DashScopeOptions, RequestOptions
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
@@ -20,20 +24,10 @@ from qwen_rerank.scorers.wrappers.passages import PassageScorer
 __all__ = [
     "SERVER_KEY",
     "AsJson",
-    "Dialect",
     "Fields",
-    "Instruct",
-    "Kind",
-    "Model",
-    "Passages",
-    "Region",
-    "RequestsPerMinute",
-    "ScorerKind",
-    "Timeout",
-    "TokensPerMinute",
+    "ScorerMaker",
     "TopN",
-    "Url",
-    "make_scorer",
+    "takes_scorer_options",
 ]
 
 SERVER_KEY = "QWEN_RERANK_SERVER_KEY"
@@ -49,7 +43,7 @@ class ScorerKind(StrEnum):
     SERVER = "server"
 
 
-Kind: TypeAlias = Annotated[
+_Kind: TypeAlias = Annotated[
     ScorerKind,
     typer.Option(
         "--scorer",
@@ -58,36 +52,20 @@ Kind: TypeAlias = Annotated[
         f"model in this process; server, your own at --url, with its key, if any, in {SERVER_KEY}.",
     ),
 ]
-Model: TypeAlias = Annotated[
+_Model: TypeAlias = Annotated[
     str | None,
     typer.Option("--model", "-m", help="The model; for local, a folder or an id on the hub."),
 ]
-Instruct: TypeAlias = Annotated[
-    str | None,
-    typer.Option(help="What relevant means, for models that take an instruction."),
-]
-Region: TypeAlias = Annotated[
-    str | None, typer.Option(help="DashScope's region: cn-beijing or ap-southeast-1.")
-]
-Url: TypeAlias = Annotated[
+_Url: TypeAlias = Annotated[
     str | None,
     typer.Option(help="The server's address; for dashscope, the address up to /api/v1."),
 ]
-Dialect: TypeAlias = Annotated[
+_Dialect: TypeAlias = Annotated[
     str | None, typer.Option(help="The kind of server, such as vllm, llama.cpp or tei.")
 ]
-Timeout: TypeAlias = Annotated[
-    float | None, typer.Option(help="The timeout of one attempt of a request, in seconds.")
-]
-Passages: TypeAlias = Annotated[
+_Passages: TypeAlias = Annotated[
     bool,
     typer.Option("--passages", help="Score long texts by their best passage, uncut."),
-]
-RequestsPerMinute: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="The maximum number of requests in any minute.")
-]
-TokensPerMinute: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="The maximum number of tokens in any minute.")
 ]
 TopN: TypeAlias = Annotated[
     int | None,
@@ -100,13 +78,67 @@ Fields: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def make_scorer(
-    kind: ScorerKind, *, passages: bool = False, **options: str | float | None
+ScorerMaker: TypeAlias = Callable[[], Scorer]
+"""Creates the scorer that a command's options describe."""
+
+
+def takes_scorer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that describe a scorer to a command.
+
+    The command gets them as one argument, `make_scorer`, a `ScorerMaker`.
+    """
+    own = inspect.signature(command, eval_str=True)
+    parameters = [each for each in own.parameters.values() if each.name != "make_scorer"]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        options = {name: values.pop(name) for name in _PARAMETERS}
+        command(**values, make_scorer=functools.partial(_make_scorer, **options))
+
+    parameters += _PARAMETERS.values()
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+def _parameter(name: str, annotation: object, default: object = None) -> inspect.Parameter:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=annotation)
+
+
+def _declared(name: str) -> inspect.Parameter:
+    """The parameter of an option that `DashScopeOptions` declares; None keeps the default."""
+    field = DashScopeOptions.model_fields[name]
+    annotation: Any = field.annotation
+    sentence = re.split(r"\.\s", f"{field.description} ")[0]
+    summary = f"{sentence.partition('; None for')[0]}."
+    return _parameter(name, Annotated[annotation | None, typer.Option(help=summary)])
+
+
+_REQUESTS = frozenset(RequestOptions.model_fields)
+_SERVICE = _REQUESTS | {"model", "url", "instruct"}
+
+_PARAMETERS = {
+    each.name: each
+    for each in (
+        _parameter("scorer", _Kind, ScorerKind.DASHSCOPE),
+        _parameter("model", _Model),
+        _parameter("url", _Url),
+        _parameter("dialect", _Dialect),
+        _parameter("passages", _Passages, False),
+        *map(_declared, ("instruct", "region", "workspace", *RequestOptions.model_fields)),
+    )
+}
+"""The options that describe a scorer."""
+
+
+def _make_scorer(
+    scorer: ScorerKind, *, passages: bool = False, **options: str | float | None
 ) -> Scorer:
     """Create the scorer that the options describe.
 
     Args:
-        kind: Which scorer.
+        scorer: Which scorer.
         passages: Whether to score long texts by their passages.
         options: The scorer's own options, as `_SCORERS` has them; None keeps its default.
 
@@ -116,14 +148,14 @@ def make_scorer(
         MissingDependencyError: The scorer's extra is not installed.
     """
     values = {name: value for name, value in options.items() if value is not None}
-    create, accepted = _SCORERS[kind]
+    create, accepted = _SCORERS[scorer]
     if unsupported := values.keys() - accepted:
         takes = f"takes {_option_names(accepted)}" if accepted else "takes no options"
         raise InvalidInputError(
-            f"--scorer {kind} does not take {_option_names(unsupported)}; it {takes}."
+            f"--scorer {scorer} does not take {_option_names(unsupported)}; it {takes}."
         )
-    scorer = create(**values)
-    return PassageScorer(scorer) if passages else scorer
+    created = create(**values)
+    return PassageScorer(created) if passages else created
 
 
 def _option_names(options: Iterable[str]) -> str:
@@ -140,13 +172,10 @@ def _server(url: str | None = None, **options: Any) -> Scorer:
     return ServerScorer(url, api_key=os.environ.get(SERVER_KEY) or None, **options)
 
 
-_SERVICE = frozenset({"model", "instruct", "url", "timeout"})
-_RATES = frozenset({"requests_per_minute", "tokens_per_minute"})
-
 _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
-    ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | _RATES | {"region"}),
+    ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | {"region", "workspace"}),
     ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset()),
     ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct"})),
-    ScorerKind.SERVER: (_server, _SERVICE | _RATES | {"dialect"}),
+    ScorerKind.SERVER: (_server, _SERVICE | {"dialect"}),
 }
 """How to create each scorer, and which options it takes."""

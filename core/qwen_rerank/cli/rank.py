@@ -14,18 +14,10 @@ from rich.bar import Bar
 
 from qwen_rerank.cli.options import (
     AsJson,
-    Dialect,
     Fields,
-    Instruct,
-    Kind,
-    Model,
-    Passages,
-    Region,
-    ScorerKind,
-    Timeout,
+    ScorerMaker,
     TopN,
-    Url,
-    make_scorer,
+    takes_scorer_options,
 )
 from qwen_rerank.cli.output import Output, one_line
 from qwen_rerank.datasets import (
@@ -70,8 +62,10 @@ class _Source:
         return str(self.line) if self.file is None else f"{self.file}:{self.line}"
 
 
+@takes_scorer_options
 def rank(
     ctx: typer.Context,
+    make_scorer: ScorerMaker,
     query: Annotated[str, typer.Argument(help="What the documents should be relevant to.")],
     files: Annotated[
         list[Path] | None,
@@ -79,14 +73,6 @@ def rank(
     ] = None,
     field: Fields = None,
     top_n: TopN = None,
-    scorer: Kind = ScorerKind.DASHSCOPE,
-    model: Model = None,
-    instruct: Instruct = None,
-    region: Region = None,
-    url: Url = None,
-    dialect: Dialect = None,
-    timeout: Timeout = None,
-    passages: Passages = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Print one JSON object per line.")
@@ -102,16 +88,7 @@ def rank(
     documents = list(_read_documents(files or [Path("-")], field))
     if not documents:
         output.note("There are no documents.")
-    with make_scorer(
-        scorer,
-        model=model,
-        instruct=instruct,
-        region=region,
-        url=url,
-        dialect=dialect,
-        timeout=timeout,
-        passages=passages,
-    ) as chosen:
+    with make_scorer() as chosen:
         engine = RerankEngine(chosen, rerank_field=_rerank_field(field))
         ranking = engine.rerank(query, documents, top_n)
     if documents and ranking.skipped == len(documents):

@@ -14,20 +14,10 @@ import typer
 from qwen_rerank.cli.candidates import Candidates
 from qwen_rerank.cli.journal import Journal, ScoredIds
 from qwen_rerank.cli.options import (
-    Dialect,
     Fields,
-    Instruct,
-    Kind,
-    Model,
-    Passages,
-    Region,
-    RequestsPerMinute,
-    ScorerKind,
-    Timeout,
-    TokensPerMinute,
+    ScorerMaker,
     TopN,
-    Url,
-    make_scorer,
+    takes_scorer_options,
 )
 from qwen_rerank.cli.output import Output
 from qwen_rerank.cli.progress import RunProgress
@@ -43,8 +33,10 @@ _JOURNAL = ".journal"
 """What is appended to the name of the result for the name of the journal."""
 
 
+@takes_scorer_options
 def run(
     ctx: typer.Context,
+    make_scorer: ScorerMaker,
     candidates: Annotated[
         Path,
         typer.Option(
@@ -67,16 +59,6 @@ def run(
         typer.Option(min=1, help="Rerank only the first so many documents of each query."),
     ] = None,
     top_n: TopN = None,
-    scorer: Kind = ScorerKind.DASHSCOPE,
-    model: Model = None,
-    instruct: Instruct = None,
-    region: Region = None,
-    url: Url = None,
-    dialect: Dialect = None,
-    timeout: Timeout = None,
-    passages: Passages = False,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
     keep_refused: Annotated[
         bool,
         typer.Option(
@@ -106,18 +88,7 @@ def run(
     if os.path.lexists(out) and not overwrite and (restart or not journal_path.exists()):
         raise already_exists(out)
     with (
-        make_scorer(
-            scorer,
-            model=model,
-            instruct=instruct,
-            region=region,
-            url=url,
-            dialect=dialect,
-            timeout=timeout,
-            passages=passages,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-        ) as chosen,
+        make_scorer() as chosen,
         _read_candidates(output, candidates, queries, corpus, field, depth) as to_rank,
     ):
         options = {
