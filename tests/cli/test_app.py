@@ -50,7 +50,7 @@ class TestAllCommands:
         def broken(*_: Any, **__: Any) -> None:
             raise RuntimeError("boom")
 
-        monkeypatch.setattr(rank, "make_scorer", broken)
+        monkeypatch.setattr(rank, "RerankEngine", broken)
         outcome = cli(*OFFLINE, stdin="x")
         assert outcome.code == 1
         assert outcome.err.splitlines() == [
