@@ -20,7 +20,7 @@ from qwen_rerank.scorers.local.compatibility import check_modules, check_result
 from qwen_rerank.scorers.local.decoder import Decoder
 from tests.support import tiny_qwen
 
-REMEDY = 'Install a version that works.*pip install "transformers>='
+REMEDY = 'Install a version that works: pip install "transformers>='
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_modules", "check_result"]
 
-_TESTED = ("4.56", "5.24")
-"""The oldest and the newest transformers that the tests ran with."""
+_TESTED_VERSIONS = "transformers>=4.56,<5.25"
 
 _MODEL = ("config", "embed_tokens", "layers", "norm", "rotary_emb")
 _CONFIG = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_key_value_heads")
@@ -107,10 +106,8 @@ def _shapes(config: Any, attention: Any) -> Iterator[tuple[str, tuple[int, ...],
 
 
 def _incompatible(difference: str) -> MissingDependencyError:
-    oldest, newest = _TESTED
     return MissingDependencyError(
         f"LocalScorer can't run the Qwen3 modules of transformers {transformers.__version__}: "
         f"{difference}.",
-        remedy=f"Install a version that works, such as those from {oldest} to {newest}: "
-        f'pip install "transformers>={oldest},<={newest}.*"',
+        remedy=f'Install a version that works: pip install "{_TESTED_VERSIONS}"',
     )
