@@ -23,6 +23,8 @@ from qwen_rerank import (
     MissingKeyError,
     QwenRerankError,
     RateLimitError,
+    Record,
+    RerankEngine,
     Scorer,
     Scores,
     ServerName,
@@ -195,6 +197,13 @@ def test_logits_become_probabilities_on_request(server: Server, name: str) -> No
     values = [-900.0, -2.0, 0.0, 2.0, 900.0]
     scores = scorer_of(server, name, logits=True).score("q", scored(values)).values
     assert scores == pytest.approx([0, 1 / (1 + math.e**2), 0.5, 1 / (1 + math.e**-2), 1])
+
+
+def test_large_logits_rank_although_their_probabilities_are_equal(vllm: Server) -> None:
+    records = [Record(str(logit), {"text": f"score={logit}"}) for logit in (38, 45, 40)]
+    engine = RerankEngine(scorer_of(vllm, "vllm", logits=True), rerank_field="text")
+    ranking = engine.rerank("q", records)
+    assert [(record.id, record.score) for record in ranking] == [("45", 1), ("40", 1), ("38", 1)]
 
 
 # --- Addresses

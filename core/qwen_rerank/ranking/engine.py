@@ -10,7 +10,7 @@ from inspect import iscoroutinefunction
 from itertools import repeat
 from typing import ParamSpec, TypeVar, Unpack, cast, get_args
 
-from qwen_rerank.errors import BadResponseError, InvalidInputError, QwenRerankError
+from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
 from qwen_rerank.options import (
@@ -229,11 +229,7 @@ class RerankEngine:
     def _finish(self, prepared: Prepared, scores: Scores) -> RankedIndices:
         """Put the documents in the order of their scores."""
         enough = self._enough(prepared)
-        try:
-            scores = checked(scores, len(prepared.items), self.scorer.model, enough)
-        except BadResponseError as error:  # it is billed all the same
-            error.usage = scores.usage if isinstance(scores, Scores) else None
-            raise
+        scores = checked(scores, len(prepared.items), self.scorer.model, enough)
         positions, values, entries = self._ordering.best(prepared, scores)
         indices = list(reordered(prepared.indices, positions))
         passages = scores.passages and list(map(scores.passages.__getitem__, entries))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -116,7 +116,7 @@ class Ordering:
         values: Sequence[float] = relevance
         if self._blend:
             values = _blended(relevance, prepared.retrieval_order(), self._blend)
-        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # ties stay
+        order = sorted(range(len(values)), key=_sort_key(values, scores, entries), reverse=True)
         unscored: list[int] = []
         if scores.tiers is not None:
             order, unscored = _split(order, _values_at(scores.tiers, entries))
@@ -151,6 +151,16 @@ def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence
     entry_of = {index: entry for entry, index in enumerate(scores.indices)}
     positions = [i for i, item in enumerate(prepared.item_indices) if item in entry_of]
     return positions, [entry_of[prepared.item_indices[i]] for i in positions]
+
+
+def _sort_key(
+    values: Sequence[float], scores: Scores, entries: Sequence[int]
+) -> Callable[[int], float | tuple[float, float]]:
+    """The key to sort by, in descending order. Sorting is stable, so ties keep their order."""
+    if scores.tie_breakers is None:
+        return values.__getitem__
+    tie_breakers = _values_at(scores.tie_breakers, entries)
+    return lambda i: (values[i], tie_breakers[i])
 
 
 def _split(order: list[int], tiers: Sequence[int]) -> tuple[list[int], list[int]]:

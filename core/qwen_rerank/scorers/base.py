@@ -25,6 +25,7 @@ __all__ = [
     "check_scorer",
     "checked",
     "class_name",
+    "probabilities",
     "sigmoid",
 ]
 
@@ -94,6 +95,9 @@ class Scores:
         unranked: Whether the scores come from no model, so that the texts should keep their order.
         indices: For each score, the index of its text, best first, if `score_top` returned only the
             best scores. None if there is one score per text.
+        tie_breakers: For each score, a number that ranks it among equal scores, the highest first.
+            If scores are the probabilities of logits, these are the logits: the probabilities of 38
+            and 45 both round to 1. None if equal scores are ties.
     """
 
     values: list[float]
@@ -103,6 +107,7 @@ class Scores:
     tiers: list[int] | None = None
     unranked: bool = False
     indices: list[int] | None = None
+    tie_breakers: list[float] | None = None
 
 
 class Scorer(ABC):
@@ -248,8 +253,16 @@ def checked(scores: Scores, expected: int, model: str, top_n: int | None = None)
         top_n: The `top_n` passed to `score_top`; None if `score` was called.
 
     Raises:
-        BadResponseError: The scores are not valid.
+        BadResponseError: The scores are not valid. The error has their usage.
     """
+    try:
+        return _checked(scores, expected, model, top_n)
+    except BadResponseError as error:
+        error.usage = scores.usage if isinstance(scores, Scores) else None
+        raise
+
+
+def _checked(scores: Scores, expected: int, model: str, top_n: int | None) -> Scores:
     if not isinstance(scores, Scores):
         raise BadResponseError(
             f"{model} returned {type(scores).__name__} instead of Scores.",
@@ -258,15 +271,25 @@ def checked(scores: Scores, expected: int, model: str, top_n: int | None = None)
     if scores.indices is not None:
         expected = _checked_top(scores, expected, model, top_n)
     _check_count(scores.values, expected, model)
-    for values in (scores.tiers, scores.passages):
+    for values in (scores.tiers, scores.passages, scores.tie_breakers):
         if values is not None:
             _check_count(values, expected, model)
-    if set(map(type, scores.values)) <= {float} and all(map(math.isfinite, scores.values)):
+    if scores.tie_breakers is not None and not _are_finite_floats(scores.tie_breakers):
+        scores = replace(scores, tie_breakers=_finite_floats(scores.tie_breakers, model))
+    if _are_finite_floats(scores.values):
         return scores
-    for index, value in enumerate(scores.values):
+    return replace(scores, values=_finite_floats(scores.values, model))
+
+
+def _are_finite_floats(values: Sequence[float]) -> bool:
+    return set(map(type, values)) <= {float} and all(map(math.isfinite, values))
+
+
+def _finite_floats(values: Sequence[float], model: str) -> list[float]:
+    for index, value in enumerate(values):
         if not is_finite(value):
             raise BadResponseError(f"{model} returned the score {value!r} for text {index}.")
-    return replace(scores, values=list(map(float, scores.values)))
+    return list(map(float, values))
 
 
 def _checked_top(scores: Scores, expected: int, model: str, top_n: int | None) -> int:
@@ -294,6 +317,12 @@ def _check_count(values: Sequence[Any], expected: int, model: str) -> None:
         )
     if len(values) != expected:
         raise BadResponseError(f"{model} returned {len(values)} scores for {expected} texts.")
+
+
+def probabilities(logits: Scores) -> Scores:
+    """Turn scores that are logits into probabilities, without making different logits tie."""
+    values = list(map(sigmoid, logits.values))
+    return replace(logits, values=values, tie_breakers=logits.values)
 
 
 def sigmoid(logit: float) -> float:

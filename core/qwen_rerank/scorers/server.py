@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, Unpack, cast
 from urllib.parse import urlsplit
@@ -10,8 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
+from qwen_rerank.inputs.content import Item
 from qwen_rerank.options import RequestArguments, RequestOptions, with_defaults
-from qwen_rerank.scorers.base import Scores
+from qwen_rerank.scorers.base import Scores, probabilities
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
 from qwen_rerank.scorers.http.auth import Headers, checked_key
@@ -100,7 +102,6 @@ class ServerScorer(HttpScorer):
                 server,
                 path=parts.path,
                 names_model=model is not None,
-                logits=logits,
                 score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
@@ -140,6 +141,14 @@ class ServerScorer(HttpScorer):
     async def acheck(self) -> Scores:
         """The same as `check`."""
         return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
+
+    def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        scores = super()._score(query, texts, top_n)
+        return probabilities(scores) if self._logits else scores
+
+    async def _ascore(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
+        scores = await super()._ascore(query, texts, top_n)
+        return probabilities(scores) if self._logits else scores
 
     def _headers(self) -> Headers:
         if not self._is_keyed:

@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from qwen_rerank import (
     Scorer,
     Scores,
     ServiceError,
+    Usage,
 )
+from qwen_rerank.scorers.base import probabilities
 from tests.support.wrapped import NESTED, WRAPS, Down, Pointwise, nested
 
 TEXTS = ["a", "b", "c", "d"]
@@ -74,6 +77,73 @@ def test_if_the_scorer_fails_a_fallback_anywhere_keeps_the_order(names: Sequence
         scores = wrapped.score("q", TEXTS)
         assert scores.unranked or scores.tiers == [1, 1, 1, 1]  # the cascade's first scorer ranks
         assert len(scores.values) == 4
+
+
+class Saturated(Pointwise):
+    """Scores by logits whose probabilities are all 1."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self.asked.append(texts)
+        return probabilities(Scores([40 + self.score_of(query, text) for text in texts]))
+
+
+@each_nesting
+def test_probabilities_that_round_to_the_same_number_are_no_ties(names: Sequence[str]) -> None:
+    texts = "abcd" if "cascade" in names else "abcdefgh"
+    records = [Record(text, {"text": text}) for text in texts]
+    plain = Saturated()
+    expected = sorted(texts, key=lambda text: -plain.score_of("q", text))
+    engine = RerankEngine(nested(names, Saturated()), rerank_field="text")
+    engine.rerank("q", records[::2])  # so that a cache has some of the scores
+    ranking = engine.rerank("q", records)
+    assert [record.id for record in ranking] == expected
+    assert {record.score for record in ranking} == {1.0}
+
+
+class Billed(Pointwise):
+    """Fails after a part of the call was billed."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self.asked.append(texts)
+        raise ServiceError("Down.", usage=Usage(requests=1, tokens=700, texts_sent=1, cost=0.25))
+
+
+def usage_of(score: Callable[[], Scores]) -> Usage | None:
+    """The usage of a call that succeeds or fails."""
+    try:
+        return score().usage
+    except ServiceError as error:
+        return error.usage
+
+
+@each_nesting
+def test_what_a_failed_call_was_billed_is_reported(names: Sequence[str]) -> None:
+    wrapped = [nested(names, Billed()) for _ in range(2)]
+    for usage in (
+        usage_of(lambda: wrapped[0].score("q", TEXTS)),
+        usage_of(lambda: asyncio.run(wrapped[1].ascore("q", TEXTS))),
+    ):
+        assert usage is not None
+        assert (usage.requests, usage.tokens, usage.cost) == (1, 700, 0.25)
+        assert usage.seconds > 0
+
+
+def test_the_calls_before_a_failure_are_reported() -> None:
+    scorer = CascadeScorer(Pointwise("first"), FallbackScorer(Billed(), Billed()), keep=2)
+    with pytest.raises(ServiceError) as failure:
+        scorer.score("q", TEXTS)
+    usage = failure.value.usage
+    assert usage is not None
+    assert (usage.requests, usage.tokens, usage.cost) == (3, 10 + 700 + 700, 1.0)
+
+
+def test_scores_that_are_refused_are_reported() -> None:
+    class Short(Pointwise):
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            return replace(super().score(query, texts), values=[0.5])
+
+    scores = FallbackScorer(Short(), Pointwise("second")).score("q", TEXTS)
+    assert (scores.usage.requests, scores.usage.tokens) == (2, 20)
 
 
 class Inspecting(Pointwise):

@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
-from qwen_rerank.scorers.base import Scorer, Scores, Usage, sigmoid
+from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
 from qwen_rerank.validation import check_text, check_whole
@@ -217,4 +217,4 @@ def _score(
         seconds=time.perf_counter() - start,
         cost=0.0,
     )
-    return Scores([sigmoid(logits[rest]) for rest in rests], usage), truncated
+    return probabilities(Scores([logits[rest] for rest in rests], usage)), truncated

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from itertools import repeat
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
@@ -122,14 +123,17 @@ class CachedScorer(Wrapper):
 
 
 class _Entry(NamedTuple):
-    """What is kept of a text: its score, and the passage that the score belongs to."""
+    """What is kept of a text: its score, the score's passage, and its tie-breaker."""
 
     value: float
-    passage: Passage | None
+    passage: Passage | None = None
+    tie_breaker: float | None = None
 
     def to_json(self) -> str:
-        """A number, or a list of the number and the start and end of the passage."""
-        return json.dumps(self.value if self.passage is None else (self.value, *self.passage))
+        """The score, or a list of it, the passage's start and end, and the tie-breaker."""
+        if self.passage is None and self.tie_breaker is None:
+            return json.dumps(self.value)
+        return json.dumps((self.value, *(self.passage or (None, None)), self.tie_breaker))
 
     @classmethod
     def from_json(cls, stored: Any) -> _Entry | None:
@@ -141,12 +145,15 @@ class _Entry(NamedTuple):
         except ValidationError:
             return None
         if isinstance(parsed, float):
-            return cls(parsed, None)
-        return cls(parsed[0], Passage(*parsed[1:]))
+            return cls(parsed)
+        value, start, end, tie_breaker = parsed
+        has_passage = start is not None and end is not None
+        return cls(value, Passage(start, end) if has_passage else None, tie_breaker)
 
 
-_stored: TypeAdapter[float | tuple[float, int, int]] = TypeAdapter(
-    FiniteFloat | tuple[FiniteFloat, NonNegativeInt, NonNegativeInt],
+_Offset = NonNegativeInt | None
+_stored: TypeAdapter[Any] = TypeAdapter(
+    FiniteFloat | tuple[FiniteFloat, _Offset, _Offset, FiniteFloat | None],
     config=ConfigDict(strict=True),
 )
 
@@ -190,16 +197,18 @@ def _are_own(scores: Scores) -> bool:
 
 
 def _new_entries(scores: Scores) -> Iterable[_Entry]:
-    passages = scores.passages or [None] * len(scores.values)
-    return map(_Entry, scores.values, passages)
+    passages = scores.passages or repeat(None)
+    return map(_Entry, scores.values, passages, scores.tie_breakers or repeat(None))
 
 
 def _merged(cached: Mapping[int, _Entry], new: Mapping[int, _Entry], usage: Usage) -> Scores:
     """The cached and the new scores, in the order of the texts."""
     entries = [entry for _, entry in sorted({**cached, **new}.items())]
     passages = [entry.passage for entry in entries]
+    tie_breakers = [each for entry in entries if (each := entry.tie_breaker) is not None]
     return Scores(
         [entry.value for entry in entries],
         usage + Usage(cache_hits=len(cached)),
         passages=passages if any(passages) else None,
+        tie_breakers=tie_breakers if len(tie_breakers) == len(entries) else None,
     )

@@ -92,20 +92,29 @@ def _tiers(scores: Scores) -> list[int]:
     return scores.tiers or [0] * len(scores.values)
 
 
+def _tie_breakers(scores: Scores) -> list[float]:
+    return [*(scores.tie_breakers or [0.0] * len(scores.values))]
+
+
 def _order(scores: Scores) -> list[int]:
     """The indices of the texts, best first. Scores of a KeepOrder leave them in their order."""
-    tiers = _tiers(scores)
-    return sorted(range(len(tiers)), key=lambda index: (tiers[index], -scores.values[index]))
+    tiers, tie_breakers = _tiers(scores), _tie_breakers(scores)
+
+    def key(index: int) -> tuple[int, float, float]:
+        return tiers[index], -scores.values[index], -tie_breakers[index]
+
+    return sorted(range(len(tiers)), key=key)
 
 
 def _joined(first: Scores, second: Scores, kept: Sequence[int], usage: Usage) -> Scores:
     """The second scorer's scores of the kept texts, in tiers above the first's of the others."""
-    values = [*first.values]
-    second_tiers = _tiers(second)
+    values, tie_breakers = [*first.values], _tie_breakers(first)
+    second_tiers, second_tie_breakers = _tiers(second), _tie_breakers(second)
     tiers = [1 + max(second_tiers) + tier for tier in _tiers(first)]
     passages: list[Passage | None] = [None] * len(values)
     for i, index in enumerate(kept):
         values[index] = second.values[i]
+        tie_breakers[index] = second_tie_breakers[i]
         tiers[index] = second_tiers[i]
         passages[index] = second.passages[i] if second.passages else None
     return Scores(
@@ -114,4 +123,5 @@ def _joined(first: Scores, second: Scores, kept: Sequence[int], usage: Usage) ->
         model=second.model,
         passages=passages if second.passages else None,
         tiers=tiers,
+        tie_breakers=tie_breakers if any(tie_breakers) else None,
     )

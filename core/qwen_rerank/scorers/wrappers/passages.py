@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from threading import Event
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, text_of
@@ -25,6 +25,8 @@ __all__ = ["Aggregate", "PassageScorer"]
 Aggregate: TypeAlias = Literal["max", "mean", "first"]
 """How the score of a text follows from those of its passages: the best one's, the mean of the best
 three, or the first one's."""
+
+T = TypeVar("T")
 
 _COUNTED_CHARACTERS = 16
 """Characters per token of a passage up to which a text's tokens are counted; English has 4."""
@@ -153,7 +155,8 @@ class PassageScorer(Wrapper):
             scores,
             values=[_mean(chunks[:count], scores) for chunks in best],
             passages=None if scores.unranked else [_passage(chunks[0], scores) for chunks in best],
-            tiers=scores.tiers and [scores.tiers[chunks[0].item_index] for chunks in best],
+            tiers=_at_best(scores.tiers, best),
+            tie_breakers=_at_best(scores.tie_breakers, best),
             usage=scores.usage + Usage(duplicate_texts=duplicates),
         )
 
@@ -184,7 +187,17 @@ def _best_first(chunks: list[_Chunk], scores: Scores) -> list[_Chunk]:
     if (tiers := scores.tiers) is not None:
         lowest = min(tiers[chunk.item_index] for chunk in chunks)
         chunks = [chunk for chunk in chunks if tiers[chunk.item_index] == lowest]
-    return sorted(chunks, key=lambda chunk: scores.values[chunk.item_index], reverse=True)
+    tie_breakers = scores.tie_breakers or scores.values
+
+    def key(chunk: _Chunk) -> tuple[float, float]:
+        return scores.values[chunk.item_index], tie_breakers[chunk.item_index]
+
+    return sorted(chunks, key=key, reverse=True)
+
+
+def _at_best(values: list[T] | None, best: list[list[_Chunk]]) -> list[T] | None:
+    """The value at the best chunk of each text."""
+    return values and [values[chunks[0].item_index] for chunks in best]
 
 
 def _mean(chunks: list[_Chunk], scores: Scores) -> float:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from qwen_rerank.errors import QwenRerankError
 from qwen_rerank.inputs.content import Item, Modality
-from qwen_rerank.scorers.base import Scorer, Scores, can_score_top, check_scorer, checked
+from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
 
 __all__ = ["Runner", "Wrapper"]
 
@@ -26,10 +27,16 @@ class Runner(ABC):
 
     Args:
         top_n: How many of the best scores the call needs; None for all.
+
+    Attributes:
+        wasted: The usage of the wrapped scorers' calls that failed.
+        usage: The usage of all calls of the wrapped scorers.
     """
 
     def __init__(self, top_n: int | None = None) -> None:
         self._top_n = top_n
+        self.wasted = Usage()
+        self.usage = Usage()
 
     @abstractmethod
     async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
@@ -49,18 +56,37 @@ class Runner(ABC):
             TimeoutError: In an event loop, the work took longer than `limit` seconds.
         """
 
+    @contextmanager
+    def _counted(self) -> Iterator[Callable[[Scores], Scores]]:
+        """Count the usage of a wrapped scorer's call."""
+
+        def count(scores: Scores) -> Scores:
+            self.usage += scores.usage
+            return scores
+
+        try:
+            yield count
+        except QwenRerankError as error:
+            if error.usage is not None:
+                self.usage += error.usage
+                self.wasted += error.usage
+            raise
+
 
 class _SyncRunner(Runner):
     """Calls everything in the caller's thread, without an event loop."""
 
     async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
-        return checked(scorer.score(*_arguments(query, texts)), len(texts), scorer.model)
+        with self._counted() as count:
+            scores = scorer.score(*_arguments(query, texts))
+            return count(checked(scores, len(texts), scorer.model))
 
     async def score_top(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
         if self._top_n is None or not can_score_top(scorer):
             return await self.score(scorer, query, texts)
-        scores = scorer.score_top(*_arguments(query, texts), self._top_n)
-        return checked(scores, len(texts), scorer.model, self._top_n)
+        with self._counted() as count:
+            scores = scorer.score_top(*_arguments(query, texts), self._top_n)
+            return count(checked(scores, len(texts), scorer.model, self._top_n))
 
     async def run(
         self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
@@ -72,13 +98,16 @@ class _AsyncRunner(Runner):
     """Awaits everything in the running event loop."""
 
     async def score(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
-        return checked(await scorer.ascore(*_arguments(query, texts)), len(texts), scorer.model)
+        with self._counted() as count:
+            scores = await scorer.ascore(*_arguments(query, texts))
+            return count(checked(scores, len(texts), scorer.model))
 
     async def score_top(self, scorer: Scorer, query: Item, texts: Sequence[Item]) -> Scores:
         if self._top_n is None or not can_score_top(scorer):
             return await self.score(scorer, query, texts)
-        scores = await scorer.ascore_top(*_arguments(query, texts), self._top_n)
-        return checked(scores, len(texts), scorer.model, self._top_n)
+        with self._counted() as count:
+            scores = await scorer.ascore_top(*_arguments(query, texts), self._top_n)
+            return count(checked(scores, len(texts), scorer.model, self._top_n))
 
     async def run(
         self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
@@ -123,23 +152,27 @@ class Wrapper(Scorer):
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`."""
-        start = time.perf_counter()
-        return _timed(_result(self._score(query, texts, _SyncRunner())), start)
+        return self._run(query, texts, _SyncRunner())
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Like `score`, without blocking the event loop."""
-        start = time.perf_counter()
-        return _timed(await self._score(query, texts, _AsyncRunner()), start)
+        return await self._arun(query, texts, _AsyncRunner())
 
     def score_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
         """Score the texts, or at least the best `top_n`; see `Scorer.score_top`."""
-        start = time.perf_counter()
-        return _timed(_result(self._score(query, texts, _SyncRunner(top_n))), start)
+        return self._run(query, texts, _SyncRunner(top_n))
 
     async def ascore_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
         """Like `score_top`, without blocking the event loop."""
-        start = time.perf_counter()
-        return _timed(await self._score(query, texts, _AsyncRunner(top_n)), start)
+        return await self._arun(query, texts, _AsyncRunner(top_n))
+
+    def _run(self, query: Item, texts: Sequence[Item], runner: _SyncRunner) -> Scores:
+        with _accounted(runner) as account:
+            return account(_result(self._score(query, texts, runner)))
+
+    async def _arun(self, query: Item, texts: Sequence[Item], runner: _AsyncRunner) -> Scores:
+        with _accounted(runner) as account:
+            return account(await self._score(query, texts, runner))
 
     def close(self) -> None:
         """Close the wrapped scorers."""
@@ -167,6 +200,18 @@ def _result(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("A wrapper awaited something other than its runner.")
 
 
-def _timed(scores: Scores, start: float) -> Scores:
-    """The scores, with the seconds since `start` in their usage."""
-    return replace(scores, usage=replace(scores.usage, seconds=time.perf_counter() - start))
+@contextmanager
+def _accounted(runner: Runner) -> Iterator[Callable[[Scores], Scores]]:
+    """Account for the whole call, its failed parts included, whether it succeeds or not."""
+    start = time.perf_counter()
+
+    def account(scores: Scores) -> Scores:
+        usage = scores.usage + runner.wasted
+        return replace(scores, usage=replace(usage, seconds=time.perf_counter() - start))
+
+    try:
+        yield account
+    except QwenRerankError as error:
+        if runner.usage != Usage():
+            error.usage = replace(runner.usage, seconds=time.perf_counter() - start)
+        raise

@@ -15,14 +15,12 @@ from typing import Any
 
 from qwen_rerank.errors import InvalidInputError, ServiceError
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.scorers.base import sigmoid
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.dialects import dashscope
 from qwen_rerank.scorers.http.dialects.base import (
     Dialect,
     ErrorMapping,
     ErrorResponse,
-    RankingResponse,
 )
 
 __all__ = ["ANY_SCORE", "COMMON", "SERVERS", "ServerDialect"]
@@ -51,7 +49,6 @@ class ServerDialect(Dialect):
         names_model: Whether a request does name the model.
         extra: What else is in every request.
         limits: How much a request may hold.
-        logits: Whether scores are logits, which are turned into probabilities.
         score_range: The lowest and the highest score that the server can send.
         context_option: How the server is started to read longer texts.
         codes: Error types and remedies by the beginning of the server's own error code.
@@ -66,7 +63,6 @@ class ServerDialect(Dialect):
     names_model: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = _LIMITS
-    logits: bool = False
     score_range: tuple[float, float] = ANY_SCORE
     context_option: str = "a longer context"
     codes: Mapping[str, ErrorMapping] = field(default_factory=dict)
@@ -93,12 +89,6 @@ class ServerDialect(Dialect):
         if self.takes_top_n and top_n is not None:
             body["top_n"] = top_n
         return body
-
-    def parse_ranking(self, body: bytes) -> RankingResponse:
-        ranking = super().parse_ranking(body)
-        if self.logits:
-            return replace(ranking, scores=list(map(sigmoid, ranking.scores)))
-        return ranking
 
     def is_too_long(self, message: str) -> bool:
         return _TOO_LONG.search(message) is not None
