@@ -58,6 +58,8 @@ def test_the_wheel_requires_what_it_imports_and_names_its_extras(dist: Path) -> 
         "dashscope",
         "pydantic",
         "filetype",
+        "aiohttp",
+        "yarl",
         "certifi",
         "typing-extensions",
     }

@@ -1,4 +1,4 @@
-"""What users must be told of. Checked, not run: mypy --strict must report just the lines marked."""
+"""Mistakes of users. It is only type-checked: mypy --strict must report the marked lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QwenReRanker("query", scorer=scorer).query = "another"  # reported: misc
 
 
 class Unfinished(Scorer):
-    """Lacks score."""
+    """Does not implement score."""
 
     @property
     def model(self) -> str:
@@ -45,8 +45,8 @@ langchain_qwen_rerank.QwenRerank().compress_documents(["text"], "query")  # repo
 langchain_qwen_rerank.QwenRerank().top_n = "3"  # reported: assignment
 
 
-def a_retriever_without_a_second_stage(found: BaseRetriever) -> None:
-    langchain_qwen_rerank.QwenRerankRetriever(base_retriever=found)  # reported: call-arg
+def a_retriever_without_a_compressor(retriever: BaseRetriever) -> None:
+    langchain_qwen_rerank.QwenRerankRetriever(base_retriever=retriever)  # reported: call-arg
 
 
 llamaindex_qwen_rerank.QwenRerank(top_n="3")  # reported: arg-type

@@ -1,4 +1,4 @@
-"""The types hold for users: mypy --strict accepts what is right and reports what is wrong."""
+"""The types work for users: mypy --strict accepts correct code and reports mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-# Without a cache of the frameworks' types, mypy takes half a minute.
+# Without a cache of the frameworks' types, mypy takes half a minute or more.
 pytestmark = pytest.mark.timeout(300)
 
 _ERROR = re.compile(r"^.*?(?P<file>\w+\.py):(?P<line>\d+): error: .*\[(?P<code>[\w-]+)\]$", re.M)
@@ -21,7 +21,7 @@ _MARK = re.compile(r"# reported: (?P<code>[\w-]+)$")
 
 @pytest.fixture(scope="module")
 def report() -> str:
-    """What mypy says of both files, in one run."""
+    """The output of mypy for both files."""
     silent = ["--follow-imports=silent", "--no-error-summary", "--no-pretty"]
     files = [HERE / "user_code.py", HERE / "mistakes.py"]
     run = subprocess.run(
@@ -47,7 +47,7 @@ def test_user_code_has_no_errors(report: str) -> None:
     assert errors_in(report, "user_code.py") == [], report
 
 
-def test_mistakes_are_reported_where_they_are_and_nowhere_else(report: str) -> None:
+def test_mistakes_are_reported_and_nothing_else_is(report: str) -> None:
     lines = (HERE / "mistakes.py").read_text(encoding="utf-8").splitlines()
     marks = [(number, _MARK.search(line)) for number, line in enumerate(lines, start=1)]
     expected = [(number, mark["code"]) for number, mark in marks if mark]

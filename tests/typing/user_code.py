@@ -1,4 +1,4 @@
-"""What users write. Checked, not run: mypy --strict must accept all of it."""
+"""Code that users write. It is only type-checked: mypy --strict must accept all of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from qwen_rerank.evaluation import (
 
 
 class ByLength(Scorer):
-    """A scorer of the user's own."""
+    """A user's own scorer."""
 
     @property
     def model(self) -> str:
@@ -80,7 +80,7 @@ async def an_engine_is_awaited(engine: RerankEngine, records: list[Record]) -> N
 
 
 class BySize(Scorer):
-    """A scorer of the user's own that takes images."""
+    """A user's own scorer, which takes images."""
 
     @property
     def model(self) -> str:
@@ -94,7 +94,7 @@ class BySize(Scorer):
         return Scores([len(repr(text)) / 1_000 for text in texts])
 
 
-def contents_stand_in_for_texts(path: Path, documents: list[Document]) -> None:
+def contents_can_replace_texts(path: Path, documents: list[Document]) -> None:
     content = Content("text", image=path)
     assert_type(
         (content.text, content.image, content.video), tuple[str | None, str | None, str | None]
@@ -108,7 +108,7 @@ def contents_stand_in_for_texts(path: Path, documents: list[Document]) -> None:
     compressor.rerank([content, "text"], content)
 
 
-def rerank_field_takes_names_or_a_function() -> None:
+def rerank_field_can_be_names_or_a_function() -> None:
     RerankEngine(ByLength(), rerank_field="{title}: {content}")
     RerankEngine(ByLength(), rerank_field=["title", "content"])
     RerankEngine(ByLength(), rerank_field=lambda record: record.fields.get("content"))
@@ -117,7 +117,7 @@ def rerank_field_takes_names_or_a_function() -> None:
     llamaindex_qwen_rerank.QwenRerank(rerank_field=lambda scored: scored.node.get_content())
 
 
-async def a_scorer_is_scored_awaited_and_closed() -> None:
+async def a_scorer_is_called_and_closed() -> None:
     with DashScopeScorer("qwen3-rerank", "key", limits=Limits(documents=100)) as scorer:
         assert_type(scorer, DashScopeScorer)
         assert_type(scorer.score("query", ["text"]).values, list[float])
@@ -126,7 +126,7 @@ async def a_scorer_is_scored_awaited_and_closed() -> None:
         assert_type((await embedded.ascore("query", ("text",))).usage, Usage)
 
 
-def a_scorer_keeps_to_rates_and_knows_its_price() -> None:
+def a_scorer_has_rate_limits_and_a_price() -> None:
     scorer = DashScopeScorer(requests_per_minute=60, tokens_per_minute=1_000_000)
     assert_type(scorer.price, Price | None)
     assert_type(scorer.score("query", ["text"]).usage.cost, float | None)
@@ -135,24 +135,24 @@ def a_scorer_keeps_to_rates_and_knows_its_price() -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """A document of the user's own."""
+    """A user's own document."""
 
     id: int
     fields: dict[str, str]
     score: float | None = None
 
 
-async def a_reranker_gives_back_what_it_takes(
-    records: list[Record], pages: list[Page], found: list[zvec.Doc]
+async def a_reranker_returns_the_type_that_it_takes(
+    records: list[Record], pages: list[Page], docs: list[zvec.Doc]
 ) -> None:
     reranker = QwenReRanker("query", topn=3, api_key=SecretStr("key"), min_score=0.5)
     assert_type(reranker.rerank({"dense": records, "sparse": records}), list[Record])
     assert_type(reranker.rerank([pages, pages], topn=1), list[Page])
-    assert_type(await reranker.arerank({"vector": found}), list[zvec.Doc])
+    assert_type(await reranker.arerank({"vector": docs}), list[zvec.Doc])
     assert_type((reranker.query, reranker.model), tuple[str | Content, str])
 
 
-def errors_say_what_happened() -> None:
+def errors_have_attributes() -> None:
     try:
         QwenReRanker("query")
     except QwenRerankError as error:
@@ -166,7 +166,7 @@ def errors_say_what_happened() -> None:
 
 
 async def documents_are_compressed(
-    documents: list[Document], found: BaseRetriever, handler: BaseCallbackHandler
+    documents: list[Document], retriever: BaseRetriever, handler: BaseCallbackHandler
 ) -> None:
     compressor = langchain_qwen_rerank.QwenRerank(
         model="qwen3-rerank",
@@ -185,8 +185,8 @@ async def documents_are_compressed(
     langchain_qwen_rerank.QwenRerank(api_key="key")
     llamaindex_qwen_rerank.QwenRerank(api_key="key")
     compressor.top_n = 5
-    ContextualCompressionRetriever(base_compressor=compressor, base_retriever=found)
-    own = langchain_qwen_rerank.QwenRerankRetriever(compressor=compressor, base_retriever=found)
+    ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
+    own = langchain_qwen_rerank.QwenRerankRetriever(compressor=compressor, base_retriever=retriever)
     assert_type(own.invoke("query"), list[Document])
     create_retriever_tool(own, "search", "Searches.")
 
@@ -207,14 +207,14 @@ async def nodes_are_postprocessed(nodes: list[NodeWithScore], index: VectorStore
 
 
 async def rankings_are_measured(
-    found: BaseRetriever, index: VectorStoreIndex, queries: dict[str, str]
+    retriever: BaseRetriever, index: VectorStoreIndex, queries: dict[str, str]
 ) -> None:
     async def search(query: str) -> list[str]:
         return [query]
 
     gains = read_judgements("qrels.tsv")
     run = read_run("bm25.run")
-    report = evaluate(found, langchain_qwen_rerank.QwenRerank(), queries, gains)
+    report = evaluate(retriever, langchain_qwen_rerank.QwenRerank(), queries, gains)
     assert_type(report, Report)
     evaluate(index.as_retriever(), llamaindex_qwen_rerank.QwenRerank(), queries, gains)
     evaluate(run, EmbeddedScorer(), queries, gains, documents={"a": "text"})
