@@ -46,17 +46,17 @@ class QwenReRanker:
 
     Args:
         query: What the documents should be relevant to: text that is not blank, or a `Content`.
-        topn: How many documents to return at most, at least 1.
+        topn: The maximum number of documents to return, at least 1.
         rerank_field: The field with a document's text; several fields, for a text of `name: value`
             lines; a format string of field names; or a function from document to text. A `Content`
             or content blocks can stand in for text.
         model: The DashScope model.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
-        scorer: Gives the scores instead of DashScope.
+        scorer: The scorer to use instead of DashScope.
         options: The other options of `RerankSettings`, such as instruct, min_score or missing.
 
     Raises:
-        ValueError: A blank query, no key, or an option that cannot be used.
+        ValueError: The query is blank, there is no key, or an option cannot be used.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class QwenReRanker:
         checked_query(query)
         check_top_n(topn, "topn")
         if "top_n" in options:
-            raise InvalidInputError("QwenReRanker calls top_n topn.", remedy="Pass topn=.")
+            raise InvalidInputError(
+                "QwenReRanker has no option 'top_n'.", remedy="Pass topn= instead."
+            )
         if api_key is not None:
             options["api_key"] = api_key
         self._settings = RerankSettings(
@@ -88,7 +90,7 @@ class QwenReRanker:
 
     @property
     def topn(self) -> int | None:
-        """How many documents are returned at most."""
+        """The maximum number of documents to return."""
         return self._settings.top_n
 
     @property
@@ -110,7 +112,7 @@ class QwenReRanker:
 
         Args:
             query_results: The documents of each query: lists by vector field, or a list of lists.
-            topn: How many to return at most; None for the reranker's own topn.
+            topn: The maximum number to return; None for the reranker's own topn.
 
         Returns:
             Copies of the documents, best first, with the relevance score instead of the retrieval
@@ -152,13 +154,13 @@ class QwenReRanker:
 def _flattened(
     query_results: Mapping[str, Iterable[D]] | Iterable[Iterable[D]],
 ) -> tuple[list[D], Lists | None]:
-    """The documents of all lists, and the indices of each."""
+    """Return the documents of all lists, and the indices of each list."""
     try:
         named = (
             query_results if isinstance(query_results, Mapping) else dict(enumerate(query_results))
         )
         documents, lists = flattened(named, _present)
-        for document in documents[:1]:  # one that can't take a score is an error before it costs
+        for document in documents[:1]:  # fails before anything is paid for
             _with_score(document, document.score)
         return documents, lists
     except (TypeError, AttributeError, ValueError) as error:
@@ -171,7 +173,7 @@ def _flattened(
 
 
 def _id(document: ScoredDocument) -> str | None:
-    """The document's id as a string; None where it does not have one."""
+    """Return the document's id as a string; None if it does not have one."""
     id_ = document.id
     return None if id_ is None or id_ != id_ else str(id_)  # NaN is not an id
 

@@ -101,7 +101,7 @@ def test_lone_surrogates_are_replaced() -> None:
         (f"{URL}\ud83d", "URL"),
         ("data:image/png,abc", "base64 data URI"),
         ("data:image/png;base64,----", "base64 data is invalid"),
-        ("data:video/mp4;base64,AAAA", "of another kind: data:video/mp4"),
+        ("data:video/mp4;base64,AAAA", "must be a data URI of type image/…, got data:video/mp4"),
         (b"", "the bytes are of an unknown type"),
         (MP4, "the bytes are video/mp4"),
         (b"<svg/>", "of an unknown type.*data URI"),

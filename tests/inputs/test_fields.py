@@ -293,7 +293,7 @@ def test_a_format_string_of_texts_is_what_str_format_makes_of_it(
         ("{ title }", r"\{ title \}"),
         ("{title", "expected '}'"),
         ("title}", "Single '}'"),
-        ("{{title}}", "names no field"),
+        ("{{title}}", "does not name a field"),
     ],
 )
 def test_a_format_string_of_anything_but_names_is_refused_when_it_is_given(

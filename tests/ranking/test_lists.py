@@ -87,9 +87,9 @@ def test_records_of_one_list_without_a_name_know_no_lists(rank: Rank) -> None:
 
 def test_two_lists_of_one_name_are_refused_and_none_is_lost(rank: Rank) -> None:
     lists = {1: named(dense="a")["dense"], "1": named(dense="b")["dense"]}
-    with pytest.raises(InvalidInputError, match="same name as a string: 1, '1'"):
+    with pytest.raises(InvalidInputError, match="are the same string: 1, '1'"):
         rank(engine(), "q", lists)
-    with pytest.raises(InvalidInputError, match="same name as a string: 1, '1'"):
+    with pytest.raises(InvalidInputError, match="are the same string: 1, '1'"):
         QwenReRanker("q", scorer=LengthScorer(), rerank_field="text").rerank(lists)
 
 

@@ -26,7 +26,7 @@ _CONTENT_KEYS = frozenset(
 def content_of(value: Any) -> Content | None:
     """Read a content block, or a list of blocks, strings and Contents, as one Content.
 
-    Supported are LangChain's standard blocks of type `text`, `image` and `video` with `url` or
+    It supports LangChain's standard blocks of type `text`, `image` and `video` with `url` or
     `base64`, and OpenAI's `image_url` (and `video_url`, modelled on it). A mapping that only
     happens to have a `type` is not a block.
 

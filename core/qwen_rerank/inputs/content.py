@@ -38,13 +38,12 @@ _REPR_CHARACTERS = 60
 class Content:
     """A query or a document for a multimodal model: a text, an image or video, or both.
 
-    Bytes and files are read and encoded when you create it. Two Contents that hold the same are
-    equal.
+    Bytes and files are read and encoded when you create it. Contents with equal values are equal.
 
     Args:
         text: The text. A blank text counts as none; a lone surrogate becomes U+FFFD.
-        image: The image as a URL (`https://…`), a data URI (`data:image/png;base64,…`), bytes, or
-            a `pathlib.Path` to a regular file of up to 64 MiB. A string is never taken as a path.
+        image: The image as a URL (`https://…`), a data URI (`data:image/png;base64,…`), bytes, or a
+            `pathlib.Path` to a regular file of up to 64 MiB. A string is never treated as a path.
         video: The video, in the same forms. Pass either an image or a video, not both.
 
     Attributes:
@@ -54,7 +53,7 @@ class Content:
 
     Raises:
         InvalidInputError: A file can't be read, the data is not of a known image or video type, a
-            string is neither a URL nor a data URI, or there are both an image and a video.
+            string is neither a URL nor a data URI, or you pass both an image and a video.
     """
 
     text: str | None
@@ -77,7 +76,7 @@ class Content:
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What it holds."""
+        """The modalities that it holds."""
         return frozenset(name for name in get_args(Modality) if getattr(self, name) is not None)
 
     def __repr__(self) -> str:
@@ -91,16 +90,16 @@ class Content:
 
 
 Item: TypeAlias = str | Content
-"""A query or a document, as a scorer gets it."""
+"""A query or a document, as scorers receive it."""
 
 
 def text_of(item: Item) -> str:
-    """The text of an item, or "" if it has none."""
+    """Return the text of an item, or "" if it does not have one."""
     return item if isinstance(item, str) else item.text or ""
 
 
 def simplest(item: Item) -> Item | None:
-    """The item, well-formed, and as a plain str if it holds only text; None if it is blank."""
+    """Return the well-formed item: a plain str if it holds only text, None if it is blank."""
     if isinstance(item, str):
         if not item or item.isspace():
             return None
@@ -109,7 +108,7 @@ def simplest(item: Item) -> Item | None:
 
 
 def checked_query(query: Item) -> Item:
-    """The query, well-formed, and as a plain str if it holds only text.
+    """Return the well-formed query: a plain str if it holds only text.
 
     Raises:
         InvalidInputError: The query is blank, or neither a string nor a Content.
@@ -121,7 +120,7 @@ def checked_query(query: Item) -> Item:
 
 
 def combined(items: Sequence[Item]) -> Content:
-    """One Content that holds all the items, their texts joined by newlines.
+    """Return one Content with all the items, their texts joined by newlines.
 
     Raises:
         InvalidInputError: There is more than one image or video.
@@ -132,7 +131,7 @@ def combined(items: Sequence[Item]) -> Content:
         raise InvalidInputError(
             f"There are {len(images) + len(videos)} images or videos, but a document can hold "
             "only one.",
-            remedy="Make a document of each, or pass rerank_field a function that chooses one.",
+            remedy="Make a document for each, or pass rerank_field a function that chooses one.",
         )
     text = "\n".join(filter(None, map(text_of, items)))
     return Content(text, *images) if images else Content(text, None, *videos)
@@ -145,14 +144,14 @@ def check_modalities(
     items: Sequence[Item],
     name: Callable[[int], str],
 ) -> None:
-    """Raise InvalidInputError unless a model accepts what the query and all items hold.
+    """Raise InvalidInputError unless the model accepts the query and all items.
 
     Args:
         accepted: The modalities that the model accepts.
         model: The model's name.
         query: The query.
         items: The items to score.
-        name: Returns what to call the item at an index in the error.
+        name: Returns the name of the item at an index, for the error.
     """
     if accepted >= TEXT_ONLY and {type(query), *map(type, items)} <= {str}:
         return
@@ -168,7 +167,7 @@ def check_modalities(
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD in place of each lone surrogate, which UTF-8 can't encode.
+    """Return the text with U+FFFD in place of each lone surrogate, which UTF-8 can't encode.
 
     Two surrogates that form a pair become the character they stand for.
     """

@@ -1,4 +1,4 @@
-"""Reading from a document's fields what of it is scored."""
+"""Read the text or Content to score from a document's fields."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 D = TypeVar("D")
 
 RerankField: TypeAlias = str | Sequence[str] | Callable[[Any], Item | None]
-"""What of a document is scored: a field's name, several names, a format string, or a function.
+"""Where a document's text is: a field's name, several names, a format string, or a function.
 
-The text of one field is its value. Several fields are `name: value` lines, in the order of the
-names; a value of several lines continues on lines of its own. A format string, recognized by its
-braces, such as `"{title}\\n{content}"`, contains names, each with an optional format specification
-(`{price:.2f}`), which is applied to the value itself; `{{` and `}}` stand for braces. A missing or
-blank value is left out, in a format string it is an empty text; if all are missing or blank, there
-is no text. `values.as_text` says how values are written.
+One field gives its value. Several fields give `name: value` lines, in the order of the names; a
+value of several lines is kept as it is. A format string, recognized by its braces, such as
+`"{title}\\n{content}"`, contains names, each with an optional format specification (`{price:.2f}`),
+which is applied to the value itself; `{{` and `}}` stand for braces. Missing or blank values are
+left out (a format string keeps the text around them); if all are missing or blank, there is no
+text. See `values.as_text` for how values are written.
 
 A Content, or content blocks as `blocks.content_of` reads them, add their image or video.
 """
@@ -38,8 +38,8 @@ class FieldAccess(Generic[D]):
     """How to read the fields of one kind of document.
 
     Attributes:
-        getter: Makes a function from document to value for the name of a field; the value is None
-            where a document does not have the field.
+        getter: Returns, for a field's name, a function from document to value; the value is None if
+            a document does not have the field.
         names: The names of a document's fields.
         noun: What a document is called in messages.
     """
@@ -50,14 +50,14 @@ class FieldAccess(Generic[D]):
 
 
 class ItemReader(Generic[D]):
-    """Reads what of each document is scored: `rerank_field`, compiled once.
+    """Reads the text or Content to score from each document: `rerank_field`, compiled once.
 
     Args:
         rerank_field: See `RerankField`; a function gets the document.
         access: How to read a document's fields.
 
     Raises:
-        InvalidInputError: `rerank_field` is none of the things it can be.
+        InvalidInputError: `rerank_field` is not valid.
     """
 
     def __init__(self, rerank_field: RerankField, access: FieldAccess[D]) -> None:
@@ -75,15 +75,15 @@ class ItemReader(Generic[D]):
         self._label = self._names[0] if len(self._names) == 1 else "rerank_field"
 
     def read(self, documents: Sequence[D], ids: Sequence[Hashable]) -> list[Item | None]:
-        """Per document the text or Content to score; None where it is missing or blank.
+        """Return the text or Content to score per document; None if it is missing or blank.
 
         Args:
             documents: The documents.
             ids: Their ids, for messages.
 
         Raises:
-            InvalidInputError: A value that cannot be converted to text, or `rerank_field` names
-                fields that no document has.
+            InvalidInputError: A value cannot be converted to text, or `rerank_field` names fields
+                that no document has.
         """
         values: list[Any] = []
         items: list[Item | None] = []
@@ -101,7 +101,7 @@ class ItemReader(Generic[D]):
             index = len(items) if len(values) == len(documents) else len(values)
             raise error.naming(f"{field} of {self._name(ids, index)}") from error.cause
         except (AttributeError, TypeError) as error:
-            if not self._names:  # it is the user's function that failed
+            if not self._names:  # the user's function failed
                 raise
             raise InvalidInputError(
                 f"The fields of {self._name(ids, len(values))} are not a mapping: {error}.",
@@ -116,7 +116,7 @@ class ItemReader(Generic[D]):
         return f"the {noun} at index {index}" if id_ in (None, "") else f"{noun} {id_!r}"
 
     def _check_fields(self, documents: Sequence[D], items: Sequence[Item | None]) -> None:
-        """Refuse or report that documents do not have the fields, as after a typo."""
+        """Raise if no document has the fields, as after a typo; warn if some don't."""
         names, count = {*self._names}, len(items)
         lacking = [
             document
@@ -148,13 +148,13 @@ _SHOWN_FIELDS = 20
 
 
 class _ValueError(Exception):
-    """A value that cannot be scored; the reader adds which document it is of.
+    """A value cannot be scored. The reader adds the field and the document.
 
     Attributes:
-        message: What is wrong, to be put behind what the value is.
+        message: What is wrong, as the end of a sentence that begins with the value's name.
         remedy: What to do about it.
-        field: The field that has the value; "" for the reader's own.
-        cause: The error behind it, if that says more.
+        field: The field that has the value; "" for an only field or a function.
+        cause: The underlying error, if it says more.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def _is_name(name: object) -> bool:
 
 
 def _fields_reader(names: Sequence[str], access: FieldAccess[D]) -> Callable[[D], Any]:
-    """Reads the value of one field, or the `name: value` lines of several."""
+    """Return a reader of one field's value, or of the `name: value` lines of several."""
     getters = [access.getter(name) for name in names]
     if len(names) == 1:
         return getters[0]
@@ -200,7 +200,7 @@ def _fields_reader(names: Sequence[str], access: FieldAccess[D]) -> Callable[[D]
 
 
 def _template_reader(parts: Sequence[Part], access: FieldAccess[D]) -> Callable[[D], Any]:
-    """Reads a format string, filled in."""
+    """Return a reader that fills in a format string."""
     getters = [access.getter(part.name) if part.name else _empty for part in parts]
 
     def read(document: D) -> Any:
@@ -230,7 +230,7 @@ def _formatted(part: Part, value: Any, item: Item) -> str:
 
 
 def _with_media(text: str, items: Sequence[Item]) -> Any:
-    """The text, with the images and videos of the items if they have any, as one value."""
+    """Return the text, together with any images and videos of the items."""
     media = [Content(None, item.image, item.video) for item in items if isinstance(item, Content)]
     return [text, *media] if media else text
 

@@ -32,7 +32,7 @@ def as_uri(kind: MediaKind, media: Media) -> str:
     """Return the media as a URL or a base64 data URI.
 
     Args:
-        kind: What the media must be.
+        kind: What the media must be: an image or a video.
         media: A URL or data URI, which is checked; bytes, or the path of a file, which are encoded.
 
     Raises:
@@ -55,7 +55,7 @@ def from_base64(data: str | bytes, media_type: str | None) -> Media:
 
     Args:
         data: The base64 data. White space in it is ignored.
-        media_type: Such as `"image/png"`.
+        media_type: The media type, such as `"image/png"`.
 
     Raises:
         InvalidInputError: The media type is not known, and the data is not base64.
@@ -67,7 +67,7 @@ def from_base64(data: str | bytes, media_type: str | None) -> Media:
 def redacted_uri(uri: str) -> str:
     """Return a URI to show in messages: without its data, and without user, query and fragment.
 
-    Passwords and signatures stand in those parts of a URL.
+    Those parts of a URL can contain passwords and signatures.
     """
     if uri[:5].lower() == "data:":
         return f"{_shorten(uri.partition(',')[0])},… ({len(uri):,} characters)"
@@ -83,7 +83,9 @@ def _check_uri(kind: MediaKind, uri: str) -> None:
     head, comma, data = uri.partition(",")
     if (match := _DATA_URI.fullmatch(head)) and comma and data:
         if match["kind"].lower() != kind:
-            raise InvalidInputError(f"{kind} is a data URI of another kind: {redacted_uri(uri)}.")
+            raise InvalidInputError(
+                f"{kind} must be a data URI of type {kind}/…, got {redacted_uri(uri)}."
+            )
         _decode(data)
     elif not _is_url(uri):
         raise InvalidInputError(
@@ -132,7 +134,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _data_uri(kind: MediaKind, data: bytes, source_is: str) -> str:
-    import filetype  # late: few callers need it
+    import filetype  # lazy: few callers need it
 
     media_type = filetype.guess_mime(data) or "of an unknown type"
     if not media_type.startswith(f"{kind}/"):

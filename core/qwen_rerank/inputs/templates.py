@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 
 def is_template(text: str) -> bool:
-    """Whether the text is a format string: it has braces."""
+    """Whether the text has braces, which make it a format string."""
     return "{" in text or "}" in text
 
 
@@ -33,8 +33,8 @@ def parsed(template: str) -> list[Part]:
     """Parse a format string into its parts.
 
     Raises:
-        InvalidInputError: It is not a valid format string, names no field, or has something other
-            than a field's name and a format specification in its braces.
+        InvalidInputError: It is not a valid format string, does not name a field, or has anything
+            but a field's name and a format specification in braces.
     """
     try:
         parts = list(Formatter().parse(template))
@@ -45,12 +45,12 @@ def parsed(template: str) -> list[Part]:
             shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise _unusable(template, f"{{{shown}}} is not a field name")
     if not any(name for _, name, _, _ in parts):
-        raise _unusable(template, "it names no field")
+        raise _unusable(template, "it does not name a field")
     return [Part(before, name or "", spec or "") for before, name, spec, _ in parts]
 
 
 def _is_field(name: str) -> bool:
-    """Whether the name is that of a field, not an index, an attribute or an item."""
+    """Whether the name is a field's, not an index, an attribute or an item."""
     return bool(name) and name == name.strip() and not name.isdigit() and not set(".[]") & set(name)
 
 

@@ -13,14 +13,14 @@ from uuid import UUID
 
 __all__ = ["NoTextError", "as_text"]
 
-# A small value can hold itself, or the same list many times over: its text has no end, or is huge.
+# A small value can hold itself or repeat a list many times, so its text can be endless or huge.
 _MAX_DEPTH = 100
 _MAX_VALUES = 100_000
 _MAX_CHARACTERS = 100_000_000
 
 
 class NoTextError(TypeError):
-    """A value can't be written as text. The message says of what type it is."""
+    """A value can't be written as text. The message names its type."""
 
 
 def as_text(value: Any) -> str:
@@ -33,9 +33,9 @@ def as_text(value: Any) -> str:
     written like the Python values they stand for.
 
     Raises:
-        NoTextError: The value is, or holds, a value of another type, is nested more than 100
-            levels deep, or holds more than 100,000 values or 100,000,000 characters, where what
-            it holds twice counts twice.
+        NoTextError: The value is, or holds, a value of another type, is nested more than 100 levels
+            deep, or holds more than 100,000 values or 100,000,000 characters, counting repeated
+            values each time.
     """
     kind = type(value).__name__
     try:
@@ -51,7 +51,7 @@ def as_text(value: Any) -> str:
 
 
 class _UnwritableError(Exception):
-    """The value in `args` has no text."""
+    """The value in `args` can't be written as text."""
 
 
 class _TooLargeError(Exception):
@@ -109,7 +109,7 @@ class _Writer:
         return ("; " if _hold_collections(values) else ", ").join(text for _, text in pairs)
 
     def _pairs(self, values: Iterable[Any]) -> Iterator[tuple[Any, str]]:
-        """The values that have a text, each with it."""
+        """Yield the values that are not blank, each with its text."""
         for value in values:
             if text := self._text_unless_blank(value):
                 yield value, text
@@ -134,7 +134,7 @@ def _hold_collections(values: Mapping[Any, Any] | Iterable[Any]) -> bool:
 
 
 def _sort(pairs: list[tuple[Any, str]]) -> None:
-    """Sort the members of a set as every process does: numbers by size, all else by their texts."""
+    """Sort a set the same way in every process: numbers by size, everything else by its text."""
     if all(isinstance(value, Real) for value, _ in pairs):
         pairs.sort(key=lambda pair: pair[0])
     else:
@@ -142,7 +142,7 @@ def _sort(pairs: list[tuple[Any, str]]) -> None:
 
 
 def _unless_missing(text: str) -> str:
-    """The text; "" if it is how a missing number or date is written."""
+    """Return the text, or "" if it stands for a missing number or date."""
     return "" if text.lstrip("-").lower() in _MISSING else text
 
 
@@ -154,8 +154,8 @@ def _digits(number: Any) -> str:
 
 
 def _python_value(value: Any) -> Any:
-    """The Python value that a NumPy or pandas value stands for."""
-    numpy, pandas = map(sys.modules.get, ("numpy", "pandas"))  # not imported: not one of theirs
+    """Return the Python value that a NumPy or pandas value stands for."""
+    numpy, pandas = map(sys.modules.get, ("numpy", "pandas"))  # its values need the import
     if pandas is not None and value is pandas.NA:
         return None
     if numpy is not None:

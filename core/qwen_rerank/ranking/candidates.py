@@ -16,19 +16,19 @@ __all__ = ["Candidates", "Lists", "UniqueDocuments", "unique_documents"]
 _log = logging.getLogger(__name__)
 
 Lists: TypeAlias = Mapping[str, range]
-"""Named lists: for each the indices of its documents, in its order."""
+"""The indices of each named list's documents, in the list's order."""
 
 
 class Candidates(NamedTuple):
     """Documents to rank, known to the engine by their indices.
 
     Attributes:
-        items: Per document the text or `Content` to score; None where that is missing or blank.
-        ids: Per document its own id; None or "" where it does not have one.
-        lists: The named lists that the documents are from, one after the other; None for one list
-            without a name.
-        contents: Per document what identifies it in named lists if it does not have an id; None if
-            only an id does.
+        items: The text or `Content` to score per document; None if it is missing or blank.
+        ids: Each document's own id; None or "" if it does not have one.
+        lists: The named lists that the documents come from, one after another; None for a single
+            list without a name.
+        contents: What identifies each document in named lists if it does not have an id; None if
+            only ids identify documents.
     """
 
     items: Sequence[Item | None]
@@ -39,14 +39,14 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UniqueDocuments:
-    """The documents that remain when each is counted once, by their indices in input order.
+    """The distinct documents, as indices in input order.
 
     Attributes:
         indices: The documents that have something to score.
-        blank: The documents that do not, and of which no copy does.
+        blank: The documents that have nothing to score in any of their copies.
         duplicates: How many other copies there were.
         lists: The named lists, as in `Candidates`.
-        copies: By the index of a document all its copies, if it has more than one.
+        copies: All copies of each document that has several, by the document's index.
     """
 
     indices: Sequence[int]
@@ -56,7 +56,7 @@ class UniqueDocuments:
     copies: Mapping[int, list[int]] = field(default_factory=dict)
 
     def ranks(self, indices: Iterable[int]) -> list[Mapping[str, int]]:
-        """Per document its rank, from 1, in each named list that has it."""
+        """Return each document's rank, from 1, in every named list that has it."""
         if self.lists is None:
             return []
         names = list(chain.from_iterable(map(repeat, self.lists, map(len, self.lists.values()))))
@@ -70,15 +70,15 @@ class UniqueDocuments:
 
 
 def unique_documents(candidates: Candidates) -> UniqueDocuments:
-    """Drop the copies of a document: one id with one text.
+    """Drop copies of documents: the same id with the same text.
 
-    Of several copies the one with the best rank stays. One id with different texts is several
-    documents, and a warning says so. A document without an id is a copy only in named lists, of one
+    The best-ranked copy is kept. Documents with the same id and different texts are distinct, and a
+    warning says so. A document without an id counts as a copy only in named lists, of a document
     with the same content.
     """
     items, lists = candidates.items, candidates.lists
     if lists is None and _have_distinct_ids(candidates.ids):
-        return UniqueDocuments(*_by_text(range(len(items)), items))
+        return UniqueDocuments(*_scorable_and_blank(range(len(items)), items))
     first: dict[_Document, int] = {}
     copies: dict[int, list[int]] = {}
     for index, document in enumerate(zip(_keys(candidates), items, strict=True)):
@@ -90,17 +90,17 @@ def unique_documents(candidates: Candidates) -> UniqueDocuments:
     best = _best_copies(copies, candidates)
     kept = [best.get(index, index) for index in first.values()]
     own = {best[index]: indices for index, indices in copies.items()}
-    return UniqueDocuments(*_by_text(kept, items), len(items) - len(kept), lists, own)
+    return UniqueDocuments(*_scorable_and_blank(kept, items), len(items) - len(kept), lists, own)
 
 
 _Document: TypeAlias = tuple[Hashable, Item | None]
 """What identifies a document, and its item."""
 
 
-def _by_text(
+def _scorable_and_blank(
     indices: Sequence[int], items: Sequence[Item | None]
 ) -> tuple[Sequence[int], list[int]]:
-    """The documents that have something to score, and those that do not."""
+    """Return the documents that have something to score, and those that don't."""
     if None not in items:
         return indices, []
     texts = [index for index in indices if items[index] is not None]
@@ -115,30 +115,30 @@ def _have_distinct_ids(ids: Sequence[Hashable]) -> bool:
 
 
 def _keys(candidates: Candidates) -> Iterable[Hashable]:
-    """What identifies each document: its id, else in named lists its content, else its index."""
+    """Return each document's key: its id, else its content in named lists, else its index."""
     ids, contents = candidates.ids, candidates.contents
     if None not in ids and "" not in ids:
         return ids
     if candidates.lists is None or contents is None:
-        return (id_ or _Nameless(index) for index, id_ in enumerate(ids))
+        return (id_ or _KeyWithoutId(index) for index, id_ in enumerate(ids))
     owners: dict[Hashable, Hashable] = {}
     for id_, content in zip(ids, contents, strict=True):
         if id_:
             owners.setdefault(content, id_)
     return (
-        id_ or owners.get(content) or _Nameless(content)
+        id_ or owners.get(content) or _KeyWithoutId(content)
         for id_, content in zip(ids, contents, strict=True)
     )
 
 
-class _Nameless(NamedTuple):
+class _KeyWithoutId(NamedTuple):
     """The key of a document without an id."""
 
     content: Hashable
 
 
 def _merge_blank_copies(first: dict[_Document, int], copies: dict[int, list[int]]) -> None:
-    """Count a blank document as a copy of the first one with a text that has its id."""
+    """Count a blank document as a copy of the first document that has its id and a text."""
     blank = [document for document in first if document[1] is None]
     texts: dict[Hashable, int] = {}
     for (key, item), index in first.items() if blank else ():
@@ -157,15 +157,15 @@ def _warn_of_shared_ids(first: Mapping[_Document, int]) -> None:
         return
     counts = Counter(key for key, _ in first)
     _log.warning(
-        "Documents with different texts share an id; ids shared: %d, for example %r. Each document "
-        "is ranked on its own. Give every document its own id.",
+        "Documents with different texts share an id; ids shared: %d, for example %r. The documents "
+        "are ranked separately. Give every document its own id.",
         sum(count > 1 for count in counts.values()),
         counts.most_common(1)[0][0],
     )
 
 
 def _best_copies(copies: Mapping[int, list[int]], candidates: Candidates) -> dict[int, int]:
-    """By the first copy of a document the one with the best rank that has something to score."""
+    """Map the first copy of each document to its best-ranked copy that has something to score."""
     if not copies:
         return {}
     ranks: Sequence[int] = range(len(candidates.items))
@@ -179,5 +179,5 @@ def _best_copies(copies: Mapping[int, list[int]], candidates: Candidates) -> dic
 
 
 def _ranks_in(indices: range) -> range:
-    """The rank of each document in its list, from 1."""
+    """Return the rank of each document in its list, from 1."""
     return range(1, len(indices) + 1)

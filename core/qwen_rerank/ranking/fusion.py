@@ -1,4 +1,4 @@
-"""The order of documents from several named lists, from their ranks in each."""
+"""Order documents from several named lists by their ranks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _RRF = 60
 
 
 def fused_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
-    """The documents by reciprocal rank fusion, best first.
+    """Order documents by reciprocal rank fusion, best first.
 
-    A document's weight is the sum of 1 / (60 + rank) over the lists that have it. Documents of
-    equal weight keep their order.
+    A document's weight is the sum of 1 / (60 + rank) over the lists that have it. Documents with
+    equal weights keep their order.
 
     Args:
         ranks: Per document its rank, from 1, in each list that has it.
@@ -27,11 +27,11 @@ def fused_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
 
 
 def fair_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
-    """The documents as the lists give them in turn, each its best one first.
+    """Take documents from the lists in turn, best first.
 
-    So the first n have at least n // k documents of each of k lists, or all of a shorter one: a
-    longer list, or two that agree, cannot crowd out another. Of documents with the same best rank,
-    the one with the greater fused weight comes first.
+    The first n documents include at least n // k from each of k lists, or all of a shorter list, so
+    a longer list, or two that agree, cannot crowd out another. If documents have the same best
+    rank, the one with the greater fused weight comes first.
 
     Args:
         ranks: Per document its rank, from 1, in each list that has it.

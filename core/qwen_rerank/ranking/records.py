@@ -1,4 +1,4 @@
-"""Records: documents of no framework, in one list or in several."""
+"""Records: documents without a framework, in one list or several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _value(cls: type[T]) -> type[T]:
 
 @_value
 class Record:
-    """A document to rank. The engine changes none: it returns new ones.
+    """A document to rank. The engine never changes records: it returns new ones.
 
     Attributes:
         id: What identifies the record; "" for no id. Two records with one id and one text are
@@ -32,9 +32,8 @@ class Record:
         fields: Named values, at least those that `rerank_field` names.
         score: The retrieval score on the way in, the relevance score on the way out, or None.
         source: An object of your own that the record stands for. Not compared.
-        lists: If the record came from several lists, its rank, from 1, in each by the list's name.
-        passage: The part of the text that the score is of, if the text was chunked: see
-            PassageScorer.
+        lists: If the record came from several lists, its rank in each, from 1, by the list's name.
+        passage: The passage that the score belongs to, if the text was chunked; see PassageScorer.
     """
 
     id: str
@@ -45,11 +44,11 @@ class Record:
     passage: Passage | None = None
 
     def scored(self, score: float | None, passage: Passage | None = None) -> Record:
-        """The same record with this score; faster than `dataclasses.replace`."""
+        """Return the record with this score; faster than `dataclasses.replace`."""
         return Record(self.id, self.fields, score, self.source, self.lists, passage)
 
     def in_lists(self, lists: Mapping[str, int]) -> Record:
-        """The same record with its ranks in these lists."""
+        """Return the record with its ranks in these lists."""
         return Record(self.id, self.fields, self.score, self.source, lists, self.passage)
 
 
@@ -58,10 +57,10 @@ RecordLists: TypeAlias = Iterable[Record] | Mapping[str, Iterable[Record]]
 
 
 def flattened_records(records: RecordLists) -> tuple[list[Record], Lists | None]:
-    """All records in one list, and the indices that each named list has there.
+    """Return all records in one list, and the indices of each named list's records in it.
 
     Raises:
-        InvalidInputError: Something that is not a Record, or two lists with the same name.
+        InvalidInputError: A value is not a Record, or two lists have the same name.
     """
     remedy = 'Convert each, for example to Record("an id", {"text": "…"}).'
     return flattened(records, lambda own: list_of("records", own, Record, remedy))
@@ -71,14 +70,14 @@ def flattened(
     documents: Iterable[T] | Mapping[str, Iterable[T]],
     checked: Callable[[Iterable[T]], list[T]],
 ) -> tuple[list[T], Lists | None]:
-    """All documents in one list, and the indices that each named list has there.
+    """Return all documents in one list, and the indices of each named list's documents in it.
 
     Args:
         documents: Documents in one list, or in several by name.
-        checked: Makes a list of documents, and raises where that cannot be done.
+        checked: Converts documents to a list, or raises.
 
     Raises:
-        InvalidInputError: Two lists have the same name once it is a string.
+        InvalidInputError: The names of two lists are the same string.
     """
     if not isinstance(documents, Mapping):
         return checked(documents), None
@@ -90,7 +89,7 @@ def flattened(
         lists[str(name)] = range(start, len(everything))
     if len(lists) < len(documents):
         raise InvalidInputError(
-            f"Two lists have the same name as a string: {', '.join(map(repr, documents))}.",
+            f"The names of two lists are the same string: {', '.join(map(repr, documents))}.",
             remedy="Give each list its own name.",
         )
     return everything, lists

@@ -15,12 +15,12 @@ __all__ = ["Outcome", "RankedIndices", "Ranking"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What is known of a ranking beside its documents.
+    """Facts about a ranking, besides its documents.
 
     Attributes:
         usage: What the ranking cost.
         skipped: How many documents were left out because their text is missing or blank.
-        duplicates: How many were left out because they are copies of another: one id, one text.
+        duplicates: How many were left out because they are copies: same id, same text.
         over_budget: How many were left out because of max_candidates.
         model: The name of the model that gave the scores.
         unranked: Whether no model did, and the documents are in retrieval order.
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a trace reports beside the documents, as plain values."""
+        """What a trace reports besides the documents, as plain values."""
         return {
             "model": self.model,
             "skipped": self.skipped,
@@ -51,12 +51,12 @@ class RankedIndices(Outcome):
 
     Attributes:
         indices: The documents' indices in the input.
-        scores: Per index the relevance score; None where no model scored the document.
-        passages: Per index the part of the text that its score is of, or None for the whole text;
-            None if no text was chunked.
-        lists: Per index the document's rank, from 1, in each named list that has it; None for one
-            list without a name.
-        blank: How many of the last documents do not have a text.
+        scores: The relevance score per index; None if no model scored the document.
+        passages: The passage that each score belongs to, or None for the whole text; None if no
+            text was chunked.
+        lists: Each document's rank, from 1, in every named list that has it; None for a single list
+            without a name.
+        blank: How many documents at the end do not have a text.
     """
 
     indices: list[int]
@@ -66,10 +66,10 @@ class RankedIndices(Outcome):
     blank: int = 0
 
     def scores_or(self, retrieval_scores: Iterable[float | None]) -> list[float | None]:
-        """The scores; if no model scored the documents, these retrieval scores in their place.
+        """Return the scores, or `retrieval_scores` if no model scored the documents.
 
         Args:
-            retrieval_scores: Per index the score of the first stage.
+            retrieval_scores: The first stage's score per index.
         """
         if not self.unranked:
             return self.scores
@@ -84,7 +84,7 @@ class RankedIndices(Outcome):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking(Outcome, Sequence[Record]):
-    """Records, best first: a sequence. It also has the attributes of `Outcome`.
+    """A sequence of records, best first, with the attributes of `Outcome`.
 
     Attributes:
         records: The records, each with its relevance score; None for those that were kept without
