@@ -36,7 +36,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     Unknown options are refused. You can assign to an option later: it applies from the next call.
 
     Attributes:
-        scorer: Gives the scores instead of DashScope. None of `DashScopeOptions` goes with it.
+        scorer: Gives the scores instead of DashScope. It excludes `DashScopeOptions`.
         top_n: How many documents to return at most, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
             several keys, for a text of `key: value` lines; a format string of keys, such as

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
@@ -202,9 +203,16 @@ def _fields_reader(names: Sequence[str], access: FieldAccess[D]) -> Callable[[D]
 def _template_reader(parts: Sequence[Part], access: FieldAccess[D]) -> Callable[[D], Any]:
     """Return a reader that fills in a format string."""
     getters = [access.getter(part.name) if part.name else _empty for part in parts]
+    befores = [part.before for part in parts]
+    is_plain = not any(part.spec for part in parts)
 
     def read(document: D) -> Any:
         values = [get(document) for get in getters]
+        if is_plain and {*map(type, values)} == {str}:
+            is_blank = all(not value or value.isspace() for value in values)
+            return (
+                "" if is_blank else "".join(chain.from_iterable(zip(befores, values, strict=True)))
+            )
         items = [_item(value, part.name) for part, value in zip(parts, values, strict=True)]
         texts = list(map(_formatted, parts, values, items))
         is_blank = all(not text or text.isspace() for text in texts)

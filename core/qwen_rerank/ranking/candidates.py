@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import NamedTuple, TypeAlias
 
 from qwen_rerank.inputs.content import Item
@@ -59,14 +58,14 @@ class UniqueDocuments:
         """Return each document's rank, from 1, in every named list that has it."""
         if self.lists is None:
             return []
-        names = list(chain.from_iterable(map(repeat, self.lists, map(len, self.lists.values()))))
-        ranks = list(chain.from_iterable(map(_ranks_in, self.lists.values())))
-        own: list[Mapping[str, int]] = []
-        for index in indices:
-            copies = sorted(self.copies.get(index, (index,)), reverse=True)  # the first one counts
-            by_name = {names[copy]: ranks[copy] for copy in copies}
-            own.append(dict(reversed(by_name.items())))  # in the order of the lists
-        return own
+        return [self._ranks_of(index, self.lists) for index in indices]
+
+    def _ranks_of(self, index: int, lists: Lists) -> Mapping[str, int]:
+        ranks: dict[str, int] = {}
+        for copy in sorted(self.copies.get(index, (index,))):
+            name, rank = _list_and_rank(lists, copy)
+            ranks.setdefault(name, rank)
+        return ranks
 
 
 def unique_documents(candidates: Candidates) -> UniqueDocuments:
@@ -77,16 +76,19 @@ def unique_documents(candidates: Candidates) -> UniqueDocuments:
     with the same content.
     """
     items, lists = candidates.items, candidates.lists
-    if lists is None and _have_distinct_ids(candidates.ids):
-        return UniqueDocuments(*_scorable_and_blank(range(len(items)), items))
+    keys = candidates.ids if lists is None else _keys(candidates)
+    if _are_distinct(keys):
+        return UniqueDocuments(*_scorable_and_blank(range(len(items)), items), lists=lists)
+    keys = _keys(candidates)
     first: dict[_Document, int] = {}
     copies: dict[int, list[int]] = {}
-    for index, document in enumerate(zip(_keys(candidates), items, strict=True)):
+    for index, document in enumerate(zip(keys, items, strict=True)):
         original = first.setdefault(document, index)
         if original != index:
             copies.setdefault(original, [original]).append(index)
     _merge_blank_copies(first, copies)
-    _warn_of_shared_ids(first)
+    if len({*keys}) < len(first):
+        _warn_of_shared_ids(first)
     best = _best_copies(copies, candidates)
     kept = [best.get(index, index) for index in first.values()]
     own = {best[index]: indices for index, indices in copies.items()}
@@ -107,28 +109,28 @@ def _scorable_and_blank(
     return texts, [index for index in indices if items[index] is None]
 
 
-def _have_distinct_ids(ids: Sequence[Hashable]) -> bool:
+def _are_distinct(ids: Sequence[Hashable]) -> bool:
     own = {*ids}
     if None in own or "" in own:
         return len(own - {None, ""}) == len(ids) - ids.count(None) - ids.count("")
     return len(own) == len(ids)
 
 
-def _keys(candidates: Candidates) -> Iterable[Hashable]:
+def _keys(candidates: Candidates) -> Sequence[Hashable]:
     """Return each document's key: its id, else its content in named lists, else its index."""
     ids, contents = candidates.ids, candidates.contents
     if None not in ids and "" not in ids:
         return ids
     if candidates.lists is None or contents is None:
-        return (id_ or _KeyWithoutId(index) for index, id_ in enumerate(ids))
+        return [id_ or _KeyWithoutId(index) for index, id_ in enumerate(ids)]
     owners: dict[Hashable, Hashable] = {}
     for id_, content in zip(ids, contents, strict=True):
         if id_:
             owners.setdefault(content, id_)
-    return (
+    return [
         id_ or owners.get(content) or _KeyWithoutId(content)
         for id_, content in zip(ids, contents, strict=True)
-    )
+    ]
 
 
 class _KeyWithoutId(NamedTuple):
@@ -152,9 +154,6 @@ def _merge_blank_copies(first: dict[_Document, int], copies: dict[int, list[int]
 
 
 def _warn_of_shared_ids(first: Mapping[_Document, int]) -> None:
-    keys = {key for key, _ in first}
-    if len(keys) == len(first):
-        return
     counts = Counter(key for key, _ in first)
     _log.warning(
         "Documents with different texts share an id; ids shared: %d, for example %r. The documents "
@@ -168,16 +167,15 @@ def _best_copies(copies: Mapping[int, list[int]], candidates: Candidates) -> dic
     """Map the first copy of each document to its best-ranked copy that has something to score."""
     if not copies:
         return {}
-    ranks: Sequence[int] = range(len(candidates.items))
-    if candidates.lists is not None:
-        ranks = list(chain.from_iterable(map(_ranks_in, candidates.lists.values())))
-    items = candidates.items
-    return {
-        index: min(own, key=lambda copy: (items[copy] is None, ranks[copy], copy))
-        for index, own in copies.items()
-    }
+    items, lists = candidates.items, candidates.lists
+
+    def preference(copy: int) -> tuple[bool, int, int]:
+        rank = copy if lists is None else _list_and_rank(lists, copy)[1]
+        return items[copy] is None, rank, copy
+
+    return {index: min(own, key=preference) for index, own in copies.items()}
 
 
-def _ranks_in(indices: range) -> range:
-    """Return the rank of each document in its list, from 1."""
-    return range(1, len(indices) + 1)
+def _list_and_rank(lists: Lists, index: int) -> tuple[str, int]:
+    """The name of the list that has the document, and its rank there, from 1."""
+    return next((name, index - own.start + 1) for name, own in lists.items() if index in own)

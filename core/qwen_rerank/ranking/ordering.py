@@ -181,7 +181,7 @@ def _blended(scores: Sequence[float], order: Iterable[int], weight: float) -> li
 def _diverse(
     scores: Sequence[float], texts: Sequence[str], weight: float, count: int | None
 ) -> list[int]:
-    """Indices of texts, so many, each the best one left by maximal marginal relevance.
+    """The indices of at most `count` texts, chosen one by one by maximal marginal relevance.
 
     That is (1 - weight) · score - weight · the largest cosine with one already chosen
     (Carbonell and Goldstein, SIGIR 1998).
