@@ -56,7 +56,7 @@ def run(
     field: Fields = None,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, help="Rerank only the first so many documents of each query."),
+        typer.Option(min=1, help="How many documents of each query to rerank, from the first."),
     ] = None,
     top_n: TopN = None,
     keep_refused: Annotated[
@@ -67,7 +67,7 @@ def run(
             "stopping.",
         ),
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Queries at the same time.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many queries run at once.")] = 8,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result if it exists.")
     ] = False,
