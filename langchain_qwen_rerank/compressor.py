@@ -139,7 +139,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             documents: Documents, texts, Contents, or mappings in which `rerank_field` names the
                 text.
             query: What they should be relevant to: text that is not blank, or a `Content`.
-            top_n: How many to return at most; None for all, -1 for the compressor's own top_n.
+            top_n: The maximum number to return; None for all, -1 for the compressor's own top_n.
 
         Returns:
             A dict per document, best first, with its `"index"` in `documents` and its
@@ -226,7 +226,7 @@ _content = attrgetter("page_content")
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
-    """The config with these callbacks, or else that of the surrounding run."""
+    """Return the config with these callbacks, or else the surrounding run's config."""
     from langchain_core.runnables.config import RunnableConfig, ensure_config
 
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
@@ -262,7 +262,7 @@ def _documents(documents: Iterable[Document]) -> list[Document]:
 
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:
-    """The documents as a list. A single document is refused: it would be taken apart."""
+    """Return the documents as a list. Refuse a single document, which may itself be iterable."""
     if isinstance(documents, str | bytes | Document | Mapping) or not isinstance(
         documents, Iterable
     ):

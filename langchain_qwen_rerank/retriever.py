@@ -66,12 +66,12 @@ class QwenRerankRetriever(BaseRetriever):
         return list(await self.compressor.acompress_documents(documents, query, callbacks))
 
     def _first_stage(self, kwargs: dict[str, Any]) -> Runnable[str, Any]:
-        """A runnable from query to documents, or to lists of documents by name."""
+        """Return a runnable from query to documents, or to lists of documents by name."""
         if not isinstance(self.base_retriever, dict):
-            return _bound(self.base_retriever, kwargs)
-        steps = {name: _bound(each, kwargs) for name, each in self.base_retriever.items()}
+            return _with_arguments(self.base_retriever, kwargs)
+        steps = {name: _with_arguments(each, kwargs) for name, each in self.base_retriever.items()}
         return RunnableParallel(steps)
 
 
-def _bound(retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
+def _with_arguments(retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
     return retriever.bind(**kwargs) if kwargs else retriever

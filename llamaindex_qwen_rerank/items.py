@@ -1,4 +1,4 @@
-"""The text, image or video to score of LlamaIndex nodes and queries."""
+"""Read the text, image or video to score from LlamaIndex nodes and queries."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["has_image", "item_of_node", "item_of_query"]
 
 
 def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
-    """The node's content with the metadata of this mode, and its image or video if it has one.
+    """Return the node's content with the metadata of this mode, and its image or video, if any.
 
-    If a node has its image in several forms, the first of these is used: data, path, URL.
+    If the image has several forms, the first of these is used: data, path, URL.
 
     Raises:
-        InvalidInputError: An image or a video that cannot be read.
+        InvalidInputError: An image or a video cannot be read.
     """
     text = node.get_content(mode)
     try:
@@ -41,7 +41,7 @@ def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
 
 
 def item_of_query(query: QueryBundle | None) -> Item:
-    """The query's text, and its image if it has one.
+    """Return the query's text, and its image, if any.
 
     Raises:
         InvalidInputError: The query does not have text, or has an image that cannot be read.

@@ -37,8 +37,8 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
     embedding model.
 
     Attributes:
-        metadata_mode: Which metadata are part of a node's content; by default the metadata that
-            the embedding model sees.
+        metadata_mode: Which metadata is part of a node's content; by default the metadata that the
+            embedding model sees.
 
     Example:
         >>> rerank = QwenRerank(model="qwen3-rerank", top_n=5)

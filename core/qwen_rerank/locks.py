@@ -1,4 +1,4 @@
-"""Locks that never block a child process made by fork."""
+"""Locks that never block a forked child process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ForkSafeLock:
         """Hold the lock in a `with` block.
 
         Args:
-            timeout: How long to wait for the lock, in seconds; -1 for any time.
+            timeout: How long to wait for the lock, in seconds; -1 for no limit.
 
         Yields:
             Whether the lock is held.
@@ -59,8 +59,8 @@ def _renew_locks() -> None:
 class OncePerProcess(Generic[T]):
     """Calls a function once, and returns its result to all threads.
 
-    A fork waits until a call in progress has ended: in a child made in the middle of an import,
-    that module could never be imported. Create it at module level only: it is never forgotten.
+    A fork waits until a call in progress has ended: a child forked during an import could never
+    import that module. Create it at module level only: it is never freed.
 
     Args:
         load: The function. If it raises, the next caller tries again.

@@ -1,8 +1,8 @@
 """Every option once: its name, type, default and meaning.
 
-A scorer or an engine takes options as keyword arguments, typed by the TypedDict beside the model
-that has their defaults and descriptions; the plugins inherit the models themselves, and the command
-line reads them. So a new option is two lines here, and the code that uses it.
+Scorers and engines take options as keyword arguments, typed by a TypedDict. The model next to it
+has their defaults and descriptions; the plugins inherit it, and the command line reads it. So a new
+option is two lines here, and the code that uses it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class RequestOptions(BaseModel):
     """Requests of one call that run at the same time."""
     requests_per_minute: int | None = None
     """Requests that may go out in any minute, counting each attempt; None for no limit. A request
-    waits for its turn, or fails with RateLimitError if that is after the deadline. All scorers of
-    the process with the same key, address and limit share it.
+    waits for its turn, or fails with RateLimitError if its turn comes after the deadline. All
+    scorers of the process with the same key, address and limit share it.
     """
     tokens_per_minute: int | None = None
     """Tokens that may go out in any minute, as the Qwen tokenizer counts them; None for no limit.
@@ -105,9 +105,10 @@ class DashScopeOptions(RequestOptions):
         validation_alias=AliasChoices("api_key", "dashscope_api_key"),
         exclude=True,
     )
-    """The DashScope key; DASHSCOPE_API_KEY by default. It is in no repr, dump, pickle or message.
+    """The DashScope key; DASHSCOPE_API_KEY by default. Reprs, dumps, pickles and messages never
+    contain it.
 
-    Also taken as `dashscope_api_key`.
+    Also accepted as `dashscope_api_key`.
     """
     base_url: str | None = None
     """The API's address up to and including /api/v1; by default DASHSCOPE_BASE_URL, then
@@ -117,9 +118,9 @@ class DashScopeOptions(RequestOptions):
     workspace: str | None = None
     """The workspace of the requests, if it is not the key's default one."""
     region: str | None = None
-    """The region: "cn-beijing" (the default) or "ap-southeast-1" (Singapore); with a workspace any.
-    A key works in its own region only. With an address that is not the service's own, such as a
-    proxy's, it says which region is behind the proxy.
+    """The region: "cn-beijing" (the default) or "ap-southeast-1" (Singapore); with a workspace, any
+    region. A key works only in its own region. If the address is not the service's own, such as a
+    proxy's, set the region behind it.
     """
     instruct: str | None = None
     """What relevant means, for models that take an instruction; best in English. The service's
@@ -128,7 +129,7 @@ class DashScopeOptions(RequestOptions):
 
 
 class DashScopeArguments(RequestArguments, total=False):
-    """`DashScopeOptions` as keyword arguments, but for the model and the key."""
+    """`DashScopeOptions` as keyword arguments, except the model and the key."""
 
     base_url: str | None
     workspace: str | None
@@ -146,10 +147,10 @@ class RankingOptions(BaseModel):
     it, "keep" puts it after the ranked ones without a score, "error" raises.
     """
     min_score: float | None = None
-    """Documents that score less are left out; None for no threshold."""
+    """Documents with a lower relevance score are left out; None for no threshold."""
     max_candidates: int | None = None
-    """How many documents to score at most, at least 1: the first ones, or an equal share of each of
-    several lists; None for all.
+    """The maximum number of documents to score, at least 1: the first ones, or an equal share of
+    each of several lists; None for all.
     """
     blend: float | None = None
     """The weight, in [0, 1], of the retrieval order in a document's score, which is then (1 -
@@ -157,9 +158,9 @@ class RankingOptions(BaseModel):
     None or 0 for relevance alone.
     """
     diversity: float | None = None
-    """How much, in [0, 1], the returned documents should differ in content rather than be relevant:
-    maximal marginal relevance over offline word vectors, for which the extra embedded is needed.
-    They are then in the order in which they were chosen. None or 0 for not at all.
+    """The weight, in [0, 1], of differences between the returned documents over relevance: maximal
+    marginal relevance over offline word vectors. Needs the extra embedded. Documents are then in
+    the order in which they were chosen. None or 0 for relevance alone.
     """
     usage_callback: SkipJsonSchema[UsageCallback | None] = None
     """Called, not awaited, with the Usage of each ranking. Errors that it raises are logged."""
@@ -177,10 +178,10 @@ class RankingArguments(TypedDict, total=False):
 
 
 def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, and the default of each option that they leave out.
+    """Return the arguments, and the default of each option that they leave out.
 
     Raises:
-        InvalidInputError: An argument that is not an option; it names the nearest one.
+        InvalidInputError: An argument is not an option. The remedy suggests the nearest one.
     """
     fields = options.model_fields
     for name in arguments:
@@ -190,7 +191,7 @@ def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dic
 
 
 def unknown_option(name: str, names: Sequence[str] | Mapping[str, Any]) -> InvalidInputError:
-    """The error for an option that does not exist."""
+    """Return the error for an option that does not exist."""
     near = get_close_matches(name, names, 1)
     return InvalidInputError(
         f"There is no option {name!r}.",

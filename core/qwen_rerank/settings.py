@@ -36,17 +36,18 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     Unknown options are refused. You can assign to an option later: it applies from the next call.
 
     Attributes:
-        scorer: Gives the scores instead of DashScope. It excludes `DashScopeOptions`.
-        top_n: How many documents to return at most, at least 1; None for all.
+        scorer: The scorer to use instead of DashScope. You can't combine it with
+            `DashScopeOptions`.
+        top_n: The maximum number of documents to return, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
             several keys, for a text of `key: value` lines; a format string of keys, such as
             `"{title}\\n{content}"`; or a function from document to text. A `Content` or content
             blocks can stand in for text.
 
     Raises:
-        pydantic.ValidationError: An unknown option, or one of the wrong type.
-        InvalidInputError: An option that cannot be used.
-        MissingKeyError: No key, and no scorer of your own.
+        pydantic.ValidationError: An option is unknown or has the wrong type.
+        InvalidInputError: An option cannot be used.
+        MissingKeyError: There is neither a key nor a scorer.
     """
 
     model_config = ConfigDict(
@@ -85,7 +86,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
     @property
     def _current(self) -> _Built:
-        """What the current options make."""
+        """The engine and the reader for the current options."""
         options = tuple(getattr(self, name) for name in RerankSettings.model_fields)
         if self._built is None or self._built.options != options:
             self._built = self._build(options)
@@ -102,7 +103,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         return _Built(options, engine, ItemReader(field, self._field_access()))
 
     def _field_access(self) -> FieldAccess[Any]:
-        """How to read the fields of the documents that this component ranks."""
+        """Return how to read the fields of the documents that this component ranks."""
         return FieldAccess(
             getter=lambda name: lambda document: (document.fields or {}).get(name),
             names=lambda document: document.fields or {},
@@ -175,7 +176,7 @@ class PluginSettings(RerankSettings):
         keep_passage: Whether to store the best passage, if a PassageScorer found one, in
             `metadata["passage"]`: a list of its start and end offsets, or None for the whole text.
         keep_model: Whether to store the name of the model that scored in
-            `metadata["rerank_model"]`; with a FallbackScorer the one that answered.
+            `metadata["rerank_model"]`; with a FallbackScorer, the one that answered.
     """
 
     keep_retrieval_score: bool = False
@@ -183,7 +184,7 @@ class PluginSettings(RerankSettings):
     keep_model: bool = False
 
     def _kept(self, documents: Sequence[Any], ranking: RankedIndices) -> Iterable[dict[str, Any]]:
-        """For each document of the ranking, what to add to its metadata."""
+        """Return what to add to the metadata of each document of the ranking."""
         count = len(ranking.indices)
         columns: dict[str, Iterable[Any]] = {}
         if self.keep_retrieval_score:
@@ -200,16 +201,16 @@ class PluginSettings(RerankSettings):
         return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def _kept_columns(self, ranking: RankedIndices) -> dict[str, Iterable[Any]]:
-        """What the options of one framework add for each document, by metadata key."""
+        """Return what a plugin's own options add for each document, by metadata key."""
         return {}
 
     def _retrieval_score(self, document: Any) -> float | None:
-        """The score that the first stage gave the document."""
+        """Return the score that the first stage gave the document."""
         raise NotImplementedError
 
 
 class _Built(NamedTuple):
-    """What a set of options makes.
+    """The engine and the reader made from a set of options.
 
     Attributes:
         options: The values of the options.

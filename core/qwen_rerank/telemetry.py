@@ -1,6 +1,6 @@
 """OpenTelemetry spans: one per ranking, and one per request within it.
 
-Spans are recorded only if the program has set up OpenTelemetry; it is never imported for them.
+Spans are recorded only if your program has set up OpenTelemetry; this package never imports it.
 Attributes follow its semantic conventions (generative AI and HTTP, release 0.66b2) where they
 exist; the others begin with "qwen_rerank.". A span contains no query, document or key, and no error
 message, which may quote one.
@@ -52,7 +52,7 @@ class Span:
 
 
 class _Recorded(Span):
-    """A span of OpenTelemetry."""
+    """A span that OpenTelemetry records."""
 
     __slots__ = ("_is_ranking", "_manager", "_span")
 
@@ -67,8 +67,8 @@ class _Recorded(Span):
         self._manager = tracer.start_as_current_span(
             name,
             kind=trace.SpanKind[kind],
-            attributes=_known(attributes),
-            record_exception=False,  # they would write down its message
+            attributes=_without_none(attributes),
+            record_exception=False,  # they would record its message
             set_status_on_exception=False,
         )
 
@@ -121,14 +121,14 @@ class _Recorded(Span):
         self._set({"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None})
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
-        self._span.set_attributes(_known(attributes))
+        self._span.set_attributes(_without_none(attributes))
 
 
 _NOBODY = Span()
 
 
 def _configured() -> ModuleType | None:
-    """OpenTelemetry's API if the program has set it up, and so has imported it."""
+    """Return OpenTelemetry's API if the program has imported it and set it up."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
@@ -136,7 +136,7 @@ def _configured() -> ModuleType | None:
 
 
 def ranking_span(model: str, documents: int, top_n: int | None) -> Span:
-    """A span for one ranking."""
+    """Return a span for one ranking."""
     trace = _configured()
     if trace is None:
         return _NOBODY
@@ -150,10 +150,10 @@ def ranking_span(model: str, documents: int, top_n: int | None) -> Span:
 
 
 def request_span(provider: str | None, model: str, url: str, documents: int, resends: int) -> Span:
-    """A span for one attempt of a request.
+    """Return a span for one attempt of a request.
 
     Args:
-        provider: What the service is called; None where that is not known.
+        provider: The name of the service; None if it is not known.
         model: The service's name of the model.
         url: Where the request goes.
         documents: How many documents are in it.
@@ -184,5 +184,5 @@ def _attributes_of_usage(usage: Usage) -> dict[str, Any]:
     return {"gen_ai.usage.input_tokens": tokens or None, **own}
 
 
-def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}

@@ -35,7 +35,7 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 
 def list_of(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:
-    """The things as a list; raises InvalidInputError if one has another type."""
+    """Return the values as a list; raise InvalidInputError if one has another type."""
     if not isinstance(things, Iterable):
         got = type(things).__name__
         raise InvalidInputError(f"{name} must be a list of {kind.__name__}s, got {got}.")
@@ -67,7 +67,7 @@ def check_text(name: str, text: str) -> None:
 
 
 def not_utf8(name: str) -> InvalidInputError:
-    """The error for a text of this name that UTF-8 cannot encode."""
+    """Return the error for a text that UTF-8 cannot encode."""
     return InvalidInputError(
         f"{name} contains half of a surrogate pair, which UTF-8 cannot encode.",
         remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',

@@ -28,10 +28,10 @@ _BOUNDARY = re.compile("[\x00-\x7f\u3400-\u4dbf\u4e00-\u9fff]")
 def normalize(form: Form, text: str) -> str:
     """Return the text in a normalization form.
 
-    Python's own normalization takes quadratic time for a run of combining marks, and no other
-    thread runs meanwhile. So long texts are normalized in pieces, and long runs of marks are broken
-    up by the Stream-Safe Text Process of Unicode Standard Annex #15: a combining grapheme joiner
-    after every 30 marks. Real text has no such runs.
+    Python's own normalization takes quadratic time for a run of combining marks, and blocks all
+    other threads. So long texts are normalized in pieces, and long runs of marks are broken up by
+    the Stream-Safe Text Process of Unicode Standard Annex #15: a combining grapheme joiner after
+    every 30 marks. Real text has no such runs.
 
     A text with no ASCII and no ideograph in 100,000 characters may be cut within a character that
     is written as several; the two parts are then not composed.
@@ -44,7 +44,7 @@ def normalize(form: Form, text: str) -> str:
 
 
 def _normalized(form: Form, piece: str) -> str:
-    if unicodedata.is_normalized(form, piece):  # true of most texts, and quick to tell
+    if unicodedata.is_normalized(form, piece):  # true for most texts, and quick to check
         return piece
     if _MAYBE_MARKS.search(piece):
         piece = _thirty_marks().sub("\\g<0>\u034f", piece)

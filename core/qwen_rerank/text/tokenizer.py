@@ -14,7 +14,7 @@ __all__ = ["count_tokens"]
 
 
 def _load_tokenizer() -> Tokenizer:
-    from dashscope import get_tokenizer  # late: the SDK and its vocabulary take half a second
+    from dashscope import get_tokenizer  # lazy: the SDK and its vocabulary take half a second
 
     return get_tokenizer("qwen-7b-chat")
 
