@@ -86,7 +86,7 @@ class TestRuns:
             ("q1 Q0 a 1 2.5 my tag\n", "got 7"),
             ("q1 a 12.5\n", "line 1: column 3, the rank, is '12.5', not an integer"),
             ("q1 a -1\n", "column 3, the rank, is '-1'"),
-            ("q1 a 1\nq1 b 1\n", "line 2: 'b' and 'a' both have the rank 1"),
+            ("q1 a 1\nq1 b 1\n", "line 2: 'b' and 'a' both have rank 1"),
             ("q1 a 1\nq1 a 2\n", "line 2: 'a' is listed twice"),
             ("q1 Q0 a 1 2 x\nq1 b 2\n", "line 2: expected 6 columns as before, got 3"),
             ("q1 Q0 a 1 2 x\nq1 Q0 a 2 1 x\n", "line 2: 'a' is listed twice"),

@@ -82,7 +82,7 @@ def read_texts(
     for number, line in read_lines(path):
         id_, text = parse_line(path, number, parse, line)
         if texts.setdefault(id_, text) != text:
-            raise _line_error(path, number, f"the id {id_!r} has another text in an earlier line")
+            raise _line_error(path, number, f"the id {id_!r} has another text on an earlier line")
     return texts
 
 
@@ -99,7 +99,7 @@ def read_judgements(path: str | Path) -> dict[str, dict[str, int]]:
     gains: dict[str, dict[str, int]] = {}
     is_first = True
     for number, line in read_lines(path):
-        columns = parse_line(path, number, _split, line)
+        columns = parse_line(path, number, _columns_of, line)
         if is_first and _is_header(columns):
             is_first = False
             continue
@@ -131,9 +131,9 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
 def iter_run(path: str | Path) -> Iterator[QueryRanking]:
     """Read a run one query at a time, however long the file is.
 
-    The file has TREC's six columns (query, Q0, document, rank, score, tag), of which the ranks are
-    ignored as in trec_eval; or MS MARCO's three (query, document, rank), whose documents get minus
-    their rank as the score. All lines of a query must be together.
+    The file has TREC's six columns (query, Q0, document, rank, score, tag), whose ranks are
+    ignored, as in trec_eval; or MS MARCO's three (query, document, rank), where a document's score
+    is minus its rank. All lines of a query must be together.
 
     Raises:
         InvalidInputError: A line is invalid, the lines of a query are not together, or a document
@@ -162,7 +162,7 @@ class _Result(NamedTuple):
 def _ranking(
     path: str | Path, results: Iterable[tuple[int, _Result]], finished: Collection[str]
 ) -> dict[str, float]:
-    """Return the ranking of one query, which must not be a finished one."""
+    """Return the ranking of one query; raise if the query is already finished."""
     scores: dict[str, float] = {}
     by_rank: dict[float, str] = {}
     for number, (query_id, document_id, score, is_rank) in results:
@@ -179,7 +179,7 @@ def _ranking(
             raise _line_error(
                 path,
                 number,
-                f"{document_id!r} and {by_rank[score]!r} both have the rank {-score:.0f} for query "
+                f"{document_id!r} and {by_rank[score]!r} both have rank {-score:.0f} for query "
                 f"{query_id!r}; the third column of a run in MS MARCO's format is the rank",
             )
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
@@ -192,7 +192,7 @@ class _RunParser:
         self._count: int | None = None
 
     def parse(self, line: bytes) -> _Result:
-        columns = _split(line)
+        columns = _columns_of(line)
         if len(columns) not in (3, 6) or columns[0][0] in "{[":
             raise ValueError(
                 "expected 6 columns (query, Q0, document, rank, score, tag), or in MS MARCO's "
@@ -260,27 +260,27 @@ def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
     return columns[0], columns[-2], int(gain)
 
 
-def _split(line: bytes) -> list[str]:
+def _columns_of(line: bytes) -> list[str]:
     text = decode_line(line)
     return text.split() if text.isascii() else _COLUMN.findall(text)  # split() is faster
 
 
 _COLUMN = re.compile(r"[^ \t\r\n\f\v]+")
-"""Columns end at ASCII white space; an id may contain that of Unicode."""
+"""Columns end at ASCII white space; ids may contain Unicode white space."""
 
 
 def _hint(columns: Sequence[str]) -> str:
-    """Say what a line is that has the wrong number of columns, if it is plain to see."""
+    """Name the format of a line that has the wrong number of columns, if it is obvious."""
     start = columns[0][:1]
     return f"; this is {_MARKUP[start]}" if start in _MARKUP else ""
 
 
 _MARKUP = {"{": "JSON", "[": "JSON", "<": "XML or SGML"}
-"""What a line is that begins with this character."""
+"""The format of a line, by its first character."""
 
 
 def is_json_lines(path: str | Path) -> bool:
-    """Whether the name of the file says that each line is a JSON object."""
+    """Whether the file's name ends in `.jsonl` or `.ndjson`, before any `.gz`."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix != ".gz"]
     return suffixes[-1:] in ([".jsonl"], [".ndjson"])
 
@@ -378,8 +378,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Read the lines of a file that are not blank, with their numbers, from 1.
 
     Raises:
-        InvalidInputError: The file is damaged, compressed in another way than its name says, or
-            encoded in UTF-16.
+        InvalidInputError: The file is damaged, compressed in a format that its name does not show,
+            or encoded in UTF-16.
         OSError: The file can't be read.
     """
     with _open(path) as file:
@@ -438,7 +438,7 @@ _SIGNATURES = {
     codecs.BOM_UTF16_LE: ("is UTF-16, as PowerShell's > writes it", "Convert it to UTF-8."),
     codecs.BOM_UTF16_BE: ("is UTF-16", "Convert it to UTF-8."),
 }
-"""What a file is that begins with these bytes, and what to do about it."""
+"""What is wrong with a file that begins with these bytes, and what to do about it."""
 
 
 def check_is_text(name: str | Path, first_line: bytes) -> None:

@@ -184,7 +184,7 @@ def test_unjudged_queries_are_neither_retrieved_nor_paid_for(dashscope: Loopback
     assert list(report.queries) == ["q1"]
     assert report.notes == (
         "2 of 3 queries have no judgements and were left out.",
-        "1 of 2 judged queries are not in the queries and were left out.",
+        "1 of 2 judged queries are not among the queries and were left out.",
     )
 
 
@@ -277,7 +277,7 @@ def test_a_query_without_documents_counts_as_0(dashscope: LoopbackDashScope) -> 
     ("last", "note"),
     [
         (EmbeddedScorer(), "embedded ranked 1 of 2 queries in reranked"),
-        (KeepOrder(), "reranked keeps the order of retrieval for 1 of 2 queries"),
+        (KeepOrder(), "reranked keeps the retrieval order for 1 of 2 queries"),
     ],
 )
 def test_a_fallback_is_noted(dashscope: LoopbackDashScope, last: Scorer, note: str) -> None:

@@ -213,7 +213,7 @@ def test_a_judged_query_that_a_run_lacks_counts_as_0_as_in_ir_measures() -> None
 def test_queries_choose_what_is_measured() -> None:
     report = compare({"run": AFTER}, JUDGEMENTS, queries={"q1": "one?"}, measures=["RR"])
     assert report.values["run"]["RR"] == {"q1": 1}
-    assert report.notes == ("3 of 4 judged queries are not in the queries and were left out.",)
+    assert report.notes == ("3 of 4 judged queries are not among the queries and were left out.",)
 
 
 def test_a_query_without_a_relevant_document_is_noted_and_one_without_judgements_left_out() -> None:

@@ -149,7 +149,7 @@ def _notes(
     if unjudged := queries - measured:
         yield f"{unjudged} of {queries} queries have no judgements and were left out."
     if not_asked := judged - measured:
-        yield f"{not_asked} of {judged} judged queries are not in the queries and were left out."
+        yield f"{not_asked} of {judged} judged queries are not among the queries and were left out."
     if hopeless := sum(max(of_query.values()) <= 0 for of_query in gains.values()):
         yield f"{hopeless} of {measured} queries have no relevant document and count as 0."
     for name, run in runs.items():

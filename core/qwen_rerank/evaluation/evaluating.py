@@ -70,9 +70,9 @@ def evaluate(
         judgements: The gains of documents by query id; or rows, such as ir_measures.Qrel. Queries
             without judgements are left out before anything is retrieved.
         measures: Names that ir-measures knows, such as `"nDCG@10"`, or its measures.
-        documents: The texts of documents by id, for a first stage that returns ids alone.
-        rerank_field: For a scorer, what of a record to score: `"content"` by default, the content
-            of a framework's document. Other rerankers have their own.
+        documents: The texts of documents by id, for a first stage that returns only ids.
+        rerank_field: For a scorer, the field of a record to score: `"content"` by default, the
+            content of a framework's document. Other rerankers have an option of their own.
         document_id: The id by which a framework's document is judged: a metadata key, a function,
             or None for its own id. Of several documents with one id, the first counts.
         names: What to call the two runs.
@@ -175,7 +175,7 @@ async def aevaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What is kept of one query: not the records, which may be large."""
+    """The result of one query, without the records, which may be large."""
 
     before: BestFirst
     after: BestFirst
@@ -268,7 +268,7 @@ class _Evaluation:
 
 @contextmanager
 def _noting_query(query_id: str, query: str) -> Iterator[None]:
-    """Add a note to an error that says which query it was."""
+    """Add to an error a note that says which query it was."""
     try:
         yield
     except Exception as error:
@@ -301,7 +301,7 @@ def _second_stage_notes(name: str, outcomes: Sequence[_Outcome]) -> Iterator[str
             "only the first scorer of a cascade ranked them."
         )
     if unranked := len(outcomes) - len(ranked):
-        yield f"{name} keeps the order of retrieval for {unranked} {total}: no model ranked them."
+        yield f"{name} keeps the retrieval order for {unranked} {total}: no model ranked them."
     for model, count in Counter(outcome.fallback for outcome in ranked).items():
         if model is not None:
             yield f"{model} ranked {count} {total} in {name}, because the scorer before it failed."

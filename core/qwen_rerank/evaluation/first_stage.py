@@ -21,14 +21,14 @@ CONTENT = "content"
 
 
 class LangChainRetriever(Protocol):
-    """The methods used of a LangChain retriever, or of any Runnable from query to documents."""
+    """The interface of a LangChain retriever, or of any Runnable from query to documents."""
 
     def invoke(self, input: str, /) -> Any: ...
     async def ainvoke(self, input: str, /) -> Any: ...
 
 
 class LlamaIndexRetriever(Protocol):
-    """The methods used of a LlamaIndex retriever."""
+    """The interface of a LlamaIndex retriever."""
 
     def retrieve(self, str_or_query_bundle: str, /) -> Any: ...
     async def aretrieve(self, str_or_query_bundle: str, /) -> Any: ...
@@ -37,7 +37,7 @@ class LlamaIndexRetriever(Protocol):
 Results: TypeAlias = Mapping[str, float | None] | Iterable[Any]
 """The documents of one query.
 
-Either scores by document id, the highest being the best and None the last; or, best first, ids,
+Either scores by document id (the highest is best, None is last); or a list, best first, of ids,
 Records, LangChain Documents, LlamaIndex NodeWithScores, or pairs of one of these and a score.
 """
 
@@ -54,7 +54,7 @@ class RecordReader:
     """Reads the results of a first or second stage as records.
 
     Attributes:
-        documents: The texts of documents by id, for results that are ids alone.
+        documents: The texts of documents by id, for results that are only ids.
         document_id: The id by which a framework's document is judged: a metadata key, a function,
             or None for the document's own id.
     """
@@ -178,7 +178,7 @@ SearchFunction: TypeAlias = Callable[[str, str], Any]
 
 
 def _search_functions(stage: Any) -> tuple[SearchFunction, SearchFunction | None]:
-    """Return a function that searches, and one that does not block an event loop, if possible."""
+    """Return a search function, and one for event loops if the stage has one."""
     if hasattr(stage, "invoke"):
         return (lambda _, query: stage.invoke(query)), (lambda _, query: stage.ainvoke(query))
     if hasattr(stage, "retrieve"):

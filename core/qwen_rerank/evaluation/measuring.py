@@ -50,7 +50,7 @@ def _parse_measure(ir_measures: Any, requested: str | Measure) -> Measure:
 
 
 def _lookup(ir_measures: Any, requested: str | Measure) -> Any:
-    """Look up simple names directly: ir-measures' parser needs what Python 3.14 removed."""
+    """Look up simple names directly: ir-measures' parser fails on Python 3.14."""
     simple = _SIMPLE_NAME.fullmatch(requested) if isinstance(requested, str) else None
     measure = ir_measures.measures.registry.get(simple["name"]) if simple else None
     if simple is None or measure is None:

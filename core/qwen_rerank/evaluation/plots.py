@@ -121,7 +121,7 @@ class RankChanges:
         after: The documents in the run, best first.
         gains: The gains of judged documents.
         labels: What to call documents, by id.
-        top: Documents are shown that are among this many of either run, at least 1.
+        top: How many of the first documents of each run to show, at least 1.
     """
 
     query_id: str

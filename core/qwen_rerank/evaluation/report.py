@@ -40,7 +40,7 @@ class Report:
         runs: The runs by name; the others are compared with the first. You can pass them to
             `compare` and `perfect` again: they keep their order, whatever the scores are.
         values: The values by run, measure and query id.
-        judgements: The gains of documents, by id of the measured queries.
+        judgements: The gains of documents, by the ids of the measured queries.
         queries: The texts of the measured queries by id; "" if a text is not known.
         usage: What reranking cost; None if that is not known.
         notes: What was left out, or counts as 0.
@@ -194,14 +194,15 @@ class Report:
         labels: Mapping[str, str] | None = None,
         top: int = 10,
     ) -> Plot:
-        """Plot one line per document of a query, from its rank in the baseline to that in the run.
+        """Plot one line per document of a query, from its rank in the baseline to its rank in the
+        run.
 
         Args:
             query_id: The id of the query.
             run: The run; None for the second.
             baseline: The run to compare with; None for the first.
             labels: What to call documents, such as their titles, by id; by default their ids.
-            top: Show the documents that are among this many of either run.
+            top: How many of the first documents of each run to show.
 
         Raises:
             InvalidInputError: The query was not measured; the report does not have the run, or has
@@ -224,13 +225,13 @@ class Report:
         ).plot()
 
     def plot_scores(self, run: str | None = None) -> Plot:
-        """Plot how the scores of relevant documents are distributed, and those of the others.
+        """Plot the score distributions of relevant documents and of all others.
 
         Args:
             run: The run; None for the last.
 
         Raises:
-            InvalidInputError: The run has no scores, or none of relevant documents.
+            InvalidInputError: The run has no scores, or no scores of relevant documents.
             MissingDependencyError: matplotlib is not installed.
         """
         name = self._run_name(run or list(self.runs)[-1])
@@ -253,7 +254,7 @@ class Report:
         return tables.as_html(self._sections(), self._caption())
 
     def _sections(self) -> list[list[tables.Row]]:
-        """Return the table's rows of each measure, those of the first run first."""
+        """Return each measure's table rows, the first run's first."""
         baseline, *others = self.runs
         return [
             [
@@ -290,7 +291,9 @@ class Report:
     def _baseline_and_run(self, run: str | None, baseline: str | None) -> tuple[str, str]:
         names = list(self.runs)
         if len(names) < 2:
-            raise InvalidInputError(f"{names[0]!r} is the only run; there is none to compare.")
+            raise InvalidInputError(
+                f"{names[0]!r} is the only run; there is no other to compare it with."
+            )
         return self._run_name(baseline or names[0]), self._run_name(run or names[1])
 
     def _run_name(self, run: str) -> str:

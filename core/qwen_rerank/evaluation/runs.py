@@ -27,8 +27,8 @@ Run: TypeAlias = Mapping[str, Mapping[str, float | None]]
 Judgements: TypeAlias = Mapping[str, Mapping[str, int]] | Iterable[Any]
 """The gains of documents, by query id and document id: integers, above 0 for a relevant document.
 
-Or rows with the attributes query_id, doc_id and relevance, such as ir_measures.Qrel or the rows of
-a DataFrame.
+They can also be rows with the attributes query_id, doc_id and relevance, such as ir_measures.Qrel
+or the rows of a DataFrame.
 """
 
 

@@ -19,14 +19,14 @@ __all__ = ["Reranked", "Reranker", "SecondStage", "second_stage"]
 
 
 class Compressor(Protocol):
-    """The methods used of a LangChain document compressor."""
+    """The interface of a LangChain document compressor."""
 
     def compress_documents(self, documents: Any, query: str) -> Any: ...
     async def acompress_documents(self, documents: Any, query: str) -> Any: ...
 
 
 class Postprocessor(Protocol):
-    """The methods used of a LlamaIndex node postprocessor."""
+    """The interface of a LlamaIndex node postprocessor."""
 
     def postprocess_nodes(self, nodes: Any, *, query_str: str) -> Any: ...
     async def apostprocess_nodes(self, nodes: Any, *, query_str: str) -> Any: ...
@@ -63,7 +63,7 @@ class SecondStage(Protocol):
 def second_stage(
     reranker: Reranker | None, rerank_field: RerankField | None, reader: RecordReader
 ) -> SecondStage | None:
-    """Return what reranks with this reranker; None for None.
+    """Return the second stage for a reranker; None for None.
 
     Raises:
         InvalidInputError: It is not a reranker, or there is a `rerank_field` for a reranker that

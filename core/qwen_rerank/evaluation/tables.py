@@ -54,7 +54,7 @@ def comparison_row(comparison: Comparison) -> Row:
 
 
 def format_p(p: float) -> str:
-    """Format a p-value to three decimals: more digits of a smaller one would say little."""
+    """Format a p-value to three decimals: more digits would say little."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
@@ -122,7 +122,7 @@ def as_text(sections: Sequence[Sequence[Row]], sentences: Sequence[str]) -> str:
 
 
 def as_html(sections: Sequence[Sequence[Row]], sentences: Sequence[str]) -> str:
-    """Return a report's table as HTML without colours, so that it takes those of the page.
+    """Return a report's table as HTML without colours, so that it has the page's colours.
 
     Args:
         sections: The rows of each measure.

@@ -1,4 +1,4 @@
-"""The engine: candidates in, their indices in the order of a scorer's relevance scores out."""
+"""The engine: orders candidates by a scorer's relevance scores."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ T = TypeVar("T")
 class RerankEngine:
     """Ranks documents by a scorer's relevance scores.
 
-    Copies of a document, with one id and one text, are ranked once. Equal texts are scored once.
+    Copies of a document (same id, same text) are ranked once. Equal texts are scored once.
     Documents with equal scores keep the order in which they came. Inputs are never changed.
 
-    `rerank` takes and returns records; `rank`, on which it is built, knows documents by their
-    indices alone and is for those who have document objects of their own.
+    `rerank` takes and returns records. `rank`, on which it is built, works with indices alone: use
+    it if you have document objects of your own.
 
     Args:
-        scorer: Gives the scores.
+        scorer: Scores the texts.
         rerank_field: Where a record's text is: the name of a field; several names, for a text of
             `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
             function from record to text. A `Content` or content blocks can stand in for text.
         options: See `RankingOptions`.
 
     Raises:
-        InvalidInputError: An argument that cannot be used.
-        MissingDependencyError: `diversity` without the extra `embedded`.
+        InvalidInputError: An argument cannot be used.
+        MissingDependencyError: `diversity` is set, but the extra `embedded` is not installed.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class RerankEngine:
         Args:
             query: What the records should be relevant to: a text that is not blank, or a `Content`.
             records: The records, in the first stage's order; or the lists of several first stages
-                by name, and each returned record has its ranks in them.
+                by name: each returned record then has its ranks in them.
             top_n: How many to return at most, at least 1; None for all.
 
         Raises:
-            InvalidInputError: A blank query, a bad top_n, something that is not a Record, a
-                `rerank_field` that no record has, a missing text under `missing="error"`, or an
-                image or a video that the scorer does not take. Nothing has been sent then.
-            QwenRerankError: Whatever the scorer raises, and BadResponseError where it does not
-                return exactly one finite score per text.
+            InvalidInputError: The query is blank, top_n is invalid, a value is not a Record, no
+                record has the `rerank_field`, a text is missing and `missing="error"`, or the
+                scorer does not accept an image or a video. Nothing was sent.
+            QwenRerankError: The scorer failed; BadResponseError if it does not return exactly one
+                finite score per text.
         """
         flat, lists = flattened_records(records)
         ranking = self.rank(query, self.candidates(flat, lists), top_n)
@@ -116,15 +116,16 @@ class RerankEngine:
         return await offloaded(is_long, _ranking_of_records, flat, ranking)
 
     def takes_long(self, documents: int) -> bool:
-        """Whether an event loop should not wait while so many documents are read."""
+        """Whether reading this many documents would block an event loop for too long."""
         return documents > MANY or self.scorer.modalities != TEXT_ONLY  # it may read files
 
     def candidates(self, records: Sequence[Record], lists: Lists | None = None) -> Candidates:
-        """Read from records what `rank` needs.
+        """Read the candidates for `rank` from records.
 
         Args:
             records: The records.
-            lists: The indices in `records` of each named list; None for one list without a name.
+            lists: The indices in `records` of each named list; None for a single list without a
+                name.
 
         Raises:
             InvalidInputError: See `rerank`.
@@ -136,7 +137,7 @@ class RerankEngine:
         """Rank documents that are known by their indices.
 
         Args:
-            query: See `rerank`, as for the errors.
+            query: See `rerank`, also for the errors.
             candidates: What to score of each document, and what identifies it.
             top_n: How many to return at most, at least 1; None for all.
         """
@@ -144,7 +145,7 @@ class RerankEngine:
             prepared = self._prepare(query, candidates, top_n)
             scores = Scores([])
             with self._reported_failure():
-                if top := self._enough(prepared):
+                if top := self._scores_needed(prepared):
                     scores = self.scorer.score_top(*prepared.arguments, top)
                 elif prepared.items:
                     scores = self.scorer.score(*prepared.arguments)
@@ -162,7 +163,7 @@ class RerankEngine:
             prepared = await offloaded(is_long, self._prepare, query, candidates, top_n)
             scores = Scores([])
             with self._reported_failure():
-                if top := self._enough(prepared):
+                if top := self._scores_needed(prepared):
                     scores = await self.scorer.ascore_top(*prepared.arguments, top)
                 elif prepared.items:
                     scores = await self.scorer.ascore(*prepared.arguments)
@@ -198,14 +199,14 @@ class RerankEngine:
             query=query,
             items=distinct,
             indices=indices,
-            item_indices=_numbered(items, distinct),
+            item_indices=_distinct_indices(items, distinct),
             unique=unique,
             over_budget=len(unique.indices) - len(indices),
             top_n=top_n,
         )
 
     def _check_blank(self, unique: UniqueDocuments, candidates: Candidates) -> None:
-        """Apply `missing="error"`, and warn where no document has anything to score."""
+        """Apply `missing="error"`, and warn if no document has anything to score."""
         if not unique.blank:
             return
         if self._missing == "error":
@@ -219,17 +220,17 @@ class RerankEngine:
                 "None of %d documents has a text to rank: check rerank_field.", len(unique.blank)
             )
 
-    def _enough(self, prepared: Prepared) -> int | None:
-        """How many of the best scores are enough; None if all are needed."""
+    def _scores_needed(self, prepared: Prepared) -> int | None:
+        """Return how many of the best scores are needed; None for all."""
         top_n = prepared.top_n
         if top_n is None or top_n >= len(prepared.items) or not self._can_score_top:
             return None
         return top_n
 
     def _finish(self, prepared: Prepared, scores: Scores) -> RankedIndices:
-        """Put the documents in the order of their scores."""
-        enough = self._enough(prepared)
-        scores = checked(scores, len(prepared.items), self.scorer.model, enough)
+        """Return the documents in the order of their scores."""
+        needed = self._scores_needed(prepared)
+        scores = checked(scores, len(prepared.items), self.scorer.model, needed)
         positions, values, entries = self._ordering.best(prepared, scores)
         indices = list(reordered(prepared.indices, positions))
         passages = scores.passages and list(map(scores.passages.__getitem__, entries))
@@ -278,17 +279,17 @@ class RerankEngine:
 def _check_callback(callback: UsageCallback | None) -> None:
     if callback is not None and (not callable(callback) or iscoroutinefunction(callback)):
         raise InvalidInputError(
-            f"usage_callback must be a function that is not async, got {callback!r}.",
-            remedy="It is called, not awaited. Let it put the usage where a task finds it.",
+            f"usage_callback must be a synchronous function, got {callback!r}.",
+            remedy="It is called, not awaited. For a task to process the usage, put it in a queue.",
         )
 
 
 MANY = 500
-"""More documents than this take some milliseconds, for which an event loop should not wait."""
+"""Handling more documents than this takes milliseconds, too long for an event loop."""
 
 
 async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What the work returns, done in a worker thread if it is long."""
+    """Return the work's result. Long work runs in a worker thread."""
     if is_long:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
@@ -301,8 +302,8 @@ _RECORD_FIELDS: FieldAccess[Record] = FieldAccess(
 )
 
 
-def _numbered(items: Sequence[Item], distinct: Sequence[Item]) -> Sequence[int]:
-    """For each item its index among the distinct ones."""
+def _distinct_indices(items: Sequence[Item], distinct: Sequence[Item]) -> Sequence[int]:
+    """Return the index of each item among the distinct ones."""
     if len(distinct) == len(items):
         return range(len(items))
     numbers = {item: number for number, item in enumerate(distinct)}
@@ -310,13 +311,13 @@ def _numbered(items: Sequence[Item], distinct: Sequence[Item]) -> Sequence[int]:
 
 
 def _name(candidates: Candidates, index: int) -> str:
-    """How messages name a document: by its id, if it has one."""
+    """Return a document's name for messages: its id, if it has one."""
     id_ = candidates.ids[index]
     return f"the one at index {index}" if id_ in (None, "") else repr(id_)
 
 
 def _ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:
-    """The records of a ranking, each with its score."""
+    """Return the records of a ranking, each with its score."""
     chosen = list(map(records.__getitem__, ranking.indices))
     scores = ranking.scores_or(record.score for record in chosen)
     chosen = list(map(Record.scored, chosen, scores, ranking.passages or repeat(None)))

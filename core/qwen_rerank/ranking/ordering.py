@@ -31,9 +31,10 @@ class Prepared:
         query: The query, checked and well-formed.
         items: The distinct texts and Contents to score.
         indices: The documents to score, by their indices in the input, in input order.
-        item_indices: Per document the index of its item in `items`.
+        item_indices: The index in `items` of each document's item.
         unique: All documents, each once.
-        over_budget: How many documents with something to score are left out.
+        over_budget: How many documents with something to score are left out, because of
+            max_candidates.
         top_n: How many documents to return; None for all.
     """
 
@@ -47,11 +48,12 @@ class Prepared:
 
     @property
     def arguments(self) -> tuple[str, list[str]]:
-        """What `Scorer.score` gets. A Content is in it only if the scorer takes one."""
+        """The arguments of `Scorer.score`. Contents are among them only if the scorer accepts
+        them."""
         return cast(tuple[str, list[str]], (self.query, self.items))
 
     def retrieval_order(self) -> Sequence[int]:
-        """The positions in the order of the first stages, best first."""
+        """Return the positions in the first stages' order, best first."""
         ranks = self.unique.ranks(self.indices) if self._has_several_lists else None
         return range(len(self.indices)) if ranks is None else fused_order(ranks)
 
@@ -64,13 +66,13 @@ class Ordering:
     """Puts documents in the order that their scores and these options give them.
 
     Args:
-        min_score: See `RerankEngine`, as for the others.
+        min_score: See `RankingOptions`, also for the others.
         blend: The weight of the retrieval order.
         diversity: How much the documents should differ.
 
     Raises:
-        InvalidInputError: An argument that cannot be used.
-        MissingDependencyError: Diversity without the extra `embedded`.
+        InvalidInputError: An argument cannot be used.
+        MissingDependencyError: `diversity` is set, but the extra `embedded` is not installed.
     """
 
     def __init__(
@@ -86,11 +88,11 @@ class Ordering:
         self._blend = blend
         self._diversity = diversity
         if diversity:
-            _word_vectors()  # a missing package is an error here, not at the first query
+            _word_vectors()  # fails here, not at the first query, if the package is missing
 
     @property
     def is_slow(self) -> bool:
-        """Whether an event loop should not wait for it."""
+        """Whether it would block an event loop for too long."""
         return bool(self._diversity)
 
     @property
@@ -101,11 +103,11 @@ class Ordering:
     def best(
         self, prepared: Prepared, scores: Scores
     ) -> tuple[Sequence[int], list[float | None], Sequence[int]]:
-        """The order of the documents that were scored, at most `top_n`.
+        """Return the order of the documents that were scored, at most `top_n`.
 
         Returns:
-            Per document, best first: its position; its score, None where no model scored it; and
-            the index of its entry in `scores`.
+            Three columns, best document first: its position, its score (None if no model scored
+            it), and the index of its entry in `scores`.
         """
         top_n = prepared.top_n
         if scores.unranked:
@@ -119,8 +121,8 @@ class Ordering:
         order = sorted(range(len(values)), key=_sort_key(values, scores, entries), reverse=True)
         unscored: list[int] = []
         if scores.tiers is not None:
-            order, unscored = _split(order, _values_at(scores.tiers, entries))
-        if self._min_score is not None and order:  # else it has nothing to be compared with
+            order, unscored = _tier_0_and_others(order, _values_at(scores.tiers, entries))
+        if self._min_score is not None and order:  # without scores there is nothing to compare
             order, unscored = [i for i in order if relevance[i] >= self._min_score], []
         if self._diversity:
             texts = [text_of(prepared.items[prepared.item_indices[i]]) for i in order]
@@ -135,17 +137,17 @@ class Ordering:
 
 
 def reordered(indices: Sequence[int], order: Sequence[int]) -> Sequence[int]:
-    """The indices at the positions in `order`. A range is one from 0: what it holds is the same."""
+    """Return the indices at these positions. In a range from 0, the two are the same."""
     return order if isinstance(indices, range) else [indices[i] for i in order]
 
 
 def _values_at(values: Sequence[T], entries: Sequence[int]) -> Sequence[T]:
-    """The value of each entry. A range is all of them."""
+    """Return the value of each entry. A range stands for all of them."""
     return values if isinstance(entries, range) else [values[entry] for entry in entries]
 
 
 def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence[int]]:
-    """The positions of the documents that have a score, and its index in `scores` for each."""
+    """Return the positions of the documents that have a score, and the scores' indices."""
     if scores.indices is None:
         return range(len(prepared.indices)), prepared.item_indices
     entry_of = {index: entry for entry, index in enumerate(scores.indices)}
@@ -156,22 +158,23 @@ def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence
 def _sort_key(
     values: Sequence[float], scores: Scores, entries: Sequence[int]
 ) -> Callable[[int], float | tuple[float, float]]:
-    """The key to sort by, in descending order. Sorting is stable, so ties keep their order."""
+    """Return the key for sorting in descending order. Sorting is stable, so ties keep their
+    order."""
     if scores.tie_breakers is None:
         return values.__getitem__
     tie_breakers = _values_at(scores.tie_breakers, entries)
     return lambda i: (values[i], tie_breakers[i])
 
 
-def _split(order: list[int], tiers: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The order of tier 0, and of the others."""
-    by_tier = sorted(order, key=tiers.__getitem__)  # the order within each stays
+def _tier_0_and_others(order: list[int], tiers: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the order of tier 0, and of the other tiers."""
+    by_tier = sorted(order, key=tiers.__getitem__)  # stable: the order within a tier stays
     end = sum(tier == 0 for tier in tiers)
     return by_tier[:end], by_tier[end:]
 
 
 def _blended(scores: Sequence[float], order: Iterable[int], weight: float) -> list[float]:
-    """Each score mixed with the reciprocal of its rank in the order, which has this weight."""
+    """Return each score blended with the reciprocal of its rank in `order`, by this weight."""
     mixed = [0.0] * len(scores)
     for rank, index in enumerate(order, 1):
         mixed[index] = (1 - weight) * scores[index] + weight / rank
@@ -181,7 +184,7 @@ def _blended(scores: Sequence[float], order: Iterable[int], weight: float) -> li
 def _diverse(
     scores: Sequence[float], texts: Sequence[str], weight: float, count: int | None
 ) -> list[int]:
-    """The indices of at most `count` texts, chosen one by one by maximal marginal relevance.
+    """Return the indices of at most `count` texts, each chosen by maximal marginal relevance.
 
     That is (1 - weight) · score - weight · the largest cosine with one already chosen
     (Carbonell and Goldstein, SIGIR 1998).
@@ -203,6 +206,6 @@ def _diverse(
 
 
 def _word_vectors() -> Vectors:
-    from qwen_rerank.text.word_vectors import offline_vectors  # late: it reads 16 MB
+    from qwen_rerank.text.word_vectors import offline_vectors  # lazy: it reads 16 MB
 
     return offline_vectors()
