@@ -19,6 +19,10 @@ MIN_PASSAGE_TOKENS = 16
 _WINDOW = 16
 """Characters of the text to chunk at a time, per token of a passage. English has about 4."""
 
+_WINDOW_PASSAGES = 5
+"""Passages to chunk at a time, at most: a text with many tokens per character has smaller windows.
+The chunker may look at all of its window for each passage."""
+
 
 class Passage(NamedTuple):
     """A part of a text, as character offsets: `text[start:end]`."""
@@ -37,8 +41,7 @@ def passages_of(text: str, max_tokens: int, overlap: int) -> Iterator[Passage]:
     A passage ends at the end of a paragraph if possible, else of a sentence in any script, else of
     a word. Every character except white space is in at least one passage.
 
-    The text is chunked one window at a time: the chunker may look at all of its input for each
-    passage, which would take quadratic time for a text without breaks.
+    It takes linear time for any text, because the text is chunked one window at a time.
 
     Args:
         text: A text that UTF-8 can encode.
@@ -50,9 +53,10 @@ def passages_of(text: str, max_tokens: int, overlap: int) -> Iterator[Passage]:
     Raises:
         MissingDependencyError: The extra `passages` is not installed.
     """
-    chunker, window = _chunker(max_tokens, overlap), _WINDOW * max_tokens
+    chunker = _chunker(max_tokens, overlap)
     start = end = 0
     while start < len(text):
+        window = _window_size(text[start : start + _WINDOW * max_tokens], max_tokens)
         chunks = chunker.chunk_indices(text[start : start + window])
         next_start = start + window
         if next_start < len(text) and len(chunks) > 1:
@@ -63,6 +67,13 @@ def passages_of(text: str, max_tokens: int, overlap: int) -> Iterator[Passage]:
                 end = passage.end
                 yield passage
         start = next_start
+
+
+def _window_size(text: str, max_tokens: int) -> int:
+    """How many characters to chunk at a time, in a text that goes on like this one."""
+    passages = count_tokens(text) / max_tokens
+    share = min(1.0, _WINDOW_PASSAGES / passages) if passages else 1.0
+    return max(1, int(share * len(text)))
 
 
 def check_chunker() -> None:

@@ -12,8 +12,8 @@ __all__ = ["normalize"]
 
 Form = Literal["NFC", "NFKC"]
 
-# Up to this length even the worst text takes less than a millisecond.
-_SHORT = 1_000
+# Up to this length the worst text takes about as long as looking for long runs of marks in it.
+_SHORT = 100
 
 # While a piece is normalized, no other thread runs: a piece of this length takes some milliseconds.
 _PIECE = 50_000
