@@ -8,11 +8,19 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation import plots, tables
 from qwen_rerank.evaluation.measuring import parse_measures
 from qwen_rerank.evaluation.packages import import_optional
+from qwen_rerank.evaluation.plots import RankChanges, plot_gains, plot_scores
 from qwen_rerank.evaluation.runs import Run
 from qwen_rerank.evaluation.significance import Comparison, compare_values
+from qwen_rerank.evaluation.tables import (
+    Row,
+    as_html,
+    as_text,
+    baseline_row,
+    caption,
+    comparison_row,
+)
 from qwen_rerank.scorers.base import Usage
 
 if TYPE_CHECKING:
@@ -183,7 +191,7 @@ class Report:
         """
         comparison = self.comparison(measure or self.measures[0], run, baseline)
         gains = self.gains(comparison.measure, comparison.run, comparison.baseline)
-        return plots.plot_gains(comparison, gains)
+        return plot_gains(comparison, gains)
 
     def plot_ranks(
         self,
@@ -212,7 +220,7 @@ class Report:
         query_id = str(query_id)
         self._check_measured(query_id)
         baseline, run = self._baseline_and_run(run, baseline)
-        return plots.RankChanges(
+        return RankChanges(
             query_id=query_id,
             query=self.queries[query_id],
             baseline=baseline,
@@ -242,31 +250,31 @@ class Report:
             for document_id, score in ranking.items():
                 if score is not None:
                     (relevant if gains.get(document_id, 0) > 0 else others).append(score)
-        return plots.plot_scores(name, relevant, others)
+        return plot_scores(name, relevant, others)
 
     def __str__(self) -> str:
-        return tables.as_text(self._sections(), self._caption())
+        return as_text(self._sections(), self._caption())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.runs)}: {', '.join(self.measures)})"
 
     def _repr_html_(self) -> str:
-        return tables.as_html(self._sections(), self._caption())
+        return as_html(self._sections(), self._caption())
 
-    def _sections(self) -> list[list[tables.Row]]:
+    def _sections(self) -> list[list[Row]]:
         """Return each measure's table rows, the first run's first."""
         baseline, *others = self.runs
         return [
             [
-                tables.baseline_row(measure, baseline, self.mean(measure, baseline)),
-                *(tables.comparison_row(self.comparison(measure, run, baseline)) for run in others),
+                baseline_row(measure, baseline, self.mean(measure, baseline)),
+                *(comparison_row(self.comparison(measure, run, baseline)) for run in others),
             ]
             for measure in self.measures
         ]
 
     def _caption(self) -> list[str]:
         return list(
-            tables.caption(
+            caption(
                 list(self.runs),
                 queries=len(self.queries),
                 measures=len(self.measures),
