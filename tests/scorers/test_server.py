@@ -127,7 +127,7 @@ def test_the_instruction_is_sent_under_the_servers_name_for_it(server: Server, n
 
 @pytest.mark.parametrize("name", sorted(set(SERVERS) - set(INSTRUCTED)))
 def test_an_instruction_is_refused_if_the_server_takes_none(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"takes no instruct, got 'Find\.'"):
+    with pytest.raises(InvalidInputError, match=r"does not take instruct, got 'Find\.'"):
         ServerScorer("http://localhost:9", dialect=name, model=MODEL, instruct="Find.")  # type: ignore[arg-type]
 
 

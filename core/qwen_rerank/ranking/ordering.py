@@ -48,8 +48,7 @@ class Prepared:
 
     @property
     def arguments(self) -> tuple[str, list[str]]:
-        """The arguments of `Scorer.score`. Contents are among them only if the scorer accepts
-        them."""
+        """The arguments of `Scorer.score`: Contents only if the scorer accepts them."""
         return cast(tuple[str, list[str]], (self.query, self.items))
 
     def retrieval_order(self) -> Sequence[int]:
@@ -158,8 +157,7 @@ def _scored(prepared: Prepared, scores: Scores) -> tuple[Sequence[int], Sequence
 def _sort_key(
     values: Sequence[float], scores: Scores, entries: Sequence[int]
 ) -> Callable[[int], float | tuple[float, float]]:
-    """Return the key for sorting in descending order. Sorting is stable, so ties keep their
-    order."""
+    """Return the key for a descending sort, which is stable: ties keep their order."""
     if scores.tie_breakers is None:
         return values.__getitem__
     tie_breakers = _values_at(scores.tie_breakers, entries)

@@ -224,9 +224,9 @@ class Scorer(ABC):
 
 
 def class_name(kind: type[Scorer]) -> str:
-    """The full name of a scorer's class, for fingerprints.
+    """Return the full name of a scorer's class, for fingerprints.
 
-    Scripts all run as the module `__main__`, so for a class of a script it has the script's path.
+    Every script runs as the module `__main__`, so the script's path stands in for it.
     """
     module = kind.__module__
     if module == "__main__":
@@ -326,7 +326,7 @@ def probabilities(logits: Scores) -> Scores:
 
 
 def sigmoid(logit: float) -> float:
-    """The probability, in [0, 1], of a logit of any size."""
+    """Return the probability, in [0, 1], for a logit of any size."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     odds = math.exp(logit)

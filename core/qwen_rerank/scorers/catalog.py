@@ -45,8 +45,8 @@ class Limits:
     """How much a request may hold. The defaults are those of qwen3-rerank in Beijing.
 
     A request's tokens are the query's tokens times the number of documents, plus the documents'
-    tokens. The service refuses a request that is over its limit. An item over its limit is cut, by
-    the documentation of June 2026, or refused, by that of November 2026.
+    tokens. The service refuses a request that is over its limit. An item over its limit is cut
+    according to the documentation of June 2026, and refused according to November's.
 
     Attributes:
         documents: Documents per request, at least 1.
@@ -74,8 +74,8 @@ class Limits:
 class Price:
     """The list price of a model in a region.
 
-    Alibaba Cloud bills its China account in yuan, and free quotas and discounts apply: a cost by
-    this price is an estimate.
+    Alibaba Cloud bills its China account in yuan, and free quotas and discounts apply, so costs at
+    this price are estimates.
 
     Attributes:
         model: The service's name of the model.
@@ -134,10 +134,10 @@ class CatalogEntry:
         modalities: What the query and the documents may hold.
         takes_instruct: Whether the model takes an instruction; None if not published.
         only_region: Whether the documentation says that no other region serves the model.
-        discontinued: The day since which the model is no longer served; None if it is.
+        discontinued: The day on which the model was discontinued; None if it is still served.
         successor: The model that the documentation recommends instead of a discontinued one.
         source: Where the limits and the rest were read.
-        price_source: Where the price was read; None if in `source` too.
+        price_source: Where the price was read; None if `source` has it too.
     """
 
     model: str
@@ -253,9 +253,9 @@ def model_names() -> list[str]:
 def catalog_entry(model: str, region: str | None = None) -> CatalogEntry:
     """Return the entry that applies to a model.
 
-    It is the model's own; else that of the model whose name this one continues, as in
-    "qwen3-vl-rerank-2026-01"; else that of qwen3-rerank. In a region without an entry, it is the
-    model's first.
+    That is the model's own entry; else that of the model whose name begins this one, as in
+    "qwen3-vl-rerank-2026-01"; else that of qwen3-rerank. If the region has no entry, the model's
+    first one applies.
 
     Args:
         model: The service's name of the model.
@@ -290,9 +290,9 @@ def published_price(model: str, region: str | None) -> Price | None:
 
 
 def check_model(model: str, region: str | None, instruct: str | None, *, stacklevel: int) -> None:
-    """Check that the service can be asked for a model. Names it does not know may be new models.
+    """Check that the service can serve a model. Unknown names pass: they may be new models.
 
-    Warns, once per process, of a model that is discontinued.
+    Warns once per process if the model is discontinued.
 
     Args:
         model: The service's name of the model.
@@ -301,8 +301,8 @@ def check_model(model: str, region: str | None, instruct: str | None, *, stackle
         stacklevel: As in `warnings.warn`: 2 is the caller.
 
     Raises:
-        InvalidInputError: A common mistake in a model's name, the name of an open model, a model
-            that the region does not serve, or an instruction for a model that takes none.
+        InvalidInputError: The model's name is a common mistake or an open model's, the region does
+            not serve the model, or the model does not take an instruction.
     """
     entries = [entry for entry in CATALOG if entry.model == model]
     if not entries:
@@ -315,24 +315,24 @@ def check_model(model: str, region: str | None, instruct: str | None, *, stackle
         raise _not_served(entries[0], str(region))
     if instruct is not None and catalog_entry(model, region).takes_instruct is False:
         raise InvalidInputError(
-            f"{model} takes no instruct, got {instruct!r}.",
-            remedy=f'Pass model="{_USUAL}", which takes one, or leave instruct out.',
+            f"{model} does not take instruct, got {instruct!r}.",
+            remedy=f'Pass model="{_USUAL}", which does, or leave instruct out.',
         )
 
 
 _OPEN_MODEL = re.compile(r"(.*[/\\])?(qwen[/\\]|qwen3-(vl-)?reranker-).*", re.IGNORECASE)
-"""Names of the open Qwen3-Reranker: those on Hugging Face and ModelScope, and of local folders."""
+"""Names of open Qwen3-Reranker models on Hugging Face and ModelScope, and of local folders."""
 
 _COMMON_MISTAKES = {
     "qwenrerank": "qwen3-rerank",
     "textrerank": "qwen3-rerank",
     "qwenvlrerank": "qwen3-vl-rerank",
 }
-"""The models meant by names that differ by more than their spelling, in the form of `_spelling`."""
+"""Model names by common mistakes that are more than misspellings, in the form of `_spelling`."""
 
 
 def _check_name(model: str) -> None:
-    """Refuse the name of an open model, and any other spelling of a name that is known."""
+    """Refuse the names of open models, and misspelled names of known models."""
     if _OPEN_MODEL.fullmatch(model):
         raise InvalidInputError(
             f"{model!r} is an open model, which DashScope does not serve.",
@@ -346,7 +346,7 @@ def _check_name(model: str) -> None:
         meant = next(iter(get_close_matches(model.lower(), names, 1, 0.8)), None)
     if meant is not None:
         raise InvalidInputError(
-            f"{model!r} is not a model of DashScope.", remedy=f"Did you mean {meant!r}?"
+            f"{model!r} is not a DashScope model.", remedy=f"Did you mean {meant!r}?"
         )
 
 

@@ -49,7 +49,7 @@ class DashScopeScorer(HttpScorer):
     Args:
         model: `"qwen3-rerank"`, `"gte-rerank-v2"`, `"qwen3-vl-rerank"` or another of the service's
             models.
-        api_key: The key; DASHSCOPE_API_KEY if None. It is in no repr, pickle or message.
+        api_key: The key; DASHSCOPE_API_KEY if None. Reprs, pickles and messages never contain it.
         limits: How much a request may hold; if None, what the service publishes for the model.
         options: See `DashScopeOptions`.
 
@@ -115,7 +115,7 @@ class DashScopeScorer(HttpScorer):
 
 
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
-    """Return the key, or that of the environment. An empty key is never replaced by another."""
+    """Return the key, or the environment's key. An empty key is never replaced by another."""
     key = os.environ.get("DASHSCOPE_API_KEY") or None if api_key is None else api_key
     if key is None:
         raise MissingKeyError(

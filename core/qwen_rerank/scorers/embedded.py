@@ -29,7 +29,7 @@ _B = 0.4
 # that topic next to no weight.
 _BASE_WEIGHT = 1.0
 
-# No document to rerank is longer, and the terms of this many take a second or two.
+# Documents to rerank are shorter, and extracting the terms of this many takes a second or two.
 _LEXICAL_CHARACTERS = 1_000_000
 
 # Scripts without spaces between words: ideographs, hiragana, katakana (without the middle dot).
@@ -59,8 +59,8 @@ class EmbeddedScorer(Scorer):
     summed over the distinct terms of the query. Chinese and Japanese are split into characters and
     pairs of characters, everything else into words. Case, width and English endings don't matter.
 
-    Scores are in [0, 1). They are not pointwise: idf and average length are those of the texts in
-    the call, so a text's score depends on the others. Equal texts in a call have equal scores.
+    Scores are in [0, 1). They are not pointwise: idf and average length are computed over the texts
+    in the call, so a text's score depends on the others. Equal texts in a call have equal scores.
 
     Raises:
         MissingDependencyError: wordllama or PyStemmer is not installed.
@@ -101,7 +101,7 @@ class EmbeddedScorer(Scorer):
 
 
 def _lexical(query: str, texts: Sequence[str]) -> list[float]:
-    """The share of the maximum BM25 weight that each text has, in [0, 1)."""
+    """Return each text's share of the maximum BM25 weight, in [0, 1)."""
     stem = _stemmer()
     query_terms = dict.fromkeys(_terms(query, stem))
     documents = [list(_terms(text, stem)) for text in texts]
@@ -116,7 +116,7 @@ def _lexical(query: str, texts: Sequence[str]) -> list[float]:
 
 
 def _weights(query_terms: Iterable[str], counts: Sequence[Counter[str]]) -> dict[str, float]:
-    """The weight of each term: 1 + its idf over the texts."""
+    """Return the weight of each term: 1 + its idf over the texts."""
     document_frequencies = Counter(term for frequencies in counts for term in frequencies)
 
     def idf(n: int) -> float:
@@ -126,13 +126,13 @@ def _weights(query_terms: Iterable[str], counts: Sequence[Counter[str]]) -> dict
 
 
 def _bm25(frequencies: Counter[str], weights: dict[str, float], relative_length: float) -> float:
-    """The weighted sum of the term frequencies, each saturating towards 1."""
+    """Return the weighted sum of the term frequencies, each saturating towards 1."""
     half = _K1 * (1 - _B + _B * relative_length)
     return sum(weights[term] * tf / (tf + half) for term, tf in frequencies.items())
 
 
 def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
-    """The stems of a text; in scripts without spaces, its characters and pairs of characters."""
+    """Return the stems of a text; in scripts without spaces, its characters and character pairs."""
     for match in _RUN.finditer(normalize("NFKC", text[:_LEXICAL_CHARACTERS]).casefold()):
         run = match.group()
         if match["unspaced"] is None:
@@ -143,7 +143,7 @@ def _terms(text: str, stem: Callable[[str], str]) -> Iterator[str]:
 
 
 def _stemmer() -> Callable[[str], str]:
-    """A new stemmer: threads can't share one, and making one takes 1 µs."""
+    """Return a new stemmer: threads can't share one, and creating one takes 1 µs."""
     try:
         from Stemmer import Stemmer
     except ImportError as error:

@@ -34,7 +34,7 @@ ServerName: TypeAlias = Literal[
 _EXAMPLE = "http://localhost:8000/v1/rerank"
 
 _TIMEOUT = 60.0
-"""Seconds: a server of one's own often runs on slower hardware than the service."""
+"""Seconds: your own server often runs on slower hardware than the service."""
 
 _KEY = "QWEN_RERANK_SERVER_KEY"
 """The environment variable with the key of a scorer that was unpickled."""
@@ -54,8 +54,8 @@ class ServerScorer(HttpScorer):
             server's root or a part of the path, which the dialect completes.
         model: The server's name of the model. Xinference and DashScope need it; others only if they
             serve several models.
-        api_key: The key, if the server requires one. It is sent as a bearer token, and is in no
-            repr, pickle or message. If None, no key is sent, even if the environment has one.
+        api_key: The key, if the server requires one. It is sent as a bearer token; reprs, pickles
+            and messages never contain it. If None, no key is sent, even if the environment has one.
         instruct: What relevant means, for vLLM, SGLang and DashScope; None for the model's default.
         dialect: Which server it is, as in `ServerName`. Not needed if the path ends in `rerank`,
             `reranking` or `reranks` and there is no instruct, except for TEI.
@@ -66,7 +66,7 @@ class ServerScorer(HttpScorer):
             server that is still loading its model and answers with 503.
 
     Raises:
-        InvalidInputError: An argument cannot be used, or the address does not tell which server it
+        InvalidInputError: An argument cannot be used, or the address does not show which server it
             is.
         MissingKeyError: The string cannot be a key.
     """
@@ -134,7 +134,7 @@ class ServerScorer(HttpScorer):
 
         Raises:
             BadResponseError: The relevant text does not score above all others.
-            QwenRerankError: As `score` raises.
+            QwenRerankError: See `score`.
         """
         return check_relevant_first(self, self.score(QUERY, TEXTS))
 
@@ -160,12 +160,12 @@ class ServerScorer(HttpScorer):
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the key, but still in need of one: see _key_of_unpickled.
+        # Without the key, but marked as needing one: see _key_of_unpickled.
         return {**self.__dict__, "_api_key": None}
 
 
 def _dialect(url: str, name: str | None) -> ServerDialect:
-    """Return the dialect of this name; if None, the one that the address tells."""
+    """Return the dialect with this name; if None, the one that the address shows."""
     if name is not None:
         if isinstance(name, str) and name in SERVERS:
             return SERVERS[name]
@@ -176,7 +176,7 @@ def _dialect(url: str, name: str | None) -> ServerDialect:
     if _is_complete(path):
         return COMMON
     raise InvalidInputError(
-        f"The address {url!r} does not tell which server it is.",
+        f"The address {url!r} does not show which server it is.",
         remedy=f"Pass dialect= as {_choices()}, or the address of the rerank endpoint, such as "
         f"{_EXAMPLE!r}.",
     )
@@ -192,7 +192,7 @@ def _is_complete(path: str) -> bool:
 
 
 def _completed(url: str, dialect: ServerDialect) -> str:
-    """Return the address with what its path lacks of the dialect's path."""
+    """Return the address, its path completed to the dialect's path."""
     parts = urlsplit(url)
     if _is_complete(parts.path):
         return url
@@ -216,7 +216,7 @@ def _check_fit(dialect: ServerDialect, model: str | None, instruct: str | None) 
         )
     if instruct is not None and dialect.instruct is None:
         raise InvalidInputError(
-            f"{dialect.service} takes no instruct, got {instruct!r}.", remedy="Leave it out."
+            f"{dialect.service} does not take instruct, got {instruct!r}.", remedy="Leave it out."
         )
 
 

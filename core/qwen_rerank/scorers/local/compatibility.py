@@ -30,17 +30,17 @@ _ATTENTION = (
 )
 
 _CHECKED_LAYERS = 2
-"""All layers compute the same, and a large model takes long on a CPU."""
+"""All layers compute the same thing, and a large model is slow on a CPU."""
 
 _MAX_DIFFERENCE = 0.2
-"""Relative to the hidden state. In bfloat16, rounding alone makes 0.02."""
+"""Relative to the hidden state. In bfloat16, rounding alone accounts for 0.02."""
 
 
 def check_modules(model: Qwen3Model) -> None:
     """Check that the model has the modules that the decoder runs, in the shapes that it expects.
 
     Raises:
-        MissingDependencyError: It has not: transformers has changed.
+        MissingDependencyError: It does not have them: transformers has changed.
     """
     _check_names("the model", model, _MODEL)
     _check_names("its config", model.config, _CONFIG)

@@ -75,7 +75,7 @@ class Prompt:
         fixed = len(self._prefix) + len(self._suffix)
         check_whole("max_length", max_length, at_least=fixed + 1)
         self._max_body = max_length - fixed
-        # No more characters than this have room, so a huge text is not tokenized whole.
+        # Longer texts never fit, so a huge text is not tokenized whole.
         self._max_characters = self._max_body * max(map(len, self._tokenizer.get_vocab()))
 
     def tokenize(self, query: str, texts: Sequence[str]) -> TokenizedPrompts:

@@ -43,7 +43,8 @@ class LocalScorer(Scorer):
 
     Args:
         model: A folder, or an id on the hub.
-        instruct: What relevant means; the model's authors recommend English. By default theirs.
+        instruct: What relevant means; the model's authors recommend English. By default, the
+            authors' own.
         device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
             computes in it, otherwise float16 on CUDA and float32 on a CPU.

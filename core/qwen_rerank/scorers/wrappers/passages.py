@@ -142,7 +142,7 @@ class PassageScorer(Wrapper):
         is_countable = len(text) <= _COUNTED_CHARACTERS * self._max_tokens
         if is_countable and count_tokens(text) <= self._max_tokens:
             return [None]
-        passages = _unless(is_over, passages_of(text, self._max_tokens, self._overlap))
+        passages = _until_over(is_over, passages_of(text, self._max_tokens, self._overlap))
         # White space has no passages: it is left to the scorer.
         return list(islice(passages, 1 if self._aggregate == "first" else None)) or [None]
 
@@ -175,7 +175,7 @@ class _Chunked(NamedTuple):
     items: list[Item]
 
 
-def _unless(is_over: Event, passages: Iterator[Passage]) -> Iterator[Passage]:
+def _until_over(is_over: Event, passages: Iterator[Passage]) -> Iterator[Passage]:
     for passage in passages:
         if is_over.is_set():
             raise CancelledError
