@@ -1,4 +1,4 @@
-"""From texts to requests under a service's limits. Pure: no I/O, no clock, no model."""
+"""Batch texts into requests within a service's limits. Pure: no I/O, no clock, no model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Plan", "byte_bound", "pack", "plan"]
 
 
 class Plan(NamedTuple):
-    """How texts go out.
+    """How texts are batched into requests.
 
     Attributes:
-        requests: For each request, the places of its texts; every place is in exactly one.
-        oversized: How many items, the query included, are over the limit of tokens an item.
-        estimated: Whether tokens were estimated: a request may turn out to be too large.
+        requests: For each request, the indices of its texts. Every index is in exactly one request.
+        oversized: How many items, including the query, exceed the limit of tokens per item.
+        estimated: Whether tokens were estimated, so that a request may turn out to be too large.
     """
 
     requests: list[list[int]]
@@ -40,39 +40,40 @@ def plan(
     *,
     exact: bool = False,
 ) -> Plan:
-    """Pack the items into requests that are all answered as soon as can be.
+    """Batch the items into requests so that all scores arrive as early as possible.
 
-    A request holds items of one kind: texts, images (with a text or without) or videos, as many as
-    the limits allow of it. Only texts are weighed: how many tokens an image is is not published.
+    A request holds items of one kind: texts, images (with or without text) or videos, up to the
+    limit for that kind. Only the tokens of texts count: those of images are not published.
 
-    Counting tokens takes longer than everything else, so it is done only as far as needed. A text's
-    bytes are a bound, and enough where they ask for no more requests than the number of documents
-    does. Else its tokens are estimated: as half its bytes where that is enough, else by a sample of
-    the texts. At worst, rarely, the service refuses a request as too large, which is then planned
-    again by exact counts. What may be over the item limit is counted in any case.
+    Counting tokens takes longer than everything else, so it is done only if needed. A text's bytes
+    are an upper bound of its tokens. If that bound needs no more requests than the number of
+    documents does, it is used. Otherwise tokens are estimated: as half the bytes if that is enough,
+    else from a sample of the texts. In rare cases the service then refuses a request as too large,
+    and it is planned again with exact counts. Texts that may exceed the item limit are always
+    counted.
 
     Args:
-        query: Goes into every request.
+        query: The query, which is part of every request.
         items: The documents.
         limits: What a request may hold.
         concurrency: How many requests run at the same time.
-        count_tokens: Gives the exact count of tokens of a text.
-        exact: Count, where the bounds do not settle it.
+        count_tokens: Returns the exact number of tokens of a text.
+        exact: Count all tokens if the bounds are not enough.
 
     Raises:
-        InvalidInputError: A text that can't be written as UTF-8.
+        InvalidInputError: A text can't be encoded in UTF-8.
     """
     if {*map(type, items)} <= {str}:
         texts = cast(Sequence[str], items)
-        return _plan(text_of(query), texts, limits, concurrency, count_tokens, exact)
-    _bounds(text_of(query), list(map(text_of, items)))  # an error should name the place in items
+        return _plan_texts(text_of(query), texts, limits, concurrency, count_tokens, exact)
+    _byte_bounds(text_of(query), list(map(text_of, items)))  # errors name the index in items
     parts = []
-    for kind, places in _by_kind(items).items():
-        texts = [text_of(items[place]) for place in places]
+    for kind, indices in _indices_by_limit(items).items():
+        texts = [text_of(items[index]) for index in indices]
         own = replace(limits, documents=getattr(limits, kind))
-        part = _plan(text_of(query), texts, own, concurrency, count_tokens, exact)
-        parts.append(part._replace(requests=[[places[i] for i in each] for each in part.requests]))
-    of_query = _plan(text_of(query), [], limits, concurrency, count_tokens, exact).oversized
+        part = _plan_texts(text_of(query), texts, own, concurrency, count_tokens, exact)
+        parts.append(part._replace(requests=[[indices[i] for i in each] for each in part.requests]))
+    of_query = _plan_texts(text_of(query), [], limits, concurrency, count_tokens, exact).oversized
     return Plan(
         [request for part in parts for request in part.requests],
         of_query + sum(part.oversized - of_query for part in parts),
@@ -80,17 +81,17 @@ def plan(
     )
 
 
-def _by_kind(items: Sequence[Item]) -> dict[str, list[int]]:
-    """The places of the items that one request may hold, by the name of their limit."""
-    places: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
+def _indices_by_limit(items: Sequence[Item]) -> dict[str, list[int]]:
+    """Return the indices of the items of each kind, by the name of the kind's limit."""
+    indices: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
         held = item.modalities if isinstance(item, Content) else ()
         kind = "videos" if "video" in held else "images" if "image" in held else "documents"
-        places.setdefault(kind, []).append(place)
-    return places
+        indices.setdefault(kind, []).append(index)
+    return indices
 
 
-def _plan(
+def _plan_texts(
     query: str,
     texts: Sequence[str],
     limits: Limits,
@@ -98,14 +99,14 @@ def _plan(
     count_tokens: Callable[[str], int],
     exact: bool,
 ) -> Plan:
-    """A plan of items of one kind, of which these are the texts."""
+    """Return the plan for items of one kind with these texts."""
     if _fits_one_request(query, texts, limits):
         return Plan([list(range(len(texts)))] if texts else [])
     count = cache(count_tokens)
-    items, bounds = (query, *texts), _bounds(query, texts)
+    items, bounds = (query, *texts), _byte_bounds(query, texts)
 
     def sizes(share: float = 1.0) -> list[int]:
-        """The items' tokens: counted where they may be too many, else a share of their bytes."""
+        """Return the items' tokens: counted if they may be too many, else a share of the bytes."""
         return [
             count(item) if bound > limits.item_tokens else math.ceil(share * bound)
             for item, bound in zip(items, bounds, strict=True)
@@ -113,31 +114,31 @@ def _plan(
 
     tokens = sizes()
     oversized = sum(size > limits.item_tokens for size in tokens)
-    by_count = _rounded(math.ceil(len(texts) / limits.documents), concurrency)
-    if _aim(_costs(tokens, limits), limits, concurrency) <= by_count:
+    by_count = _rounded_up(math.ceil(len(texts) / limits.documents), concurrency)
+    if _request_count(_costs_of_texts(tokens, limits), limits, concurrency) <= by_count:
         return Plan(pack(tokens, limits, concurrency), oversized)
     if exact:
         return Plan(pack([count(item) for item in items], limits, concurrency), oversized)
-    tokens = sizes(_ENOUGH)
-    if _aim(_costs(tokens, limits), limits, concurrency) > by_count:
-        tokens = [count(query), *sizes(_tokens_a_byte(texts, count))[1:]]
+    tokens = sizes(_HIGH_TOKENS_PER_BYTE)
+    if _request_count(_costs_of_texts(tokens, limits), limits, concurrency) > by_count:
+        tokens = [count(query), *sizes(_tokens_per_byte(texts, count))[1:]]
     return Plan(pack(tokens, limits, concurrency), oversized, estimated=True)
 
 
-_ENOUGH = 0.5
-"""More tokens a byte than prose has: the examples' English has 0.23 and their Chinese 0.26."""
+_HIGH_TOKENS_PER_BYTE = 0.5
+"""More tokens per byte than prose has: English in the examples has 0.23, Chinese 0.26."""
 
-_SAMPLE = 16
-"""How many texts are counted for an estimate, spread evenly over all of them."""
+_SAMPLE_SIZE = 16
+"""How many texts to count for an estimate, spread evenly over all texts."""
 
 
-def _tokens_a_byte(texts: Sequence[str], count: Callable[[str], int]) -> float:
-    """How many tokens a byte of the texts is, by a sample; rather too many, at most 1.
+def _tokens_per_byte(texts: Sequence[str], count: Callable[[str], int]) -> float:
+    """Estimate the tokens per byte of the texts from a sample: rather too high, at most 1.
 
-    The ratio of the sample's totals, and two of its standard errors (Cochran, Sampling Techniques,
+    This is the ratio of the sample's totals plus two standard errors (Cochran, Sampling Techniques,
     chapter 6).
     """
-    sample = texts[:: math.ceil(len(texts) / _SAMPLE)]
+    sample = texts[:: math.ceil(len(texts) / _SAMPLE_SIZE)]
     sizes, tokens = [byte_bound(text) for text in sample], [count(text) for text in sample]
     size = max(1, sum(sizes))
     share = sum(tokens) / size
@@ -147,76 +148,76 @@ def _tokens_a_byte(texts: Sequence[str], count: Callable[[str], int]) -> float:
 
 
 def _fits_one_request(query: str, texts: Sequence[str], limits: Limits) -> bool:
-    """Whether everything certainly fits in one request: told by bounds alone, at almost no cost."""
-    # A character is at least a byte: what is too long by characters needs no closer look.
+    """Whether everything surely fits in one request. Uses only bounds, so it is almost free."""
+    # Each character has at least one byte, so too many characters are too many bytes.
     if len(texts) > limits.documents or sum(map(len, texts)) > limits.request_tokens:
         return False
-    bounds = _bounds(query, texts)
+    bounds = _byte_bounds(query, texts)
     tokens = bounds[0] * len(texts) + sum(bounds[1:])
     return max(bounds) <= limits.item_tokens and tokens <= limits.request_tokens
 
 
 def pack(tokens: Sequence[int], limits: Limits, concurrency: int) -> list[list[int]]:
-    """Put each text in a request: in one if it can be, else in requests of equal size.
+    """Put the texts into one request if they fit, else into requests of equal size.
 
-    A text costs its own tokens and the query's once more, in whichever request: splitting costs
-    nothing, and a smaller request is answered sooner. So where one request does not do, as many
-    are made as run at the same time, or a multiple of it.
+    A text costs its own tokens and the query's tokens in any request, so more requests cost nothing
+    extra, and the service answers smaller ones sooner. If one request is not enough, their number
+    is therefore `concurrency` or a multiple of it.
 
-    Whether the service cuts a text over the item limit before it counts is not published: it counts
-    in full here, which is never too much for a request. One that is larger than a whole request
-    goes alone, in the hope that it is cut.
+    It is not published whether the service truncates texts over the item limit before it counts
+    tokens. All tokens count here, so a request is never too large. A text that is larger than a
+    whole request gets its own, in case the service truncates it.
 
     Args:
-        tokens: Those of the query, and then those of each text.
+        tokens: The tokens of the query, then of each text.
         limits: What a request may hold.
         concurrency: How many requests run at the same time.
 
     Returns:
-        For each request, the places of its texts.
+        For each request, the indices of its texts.
     """
-    costs = _costs(tokens, limits)
-    count = _aim(costs, limits, concurrency)
+    costs = _costs_of_texts(tokens, limits)
+    count = _request_count(costs, limits, concurrency)
     if count <= 1:
         return [list(range(len(costs)))] * count
-    return _balanced(count, costs, limits) or _filled(costs, limits)
+    return _balanced_requests(count, costs, limits) or _fewest_requests(costs, limits)
 
 
-def _costs(tokens: Sequence[int], limits: Limits) -> list[int]:
+def _costs_of_texts(tokens: Sequence[int], limits: Limits) -> list[int]:
     query, *texts = tokens
     return [min(query + text, limits.request_tokens) for text in texts]
 
 
-def _aim(costs: Sequence[int], limits: Limits, concurrency: int) -> int:
-    """How many requests there should be."""
+def _request_count(costs: Sequence[int], limits: Limits, concurrency: int) -> int:
+    """Return how many requests to send."""
     fewest = max(len(costs) / limits.documents, sum(costs) / limits.request_tokens)
-    return min(_rounded(math.ceil(fewest), concurrency), len(costs))
+    return min(_rounded_up(math.ceil(fewest), concurrency), len(costs))
 
 
-def _rounded(requests: int, concurrency: int) -> int:
-    """So many that none of those that run at the same time idles; one stays one."""
+def _rounded_up(requests: int, concurrency: int) -> int:
+    """Round up to a multiple of the concurrency, so that no slot is idle; one request stays one."""
     return requests if requests <= 1 else math.ceil(requests / concurrency) * concurrency
 
 
-def _balanced(count: int, costs: Sequence[int], limits: Limits) -> list[list[int]] | None:
-    """So many requests of almost equal cost, the largest text first; None where one overflows."""
+def _balanced_requests(count: int, costs: Sequence[int], limits: Limits) -> list[list[int]] | None:
+    """Return `count` requests of similar cost, largest text first; None if one is too large."""
     requests: list[list[int]] = [[] for _ in range(count)]
     open_requests = [(0, number) for number in range(count)]  # a heap, by cost
-    for place in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+    for index in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
         if not open_requests:
             return None
         cost, number = heappop(open_requests)
-        cost += costs[place]
+        cost += costs[index]
         if cost > limits.request_tokens:
             return None
-        requests[number].append(place)
+        requests[number].append(index)
         if len(requests[number]) < limits.documents:
             heappush(open_requests, (cost, number))
-    return [sorted(places) for places in requests]
+    return [sorted(indices) for indices in requests]
 
 
-def _filled(costs: Sequence[int], limits: Limits) -> list[list[int]]:
-    """As few requests as the better of first-fit and first-fit decreasing finds."""
+def _fewest_requests(costs: Sequence[int], limits: Limits) -> list[list[int]]:
+    """Return the fewer requests of first-fit and first-fit decreasing."""
     in_order = range(len(costs))
     decreasing = sorted(in_order, key=costs.__getitem__, reverse=True)
     return min((_first_fit(order, costs, limits) for order in (in_order, decreasing)), key=len)
@@ -224,24 +225,25 @@ def _filled(costs: Sequence[int], limits: Limits) -> list[list[int]]:
 
 def _first_fit(order: Iterable[int], costs: Sequence[int], limits: Limits) -> list[list[int]]:
     requests: list[list[int]] = []
-    rooms: list[int] = []  # what is left in each
-    for place in order:
+    rooms: list[int] = []  # tokens left in each request
+    for index in order:
         for number, room in enumerate(rooms):
-            if room >= costs[place] and len(requests[number]) < limits.documents:
+            if room >= costs[index] and len(requests[number]) < limits.documents:
                 break
         else:
             number = len(requests)
             requests.append([])
             rooms.append(limits.request_tokens)
-        requests[number].append(place)
-        rooms[number] -= costs[place]
+        requests[number].append(index)
+        rooms[number] -= costs[index]
     return requests
 
 
 def byte_bound(text: str) -> int:
-    """The most tokens that the text can have: its bytes, as each token is at least one.
+    """Return the most tokens that a text can have: its bytes, as each token has at least one.
 
-    Bytes of UTF-8 after NFC, which the Qwen tokenizer applies first. Holds for any byte-level BPE.
+    Counts bytes of UTF-8 after NFC, which the Qwen tokenizer applies first. Holds for any
+    byte-level BPE.
 
     Raises:
         UnicodeEncodeError: The text holds half of a surrogate pair.
@@ -249,12 +251,12 @@ def byte_bound(text: str) -> int:
     return len(text) if text.isascii() else len(normalize("NFC", text).encode())
 
 
-def _bounds(query: str, texts: Sequence[str]) -> list[int]:
+def _byte_bounds(query: str, texts: Sequence[str]) -> list[int]:
     bounds = []
-    for place, item in enumerate((query, *texts)):
+    for index, item in enumerate((query, *texts)):
         try:
             bounds.append(byte_bound(item))
         except UnicodeEncodeError:
-            name = "The query" if place == 0 else f"Text {place - 1}"
+            name = "The query" if index == 0 else f"Text {index - 1}"
             raise not_utf8(name) from None
     return bounds
