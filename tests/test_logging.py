@@ -60,7 +60,7 @@ def test_each_retry_is_logged_with_the_failure_and_the_wait(
     assert first == (
         RETRYING,
         logging.DEBUG,
-        "attempt 1 failed: ServiceError code=None status=None, the next in 0.0 s",
+        "attempt 1 failed: ServiceError code=None status=None, retrying in 0.0 s",
     )
     assert second[2].startswith(
         "attempt 2 failed: RateLimitError code=Throttling.RateQuota status=429, "

@@ -96,7 +96,7 @@ def entry(ranking: Any) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda line: line * 2, "line 3 is corrupted: query 'q1' is in line 2 too"),
+        (lambda line: line * 2, "line 3 is corrupted: query 'q1' is also on line 2"),
         (lambda line: b"{}\n", "line 2 is corrupted: query_id: Field required"),
         (entry([["a", 0.9], ["b", float("nan")]]), "line 2 is corrupted: .*finite number"),
         (entry([["a", float("inf")], ["b", 0.1]]), "line 2 is corrupted: .*finite number"),

@@ -187,7 +187,7 @@ class TestModels:
         assert max(map(len, lines)) <= 110
         shown = r"qwen3-rerank +cn-beijing +500 +30,000 +4,000 +5,400 +yes +0\.069"
         assert re.search(shown, outcome.out)
-        assert "gte-rerank is discontinued since 2026-05-30: use qwen3-rerank." in outcome.err
+        assert "gte-rerank was discontinued on 2026-05-30: use qwen3-rerank." in outcome.err
 
 
 @pytest.mark.parametrize(

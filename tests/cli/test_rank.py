@@ -120,7 +120,7 @@ def test_json_lines_are_ranked_by_fields_and_printed_whole(cli: Cli) -> None:
         stdin="\n".join(map(json.dumps, entries)),
     )  # fmt: skip
     assert [row["document"] for row in rows(outcome.out)] == [entries[1], entries[0]]
-    assert "1 of 3 documents have no text: left out." in outcome.err
+    assert "1 of 3 documents have no text and were left out." in outcome.err
     assert cli("-q", *OFFLINE, "-f", "title", stdin=json.dumps(entries[2]) + "\n{}").code == 2
 
 

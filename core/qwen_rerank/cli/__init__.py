@@ -29,7 +29,7 @@ def _exit_on_signal(number: int, _: Any) -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Make a closed input empty and a closed output fail, so that no file gets their number."""
+    """Make closed input empty and closed output fail, so that no file gets their descriptors."""
     for name, flags, mode in (
         ("stdin", os.O_RDONLY, "r"),
         ("stdout", os.O_RDONLY, "w"),  # so that writing fails
@@ -40,7 +40,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritable_output() -> None:
-    """Discard what could not be written, which was reported, before Python tries it again."""
+    """Discard output that could not be written, before Python tries to write it again."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -253,7 +253,7 @@ class Journal:
         if query.query_id in self._lines:
             raise self._corrupted(
                 self._last_line,
-                f"query {query.query_id!r} is in line {self._lines[query.query_id].number} too",
+                f"query {query.query_id!r} is also on line {self._lines[query.query_id].number}",
             )
         self._lines[query.query_id] = _Line(self._last_line, offset)
         self.usage += query.usage

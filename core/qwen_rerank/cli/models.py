@@ -48,7 +48,7 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
     for entry in CATALOG:
         if entry.discontinued is not None:
             output.note(
-                f"{entry.model} is discontinued since {entry.discontinued}: use {entry.successor}."
+                f"{entry.model} was discontinued on {entry.discontinued}: use {entry.successor}."
             )
     output.note(
         "docs and tokens: per request. item: tokens of the query or of one document. per min: "

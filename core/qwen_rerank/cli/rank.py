@@ -83,7 +83,7 @@ def rank(
     Lines are plain text, or JSON objects if --field names the field to rank by.
     """
     if as_json and as_jsonl:
-        raise InvalidInputError("--json and --jsonl exclude each other.", remedy="Choose one.")
+        raise InvalidInputError("--json and --jsonl can't be combined.", remedy="Choose one.")
     output: Output = ctx.obj
     documents = list(_read_documents(files or [Path("-")], field))
     if not documents:
@@ -102,7 +102,9 @@ def rank(
     else:
         _print_table(output, ranking, engine.candidates(ranking).items)
     if ranking.skipped:
-        output.note(f"{ranking.skipped} of {len(documents)} documents have no text: left out.")
+        output.note(
+            f"{ranking.skipped} of {len(documents)} documents have no text and were left out."
+        )
 
 
 def _rerank_field(field: list[str] | None) -> str | list[str]:

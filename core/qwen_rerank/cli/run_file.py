@@ -35,7 +35,7 @@ def write_run(
     temporary = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.writelines(_lines(tag, rankings))
+            file.writelines(_trec_lines(tag, rankings))
             file.flush()
             os.fsync(file.fileno())
         if overwrite:
@@ -65,7 +65,7 @@ def already_exists(path: Path) -> InvalidInputError:
     )
 
 
-def _lines(tag: str, rankings: Iterable[tuple[str, ScoredIds]]) -> Iterator[str]:
+def _trec_lines(tag: str, rankings: Iterable[tuple[str, ScoredIds]]) -> Iterator[str]:
     for query_id, ranking in rankings:
         for rank, (document_id, score) in enumerate(_with_scores(ranking), start=1):
             yield f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"

@@ -123,7 +123,7 @@ class TextIndex:
             for _, offset, number, hash_ in others:
                 if self._text(id_, offset, hash_) != text:
                     raise InvalidInputError(
-                        f"{self.path}, line {number}: the id {id_!r} has another text in line "
+                        f"{self.path}, line {number}: the id {id_!r} has another text on line "
                         f"{first}."
                     )
         self._database.execute(
@@ -135,7 +135,7 @@ class TextIndex:
         line = self._file.readline()
         if _line_hash(line) != hash_:
             raise InvalidInputError(
-                f"{self.path} has changed since it was first read: {id_!r} is not what it was.",
+                f"{self.path} has changed since it was first read: {id_!r} is different.",
                 remedy="Restore the file, or start over with --restart.",
             )
         return self._parse(line)[1]

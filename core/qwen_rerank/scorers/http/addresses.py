@@ -27,13 +27,13 @@ _GATEWAYS = {
 """The addresses that all workspaces share, by region."""
 
 _WORKSPACE_HOST = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
-"""The hosts of workspaces, each with its region in it."""
+"""The hosts of workspaces, whose names include the region."""
 
 _ENDPOINT = re.compile(r"/services/rerank(/text-rerank){0,2}$|(?<=/api/v1)/services(/.*)?$")
 """What follows the API's address in the address of one of its endpoints."""
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
-"""What can stand between two dots of a host name: nothing that could lead elsewhere."""
+"""A label of a host name: nothing that could lead to another host."""
 
 
 def checked_url(name: str, url: str, *, example: str) -> str:
@@ -87,7 +87,7 @@ def is_loopback(host: str) -> bool:
 @cache
 def _warn_unencrypted(host: str, stacklevel: int) -> None:
     warnings.warn(
-        f"Requests to {host} are not encrypted: anyone on the way can read the key and the texts. "
+        f"Requests to {host} are not encrypted: anyone on the network can read the key and the texts. "
         "Use an https address.",
         stacklevel=stacklevel,
     )
@@ -155,7 +155,7 @@ def _regional_url(workspace: str | None, region: str | None) -> str:
 
 
 def dashscope_region(base_url: str, region: str | None) -> str | None:
-    """Return the region that answers at an address of the native API; None if it is not known.
+    """Return the region of an address of the native API; None if it is not known.
 
     Args:
         base_url: The address.

@@ -106,7 +106,7 @@ class _IOThread:
     """A daemon thread that runs the loop, and what belongs to the loop."""
 
     def __init__(self, rate_limiters: RateLimiters) -> None:
-        from qwen_rerank.scorers.http.pool import ConnectionPool  # late: aiohttp takes its time
+        from qwen_rerank.scorers.http.pool import ConnectionPool  # lazy: aiohttp imports slowly
 
         self.rate_limiters = rate_limiters
         self.pool = ConnectionPool()
@@ -134,14 +134,14 @@ class _IOThread:
             ssl_context()  # reads many certificates: not while the loop runs
         try:
             while not self.is_stopped:
-                with suppress(SystemExit, KeyboardInterrupt):  # a task's: its caller gets it
+                with suppress(SystemExit, KeyboardInterrupt):  # a task's, for its caller
                     self._loop.run_forever()
         finally:
             self._is_running = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this loop, and wait."""
-        # Without a Future: Ctrl-C can leave its lock taken, for which the loop would wait for ever.
+        # Not a Future: Ctrl-C can leave its lock held, and the loop would wait for it forever.
         ended: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
         work = _Work(self._loop, coroutine, ended.put)
         try:
@@ -182,7 +182,8 @@ class _IOThread:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of asyncio's own, whatever the program's policy: others lack some of its options."""
+    """Return one of asyncio's own loops, whatever the program's policy: others lack some
+    options."""
     if sys.platform == "win32":
         return asyncio.ProactorEventLoop()
     return asyncio.SelectorEventLoop()
@@ -221,7 +222,7 @@ class _Work(Generic[T]):
         self._task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[T]) -> None:
-        _ = task.cancelled() or task.exception()  # seen, should nobody wait for it any more
+        _ = task.cancelled() or task.exception()  # marks it as retrieved, in case nobody waits
         self._report(task)
 
     def _cancel(self) -> None:

@@ -61,7 +61,7 @@ def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
     """Return the proxy for a server, or None to connect to it directly.
 
     Reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` from the environment at every
-    call, in lower or upper case. Windows and macOS have settings for when there are none. This
+    call, in lower or upper case. If there are none, the settings of Windows or macOS apply. This
     machine is always reached directly.
 
     Raises:

@@ -129,7 +129,7 @@ class RateLimiter:
         self._sent = _Schedule(map(SlidingWindow, known))
         self._head_of_queue = asyncio.Lock()
         self._waiting: dict[object, Sequence[int]] = {}  # amounts, in the order of asking
-        self._planned: _Schedule | None = None  # what was sent and all that waits
+        self._planned: _Schedule | None = None  # what was sent and what is waiting
 
     async def wait_for_turn(self, tokens: int, deadline: float | None) -> None:
         """Wait until a request may be sent, and count it.
@@ -142,7 +142,7 @@ class RateLimiter:
                 no deadline.
 
         Raises:
-            RateLimitError: The request's turn comes after the deadline. Nothing is waited for.
+            RateLimitError: The request's turn comes after the deadline. Raised without waiting.
         """
         amounts, now = self._amounts(tokens), self._clock()
         if not self._waiting and self._sent.room_at(amounts, now) <= now:
@@ -161,12 +161,12 @@ class RateLimiter:
         return not self._waiting and self._sent.is_empty(self._clock())
 
     def _amounts(self, tokens: int) -> Sequence[int]:
-        """What a request takes of each limit."""
+        """How much of each limit a request uses."""
         limits = ((self._limits.requests, 1), (self._limits.tokens, tokens))
         return [amount for limit, amount in limits if limit is not None]
 
     def _plan(self, now: float) -> _Schedule:
-        """When all that waits will be sent. Kept up to date until a wait is cancelled."""
+        """The schedule of all waiting requests. Kept up to date until a wait is cancelled."""
         if self._planned is None:
             self._planned = copy(self._sent)
             for amounts in self._waiting.values():

@@ -41,7 +41,7 @@ _MAX_QUICK_COMPRESSED_BYTES = 8 * 2**10
 
 @cache
 def _common_headers() -> dict[str, str]:
-    from qwen_rerank import __version__  # late: the package imports this module
+    from qwen_rerank import __version__  # lazy: the package imports this module
 
     return {
         "Content-Type": "application/json",

@@ -193,9 +193,9 @@ class CallContext:
 
 
 def _is_transient(error: QwenRerankError) -> bool:
-    """Whether the same request may succeed later: by its status first, then by its type.
+    """Whether the same request may succeed later, judged by the error's status, then its type.
 
-    An unknown error code with HTTP status 200 is taken for a problem of a gateway.
+    An unknown error code with HTTP status 200 is treated as a gateway's problem.
     """
     is_timing = isinstance(error, RateLimitError | RequestTimeoutError)
     if error.status in (None, 200):
@@ -209,7 +209,7 @@ def _is_transient(error: QwenRerankError) -> bool:
 
 def _log_retry(error: QwenRerankError, attempt: int, wait: float) -> None:
     _log.debug(  # without the message, which may quote a text
-        "attempt %d failed: %s code=%s status=%s, the next in %.1f s",
+        "attempt %d failed: %s code=%s status=%s, retrying in %.1f s",
         attempt,
         type(error).__name__,
         error.code,

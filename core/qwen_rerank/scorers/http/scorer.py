@@ -286,7 +286,7 @@ class _Call:
     async def _send_with_retries(
         self, documents: Sequence[Item], top_n: int | None
     ) -> tuple[ScoredResponse, int]:
-        wait_for_turn = await self._turn(documents) if self._scorer._rate_limits else None
+        wait_for_turn = await self._turn_waiter(documents) if self._scorer._rate_limits else None
         request = await self._request(documents, top_n)
         attempts = itertools.count()
 
@@ -322,8 +322,9 @@ class _Call:
         headers, count = scorer._headers(), len(documents)
         return RerankRequest(scorer._endpoint, headers, payload, scorer._dialect, count, top_n)
 
-    async def _turn(self, documents: Sequence[Item]) -> Callable[[], Awaitable[None]]:
-        """A function that waits until the rate limits allow a request with these documents."""
+    async def _turn_waiter(self, documents: Sequence[Item]) -> Callable[[], Awaitable[None]]:
+        """Return a function that waits until the rate limits allow a request with these
+        documents."""
         scorer, tokens = self._scorer, 0
         limits = scorer._rate_limits
         if limits.tokens is not None:
@@ -339,13 +340,14 @@ class _Call:
         return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, ends_at)
 
     def _count_tokens(self, documents: Sequence[Item]) -> int:
-        """The tokens of a request, but for images and videos: how many is not published."""
+        """Return the tokens of a request, without those of images and videos, which are not
+        published."""
         count = _counter(self._context)
         of_query = count(text_of(self._query))
         return of_query * len(documents) + sum(map(count, map(text_of, documents)))
 
     def scores(self) -> Scores:
-        """The scores of all texts, and what they cost."""
+        """Return the scores of all texts, and what they cost."""
         if len(self.parts) == 1:
             response = self.parts[0].response
             return Scores(response.values, self.usage(), indices=response.indices)
@@ -356,7 +358,7 @@ class _Call:
         return Scores(values, self.usage())
 
     def usage(self) -> Usage:
-        """What the requests that succeeded cost."""
+        """Return what the requests that succeeded cost."""
         tokens = [part.response.tokens for part in self.parts]
         is_text = {type(self._query), *map(type, self._texts)} <= {str}
         price = self._scorer._price if is_text and all(tokens) else None  # 0: not reported
@@ -371,7 +373,7 @@ class _Call:
 
 
 def _endpoint_of(url: str) -> Endpoint:
-    from qwen_rerank.scorers.http.pool import Endpoint  # late, but on no event loop: aiohttp
+    from qwen_rerank.scorers.http.pool import Endpoint  # lazy, but not on an event loop: aiohttp
 
     try:
         return Endpoint.of(url)
@@ -382,7 +384,7 @@ def _endpoint_of(url: str) -> Endpoint:
 
 
 def _counter(context: CallContext) -> Callable[[str], int]:
-    """A function that counts tokens until the deadline of the call."""
+    """Return a function that counts tokens until the deadline of the call."""
 
     def count(text: str) -> int:
         context.check_deadline()
@@ -411,7 +413,7 @@ async def _gather(works: Sequence[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(work)
     except BaseExceptionGroup as failures:
         failure = failures.exceptions[0]
-    if failure is not None:  # raised out here, it does not point back to the group that holds it
+    if failure is not None:  # raised out here, it has no reference to the group that holds it
         try:
             raise failure
         finally:

@@ -103,7 +103,7 @@ class Dialect(ABC):
 
         Args:
             error: What the response's body says.
-            status: The HTTP status. A status in the body counts where this is 200.
+            status: The HTTP status. A status in the body counts if this is 200.
         """
         if status == 200 and error.status is not None:
             status = error.status

@@ -19,14 +19,14 @@ _CONTAINERS = ("results", "output", "data", "result")
 """The keys under which services and gateways put results, in order of preference."""
 
 _DEEPEST = 4
-"""How many containers may be around the results."""
+"""How deeply the results may be nested."""
 
 _SCORES = ("relevance_score", "score")
-"""The keys under which they have a result's score, in order of preference."""
+"""The keys of a result's score, in order of preference."""
 
 _CODES = ("code", "type", "error_type")
 _MESSAGES = ("message", "msg", "detail")
-"""The keys under which they have an error's code and message, in order of preference."""
+"""The keys of an error's code and message, in order of preference."""
 
 _SUCCESS = frozenset({"", "ok", "success", "successful", "succeeded", "none", "null"})
 
@@ -78,7 +78,7 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
 
     Args:
         body: The body of the response.
-        expected: Where the service has its results, such as `"output.results"`: looked at first.
+        expected: Where the service has its results, such as `"output.results"`: checked first.
         score_range: The lowest and the highest score that there can be.
 
     Raises:
@@ -129,7 +129,7 @@ def read_error(body: bytes) -> ErrorResponse:
 def _parse_json(body: bytes) -> Any:
     with suppress(ValueError):
         return from_json(body, cache_strings="keys")
-    try:  # slower, but reads what the other refuses: half surrogate pairs, byte order marks, UTF-16
+    try:  # slower, but accepts more: half surrogate pairs, byte order marks, UTF-16
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRankingError(f"Invalid JSON: {error}") from None
@@ -154,7 +154,7 @@ def _columns(
 ) -> tuple[list[int], list[float]]:
     """Return the results' indices and scores."""
     lowest, highest = score_range
-    with suppress(KeyError, IndexError, TypeError):  # the slow way says what is wrong
+    with suppress(KeyError, IndexError, TypeError):  # this slower way names the error
         key = "relevance_score" if "relevance_score" in results[0] else "score"
         indices = [result["index"] for result in results]
         scores = [result[key] for result in results]
@@ -192,7 +192,7 @@ def _checked(
 
 
 def _shown(value: object) -> str:
-    """Return a short form of a JSON value: not a string itself, which may quote a document."""
+    """Return a short form of a JSON value. Strings are left out: they may quote a document."""
     is_short = value is None or isinstance(value, bool | float)
     return repr(value) if is_short else type(value).__name__
 
@@ -206,7 +206,7 @@ def _holds_error(response: dict[str, Any]) -> bool:
 
 
 def _reports_success(response: dict[str, Any]) -> bool:
-    """Whether the response has a code by which a gateway says that all went well."""
+    """Whether the response has a gateway's code for success."""
     return "error" not in response and any(_is_success(response.get(key)) for key in _CODES)
 
 
@@ -232,7 +232,7 @@ def _number(code: object) -> int:
 
 
 def _tokens(responses: Iterable[dict[str, Any]]) -> int:
-    """Return the tokens billed; 0 if no response says a number above 0."""
+    """Return the tokens billed; 0 if the response has no number above 0."""
     for response in responses:
         usage = response.get("usage")
         total = usage.get("total_tokens") if isinstance(usage, dict) else None

@@ -1,7 +1,7 @@
 """The protocols of self-hosted rerank servers.
 
-Most follow the one that Jina's and Cohere's services have made common. How each differs is an entry
-in `SERVERS`, from that server's own source; docs/scorers.md names the sources.
+Most follow the protocol that Jina's and Cohere's services made common. The entries in `SERVERS` say
+how each differs, according to that server's source code; docs/scorers.md names the sources.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ServerDialect(Dialect):
         extra: What else is in every request.
         limits: How much a request may hold.
         score_range: The lowest and the highest score that the server can send.
-        context_option: How the server is started to read longer texts.
+        context_option: The option that starts the server with a longer context, for messages.
         codes: Error types and remedies by the beginning of the server's own error code.
         takes_top_n: Whether the server's API has `top_n`.
     """
@@ -105,7 +105,7 @@ class ServerDialect(Dialect):
         if status == 404:
             return InvalidInputError, (
                 f"Check the path {self.path}, the model's name, and that the server was started "
-                "with a reranker: some servers have the path only then."
+                "with a reranker: otherwise some servers lack the path."
             )
         return _ERRORS_BY_STATUS.get(status) or super()._map_status(status)
 
@@ -121,10 +121,10 @@ _TOO_LONG = re.compile(
     r"|max(imum)? (model|sequence) len|must have less than \d+ tokens",
     re.IGNORECASE,
 )
-"""What servers say of a text that is longer than their model can read."""
+"""What servers say about a text that is longer than their model can read."""
 
 _STATUSES_OF_INPUT = (200, 400, 413, 422, 500)
-"""The statuses with which they say it. llama.cpp takes 500."""
+"""The statuses of such responses. llama.cpp sends 500."""
 
 COMMON = ServerDialect("The server", takes_top_n=False)
 """The protocol that any server at a path like /v1/rerank understands."""
