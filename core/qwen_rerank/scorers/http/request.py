@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from qwen_rerank.errors import BadResponseError, QwenRerankError, ServiceError
 from qwen_rerank.scorers.http.auth import Headers
 from qwen_rerank.scorers.http.compression import decompress
 from qwen_rerank.scorers.http.dialects.base import Dialect, InvalidRankingError, RankingResponse
+from qwen_rerank.scorers.http.masking import masked, one_line
 from qwen_rerank.scorers.http.pool import (
     MAX_RESPONSE_BYTES,
     ConnectionLostError,
@@ -32,6 +32,12 @@ __all__ = ["RerankRequest", "ScoredResponse"]
 
 _MAX_QUOTE = 500
 """How many characters of a service's message are quoted in an error."""
+
+_MAX_FACT = 100
+"""How many characters of an error code, a request id or a body are shown."""
+
+_MAX_READ = 10_000
+"""How many characters of a service's message are looked at."""
 
 _MAX_QUICK_BYTES = 512 * 2**10
 """The largest body that is parsed on the I/O loop, which takes a few milliseconds."""
@@ -157,7 +163,7 @@ class RerankRequest:
             f"documents: {len(sent - by_index.keys())} missing, "
             f"{len(by_index.keys() - sent)} of documents that were not sent, "
             f"{len(ranking.indices) - count} repeated.",
-            request_id=self._masked(ranking.request_id or "") or None,
+            request_id=self._shown(ranking.request_id or "") or None,
         )
 
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
@@ -172,35 +178,32 @@ class RerankRequest:
         error = self.dialect.parse_error(body)
         if error.code or error.message:
             return self._service_error(response, body)
-        beginning = self._masked(body.decode(errors="replace"))[:100]
+        beginning = self._shown(body[:_MAX_READ].decode(errors="replace"))
         return BadResponseError(
-            f"{self.dialect.service}'s response is not a ranking: {self._masked(why)}. "
+            f"{self.dialect.service}'s response is not a ranking: {self._shown(why, _MAX_QUOTE)}. "
             f"It begins with {beginning!r}.",
             status=response.status,
-            request_id=self._masked(error.request_id) or None,
+            request_id=self._shown(error.request_id) or None,
         )
 
     def _service_error(self, response: HTTPResponse, body: bytes) -> QwenRerankError:
         """The error that the service reports."""
         error = self.dialect.parse_error(body)
         message = error.message or body.decode(errors="replace") or _redirection(response.headers)
-        quote = self._masked(message).strip()[:_MAX_QUOTE] or "(no message)"
+        quote = self._shown(message, _MAX_QUOTE) or "(no message)"
         kind, remedy = self.dialect.map_error(error, response.status)
         return kind(
             f"{self.dialect.service} responded with an error: {quote}",
             remedy=remedy,
-            code=self._masked(error.code) or None,
+            code=self._shown(error.code) or None,
             status=response.status,
-            request_id=self._masked(error.request_id) or None,
+            request_id=self._shown(error.request_id) or None,
             retry_after=_retry_after(response.headers),
         )
 
-    def _masked(self, text: str) -> str:
-        """The text without the key, which a service may echo as it is or as JSON writes it."""
-        key = _key_of(self.headers).get_secret_value()
-        for form in {json.dumps(key)[1:-1], key} - {""}:
-            text = text.replace(form, "***")
-        return text
+    def _shown(self, text: str, max_length: int = _MAX_FACT) -> str:
+        """What the service said, without the key, on one line."""
+        return one_line(masked(text[:_MAX_READ], _key_of(self.headers)), max_length)
 
 
 def _key_of(headers: Headers) -> SecretStr:
