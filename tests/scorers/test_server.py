@@ -249,7 +249,7 @@ def test_any_address_of_dashscopes_own_is_turned_into_that_of_the_endpoint(
 @pytest.mark.parametrize("host", ["http://rerank", "http://v1"])
 def test_the_host_is_not_part_of_the_path(host: str) -> None:
     assert ServerScorer(host, dialect="vllm").url == f"{host}/v1/rerank"
-    with pytest.raises(InvalidInputError, match="does not tell which server"):
+    with pytest.raises(InvalidInputError, match="does not show which server"):
         ServerScorer(host)
 
 
