@@ -87,8 +87,8 @@ def is_loopback(host: str) -> bool:
 @cache
 def _warn_unencrypted(host: str, stacklevel: int) -> None:
     warnings.warn(
-        f"Requests to {host} are not encrypted: anyone on the network can read the key and the texts. "
-        "Use an https address.",
+        f"Requests to {host} are not encrypted: anyone on the network can read the key and the "
+        "texts. Use an https address.",
         stacklevel=stacklevel,
     )
 

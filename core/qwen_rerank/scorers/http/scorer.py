@@ -323,8 +323,7 @@ class _Call:
         return RerankRequest(scorer._endpoint, headers, payload, scorer._dialect, count, top_n)
 
     async def _turn_waiter(self, documents: Sequence[Item]) -> Callable[[], Awaitable[None]]:
-        """Return a function that waits until the rate limits allow a request with these
-        documents."""
+        """Return a function that waits until a request with these documents may be sent."""
         scorer, tokens = self._scorer, 0
         limits = scorer._rate_limits
         if limits.tokens is not None:
@@ -340,8 +339,7 @@ class _Call:
         return lambda: limiters.limiter(account, limits).wait_for_turn(tokens, ends_at)
 
     def _count_tokens(self, documents: Sequence[Item]) -> int:
-        """Return the tokens of a request, without those of images and videos, which are not
-        published."""
+        """Return the tokens of a request's texts: those of images and videos are not known."""
         count = _counter(self._context)
         of_query = count(text_of(self._query))
         return of_query * len(documents) + sum(map(count, map(text_of, documents)))
