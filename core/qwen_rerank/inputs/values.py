@@ -73,7 +73,7 @@ class _Writer:
 
     def text_of(self, value: Any) -> str:
         if isinstance(value, str) and not isinstance(value, Enum):
-            self._count(characters=len(value))
+            self._count_held(characters=len(value))
             return str(value)
         if value is None:
             return ""
@@ -115,11 +115,11 @@ class _Writer:
                 yield value, text
 
     def _text_unless_blank(self, value: Any) -> str:
-        self._count(values=1)
+        self._count_held(values=1)
         text = self.text_of(value)
         return "" if text.isspace() else text
 
-    def _count(self, values: int = 0, characters: int = 0) -> None:
+    def _count_held(self, values: int = 0, characters: int = 0) -> None:
         self._values += values
         self._characters += characters
         if self._values > _MAX_VALUES:

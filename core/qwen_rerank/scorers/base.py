@@ -256,13 +256,13 @@ def checked(scores: Scores, expected: int, model: str, top_n: int | None = None)
         BadResponseError: The scores are not valid. The error has their usage.
     """
     try:
-        return _checked(scores, expected, model, top_n)
+        return _validated(scores, expected, model, top_n)
     except BadResponseError as error:
         error.usage = scores.usage if isinstance(scores, Scores) else None
         raise
 
 
-def _checked(scores: Scores, expected: int, model: str, top_n: int | None) -> Scores:
+def _validated(scores: Scores, expected: int, model: str, top_n: int | None) -> Scores:
     if not isinstance(scores, Scores):
         raise BadResponseError(
             f"{model} returned {type(scores).__name__} instead of Scores.",

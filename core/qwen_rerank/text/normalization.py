@@ -40,10 +40,10 @@ def normalize(form: Form, text: str) -> str:
         return unicodedata.normalize(form, text)
     if text.isascii():
         return text
-    return "".join(_normalized(form, piece) for piece in _pieces(text))
+    return "".join(_normalized_piece(form, piece) for piece in _pieces(text))
 
 
-def _normalized(form: Form, piece: str) -> str:
+def _normalized_piece(form: Form, piece: str) -> str:
     if unicodedata.is_normalized(form, piece):  # true for most texts, and quick to check
         return piece
     if _MAYBE_MARKS.search(piece):

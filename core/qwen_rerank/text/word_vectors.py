@@ -33,18 +33,18 @@ class Vectors:
 
     def cosines(self, query: str, texts: Sequence[str]) -> list[float]:
         """The cosine of each text with the query, in [0, 1]; a negative cosine counts as 0."""
-        direction = self._direction(query)
+        direction = self._unit_vector(query)
         # Not a matrix product: its last digits may differ between equal rows.
-        products = (float((self._direction(text) * direction).sum()) for text in texts)
+        products = (float((self._unit_vector(text) * direction).sum()) for text in texts)
         return [min(max(product, 0.0), 1.0) for product in products]
 
     def directions(self, texts: Sequence[str]) -> NDArray[Any]:
         """The unit vectors of the texts: float32, one row per text."""
         import numpy
 
-        return numpy.stack([self._direction(text) for text in texts])
+        return numpy.stack([self._unit_vector(text) for text in texts])
 
-    def _direction(self, text: str) -> NDArray[Any]:
+    def _unit_vector(self, text: str) -> NDArray[Any]:
         """The unit vector of a text, or zeros if the text has no tokens."""
         # The tokenizer refuses lone surrogates.
         valid = text[:_EMBEDDED_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
@@ -54,7 +54,7 @@ class Vectors:
         return total / length if length else total
 
 
-def _load() -> Vectors:
+def _load_vectors() -> Vectors:
     try:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
@@ -70,7 +70,7 @@ def _load() -> Vectors:
     return Vectors(tokenizer, table)
 
 
-offline_vectors = OncePerProcess(_load)
+offline_vectors = OncePerProcess(_load_vectors)
 """Returns the vectors. The first call in a process loads them: they take 16 MB.
 
 Raises:

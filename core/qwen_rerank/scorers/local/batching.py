@@ -55,13 +55,14 @@ class BatchRunner:
         # Sorted, so that the same sequences have the same scores to the last digit in any order.
         waiting = sorted(set(sequences), key=lambda sequence: (-len(sequence), sequence))
         logits: dict[Tokens, float] = {}
-        cache = self._attempt(partial(self._decoder.prefix_cache, prefix), cancelled)
+        cache = self._unless_out_of_memory(partial(self._decoder.prefix_cache, prefix), cancelled)
         if cache is None:
             raise _out_of_memory_error(len(prefix))
         with self._progress_bar(sum(map(len, waiting))) as bar:
             while waiting:
                 batch = waiting[: batch_size(waiting, self._batch_tokens)]
-                values = self._attempt(partial(self._decoder.logits, cache, batch), cancelled)
+                compute = partial(self._decoder.logits, cache, batch)
+                values = self._unless_out_of_memory(compute, cancelled)
                 if values is None:
                     self._halve(batch)
                     continue
@@ -70,7 +71,7 @@ class BatchRunner:
                 bar.update(sum(map(len, batch)))
         return logits
 
-    def _attempt(self, work: Callable[[], T], cancelled: Event) -> T | None:
+    def _unless_out_of_memory(self, work: Callable[[], T], cancelled: Event) -> T | None:
         """Run the work; None if the device runs out of memory."""
         if cancelled.is_set():
             raise CancelledError

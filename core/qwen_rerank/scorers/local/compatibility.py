@@ -40,7 +40,7 @@ def check_modules(model: Qwen3Model) -> None:
     """Check that the model has the modules that the decoder runs, in the shapes that it expects.
 
     Raises:
-        MissingDependencyError: It does not have them: transformers has changed.
+        MissingDependencyError: The installed transformers has other modules.
     """
     _check_names("the model", model, _MODEL)
     _check_names("its config", model.config, _CONFIG)
@@ -58,7 +58,7 @@ def check_result(model: Qwen3Model, decoder: Decoder) -> None:
     """Check that the decoder computes what the model itself computes, for a few tokens.
 
     Raises:
-        MissingDependencyError: The results differ: transformers has changed.
+        MissingDependencyError: The installed transformers computes something else.
     """
     tokens = list(range(1, 9))
     with torch.inference_mode(), _first_layers(model):

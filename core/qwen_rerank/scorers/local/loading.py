@@ -66,7 +66,7 @@ def load(
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise _unsuitable(model, "has layers with a sliding window")
-    decoder = Decoder(loaded.model, _direction(model, loaded, tokenizer))
+    decoder = Decoder(loaded.model, _relevance_direction(model, loaded, tokenizer))
     check_result(loaded.model, decoder)
     return tokenizer, decoder
 
@@ -96,7 +96,7 @@ def _embeds(source: str, revision: str | None) -> bool:
         return False
 
 
-def _direction(
+def _relevance_direction(
     model: str, loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> torch.Tensor:
     """float32 (hidden size): the logit is its product with the last hidden state."""

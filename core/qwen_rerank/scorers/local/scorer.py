@@ -89,7 +89,7 @@ class LocalScorer(Scorer):
             "hub": hub,
             "progress": progress,
         }
-        self._loaded: _Loaded | None = _load(**self._options)
+        self._loaded: _Loaded | None = _load_model(**self._options)
         self._worker = Worker()
 
     @property
@@ -140,7 +140,7 @@ class LocalScorer(Scorer):
     ) -> Callable[[], tuple[Scores, int]]:
         if self._loaded is None:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
-        return partial(_score, self._loaded, query, texts, cancelled)
+        return partial(_score_prompts, self._loaded, query, texts, cancelled)
 
     def _logged(self, scores: Scores, truncated: int) -> Scores:
         if truncated:
@@ -163,7 +163,7 @@ class _Loaded(NamedTuple):
     runner: BatchRunner
 
 
-def _load(
+def _load_model(
     model: str,
     *,
     instruct: str,
@@ -205,7 +205,7 @@ def _load(
     return _Loaded(prompt, BatchRunner(decoder, batch_tokens or default, progress=progress))
 
 
-def _score(
+def _score_prompts(
     loaded: _Loaded, query: str, texts: Sequence[str], cancelled: Event
 ) -> tuple[Scores, int]:
     """The scores, and how many texts were truncated."""

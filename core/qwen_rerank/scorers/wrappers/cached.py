@@ -100,8 +100,8 @@ class CachedScorer(Wrapper):
         return self._scorer.fingerprint
 
     async def _score(self, query: Item, texts: Sequence[Item], runner: Runner) -> Scores:
-        keys = list(_keys(self.fingerprint, query, texts))
-        cached = _entries(await self._guarded_store.read(keys, runner))
+        keys = list(_cache_keys(self.fingerprint, query, texts))
+        cached = _valid_entries(await self._guarded_store.read(keys, runner))
         if len(cached) == len(texts):
             return _merged(cached, {}, Usage(cost=0.0))
         scores = await runner.score(self._scorer, query, _missing(texts, cached))
@@ -122,7 +122,7 @@ class CachedScorer(Wrapper):
         return partial(type(self), **self._options), (self._scorer, self._store)
 
 
-class _Entry(NamedTuple):
+class _CacheEntry(NamedTuple):
     """What is kept of a text: its score, the score's passage, and its tie-breaker."""
 
     value: float
@@ -136,7 +136,7 @@ class _Entry(NamedTuple):
         return json.dumps((self.value, *(self.passage or (None, None)), self.tie_breaker))
 
     @classmethod
-    def from_json(cls, stored: Any) -> _Entry | None:
+    def from_json(cls, stored: Any) -> _CacheEntry | None:
         """Read what a store returned; None if it is not an entry."""
         if not isinstance(stored, str | bytes):
             return None
@@ -158,7 +158,7 @@ _stored: TypeAdapter[Any] = TypeAdapter(
 )
 
 
-def _keys(fingerprint: tuple[Any, ...], query: Item, texts: Sequence[Item]) -> Iterator[str]:
+def _cache_keys(fingerprint: tuple[Any, ...], query: Item, texts: Sequence[Item]) -> Iterator[str]:
     """The key of each text. No other query and text have the same: JSON marks its own end."""
     head = sha256(json.dumps([fingerprint, _as_json(query)]).encode())
     for text in texts:
@@ -178,13 +178,13 @@ def _bytes(item: Item) -> bytes:
     return b"\xff" + json.dumps(_as_json(item)).encode()
 
 
-def _entries(stored: Mapping[int, Any]) -> dict[int, _Entry]:
+def _valid_entries(stored: Mapping[int, Any]) -> dict[int, _CacheEntry]:
     """The valid entries among what a store returned, by the indices of their texts."""
-    entries = ((index, _Entry.from_json(value)) for index, value in stored.items())
+    entries = ((index, _CacheEntry.from_json(value)) for index, value in stored.items())
     return {index: entry for index, entry in entries if entry is not None}
 
 
-def _missing(items: Sequence[T], cached: Mapping[int, _Entry]) -> Sequence[T]:
+def _missing(items: Sequence[T], cached: Mapping[int, _CacheEntry]) -> Sequence[T]:
     """The items at the indices that are not cached."""
     if not cached:
         return items
@@ -196,12 +196,14 @@ def _are_own(scores: Scores) -> bool:
     return scores.model is None and scores.tiers is None and not scores.unranked
 
 
-def _new_entries(scores: Scores) -> Iterable[_Entry]:
+def _new_entries(scores: Scores) -> Iterable[_CacheEntry]:
     passages = scores.passages or repeat(None)
-    return map(_Entry, scores.values, passages, scores.tie_breakers or repeat(None))
+    return map(_CacheEntry, scores.values, passages, scores.tie_breakers or repeat(None))
 
 
-def _merged(cached: Mapping[int, _Entry], new: Mapping[int, _Entry], usage: Usage) -> Scores:
+def _merged(
+    cached: Mapping[int, _CacheEntry], new: Mapping[int, _CacheEntry], usage: Usage
+) -> Scores:
     """The cached and the new scores, in the order of the texts."""
     entries = [entry for _, entry in sorted({**cached, **new}.items())]
     passages = [entry.passage for entry in entries]

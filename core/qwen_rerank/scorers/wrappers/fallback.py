@@ -37,8 +37,7 @@ class FallbackScorer(Wrapper):
     may not suit the others. To never fail, end with `KeepOrder()`, to which no `min_score` applies.
 
     Each failure is logged with its type, code, status and request id. If the last scorer fails too,
-    or a scorer fails in a way that is not in `on`, that error is raised, with a note for each
-    failure before it.
+    or an error is not in `on`, that error is raised, with a note for each failure before it.
 
     Args:
         first: The scorer to call first.

@@ -60,16 +60,16 @@ class GuardedStore:
 
     async def read(self, keys: Sequence[str], runner: Runner) -> dict[int, Any]:
         """Return what the store has, by the indices of the keys."""
-        found: dict[int, Any] = {}
+        values: dict[int, Any] = {}
 
         def read(store: Store, until: float) -> None:
-            for index, value in self._values(store, keys):
+            for index, value in self._stored_values(store, keys):
                 if value is not None:
-                    found[index] = value
+                    values[index] = value
                 self._check_time(until)
 
         await self._use(read, runner)
-        return dict(found)  # an operation that took too long may still add to the other one
+        return dict(values)  # a copy: a read that took too long may still add to the original
 
     async def write(self, values: Mapping[str, str], runner: Runner) -> None:
         """Keep the values, as far as the store can."""
@@ -85,7 +85,7 @@ class GuardedStore:
 
         await self._use(write, runner)
 
-    def _values(self, store: Store, keys: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    def _stored_values(self, store: Store, keys: Sequence[str]) -> Iterator[tuple[int, Any]]:
         get_many = _bulk_method(store, "get", ("mget", "get_many"))
         if get_many is None:
             yield from enumerate(map(store.get, keys))
@@ -111,7 +111,9 @@ class GuardedStore:
             if not self._is_logged:
                 self._is_logged = True
                 _log.warning(
-                    "The cache is off for %g s: its store raised %s.", self._cooldown, _name(error)
+                    "The cache is off for %g s: its store raised %s.",
+                    self._cooldown,
+                    _type_name(error),
                 )
 
     def _use_alone(self, work: Callable[[Store, float], None]) -> None:
@@ -184,6 +186,6 @@ def _threads(pid: int) -> Executor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen-rerank-store")
 
 
-def _name(error: Exception) -> str:
+def _type_name(error: Exception) -> str:
     """The full name of the error's type. Its message may hold anything, even a password."""
     return f"{type(error).__module__}.{type(error).__qualname__}"

@@ -152,25 +152,25 @@ class Wrapper(Scorer):
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`."""
-        return self._run(query, texts, _SyncRunner())
+        return self._run_sync(query, texts, _SyncRunner())
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Like `score`, without blocking the event loop."""
-        return await self._arun(query, texts, _AsyncRunner())
+        return await self._run_async(query, texts, _AsyncRunner())
 
     def score_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
         """Score the texts, or at least the best `top_n`; see `Scorer.score_top`."""
-        return self._run(query, texts, _SyncRunner(top_n))
+        return self._run_sync(query, texts, _SyncRunner(top_n))
 
     async def ascore_top(self, query: Item, texts: Sequence[Item], top_n: int) -> Scores:
         """Like `score_top`, without blocking the event loop."""
-        return await self._arun(query, texts, _AsyncRunner(top_n))
+        return await self._run_async(query, texts, _AsyncRunner(top_n))
 
-    def _run(self, query: Item, texts: Sequence[Item], runner: _SyncRunner) -> Scores:
+    def _run_sync(self, query: Item, texts: Sequence[Item], runner: _SyncRunner) -> Scores:
         with _accounted(runner) as account:
             return account(_result(self._score(query, texts, runner)))
 
-    async def _arun(self, query: Item, texts: Sequence[Item], runner: _AsyncRunner) -> Scores:
+    async def _run_async(self, query: Item, texts: Sequence[Item], runner: _AsyncRunner) -> Scores:
         with _accounted(runner) as account:
             return account(await self._score(query, texts, runner))
 
