@@ -1,4 +1,4 @@
-"""What users see where another scorer answers instead of the first, or none does."""
+"""What users see if another scorer responds instead of the first, or none does."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def face(request: pytest.FixtureRequest) -> type[Face]:
 
 @pytest.fixture
 def rank(face: type[Face]) -> Rank:
-    """Ranks items where only the last resort answers; sync and async must agree."""
+    """Ranks items where only the last resort responds; sync and async must agree."""
 
     def rank(*items: Item, **options: Any) -> list[Item]:
         built = face(QUERY, scorer=FallbackScorer(Down(), KeepOrder()), **options)
@@ -128,7 +128,7 @@ def test_several_lists_are_fused_by_rank() -> None:
     ],
     ids=["first", "second", "last resort"],
 )
-def test_the_plugins_can_keep_the_model_that_answered_in_the_metadata(
+def test_the_plugins_can_keep_the_model_that_responded_in_the_metadata(
     plugin: type[Face], scorer: Scorer, model: str
 ) -> None:
     for more in ({}, {"keep_retrieval_score": True}):

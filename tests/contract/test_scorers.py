@@ -42,16 +42,16 @@ def test_there_is_one_score_per_text(scorer: Scorer, count: int) -> None:
 
 
 def test_scores_are_finite_numbers_between_0_and_1(scorer: Scorer) -> None:
-    found = values(scorer, [*TEXTS, "企鹅吃磷虾", "🐧", "?!", "<|endoftext|>"])
-    assert all(type(value) is float and math.isfinite(value) for value in found)
-    assert 0 <= min(found) < max(found) <= 1
+    scores = values(scorer, [*TEXTS, "企鹅吃磷虾", "🐧", "?!", "<|endoftext|>"])
+    assert all(type(value) is float and math.isfinite(value) for value in scores)
+    assert 0 <= min(scores) < max(scores) <= 1
 
 
 @pytest.mark.parametrize("scorer", KNOWING, indirect=True)
 def test_the_relevant_text_scores_highest_and_the_unrelated_lowest(scorer: Scorer) -> None:
-    found = values(scorer)
-    assert found.index(max(found)) == 1
-    assert found.index(min(found)) == 0
+    scores = values(scorer)
+    assert scores.index(max(scores)) == 1
+    assert scores.index(min(scores)) == 0
 
 
 def test_scores_are_in_the_order_of_the_texts(scorer: Scorer) -> None:
@@ -59,8 +59,8 @@ def test_scores_are_in_the_order_of_the_texts(scorer: Scorer) -> None:
 
 
 def test_equal_texts_have_equal_scores(scorer: Scorer) -> None:
-    found = values(scorer, [*TEXTS, *TEXTS])
-    assert found[:4] == found[4:]
+    scores = values(scorer, [*TEXTS, *TEXTS])
+    assert scores[:4] == scores[4:]
 
 
 def test_scoring_again_gives_the_same_scores(scorer: Scorer) -> None:
@@ -81,8 +81,8 @@ def test_it_has_a_model_name(scorer: Scorer) -> None:
 def test_threads_share_it(scorer: Scorer) -> None:
     expected = values(scorer)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: values(scorer), range(48)))
-    assert found == [expected] * 48
+        all_scores = list(pool.map(lambda _: values(scorer), range(48)))
+    assert all_scores == [expected] * 48
 
 
 def test_event_loops_share_it_one_after_another(scorer: Scorer) -> None:
@@ -92,8 +92,8 @@ def test_event_loops_share_it_one_after_another(scorer: Scorer) -> None:
 
 async def test_concurrent_calls_in_one_event_loop_share_it(scorer: Scorer) -> None:
     expected = scorer.score(QUERY, TEXTS).values  # and a sync call works in a running event loop
-    found = await asyncio.gather(*(scorer.ascore(QUERY, TEXTS) for _ in range(32)))
-    assert [scores.values for scores in found] == [expected] * 32
+    all_scores = await asyncio.gather(*(scorer.ascore(QUERY, TEXTS) for _ in range(32)))
+    assert [scores.values for scores in all_scores] == [expected] * 32
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
