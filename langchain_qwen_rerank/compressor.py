@@ -47,12 +47,12 @@ Documents: TypeAlias = Iterable[Document] | Mapping[str, Iterable[Document]]
 class QwenRerank(PluginSettings, BaseDocumentCompressor):
     """Reranks documents by their relevance to the query, best first.
 
-    The options are those of `PluginSettings`, and `keep_lists`. In `rerank_field`, `"page_content"`
-    and `"content"` are the document's content, every other name is a metadata key, and a function
-    gets the `Document`. Metadata can hold content blocks, such as images, for models that accept
-    them. Documents with the same id and the same text are copies, and the best-ranked one is kept.
-    A document's retrieval score is the number in its metadata under `"relevance_score"`, or else
-    under `"score"`.
+    The options are the ones in `PluginSettings`, and `keep_lists`. In `rerank_field`,
+    `"page_content"` and `"content"` are the document's content, every other name is a metadata key,
+    and a function gets the `Document`. Metadata can hold content blocks, such as images, for models
+    that accept them. Documents with the same id and the same text are copies, and the best-ranked
+    one is kept. A document's retrieval score is the number in its metadata under
+    `"relevance_score"`, or else under `"score"`.
 
     Each call is its own run in traces, named after the class, with its usage.
 

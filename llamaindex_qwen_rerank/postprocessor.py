@@ -30,8 +30,8 @@ _dispatcher = get_dispatcher(__name__)
 class QwenRerank(PluginSettings, BaseNodePostprocessor):
     """Reranks nodes by their relevance to the query, best first.
 
-    The options are those of `PluginSettings`, and `metadata_mode`. In `rerank_field`, `"content"`
-    is the node's content, every other name is a metadata key, and a function gets the
+    The options are the ones in `PluginSettings`, and `metadata_mode`. In `rerank_field`,
+    `"content"` is the node's content, every other name is a metadata key, and a function gets the
     `NodeWithScore`. The image or video of a node or a query is part of its content, and the model
     must accept it. Values that are kept in a node's metadata are hidden from the LLM and the
     embedding model.

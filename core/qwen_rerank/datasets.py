@@ -48,7 +48,7 @@ _CONTENTS = "contents"
 """The field with the text in Anserini's JSON, used for an entry without the fields above."""
 
 ID_FIELDS = ("_id", "id", "pid", "docid", "qid")
-"""The fields that may hold the id of a JSON entry: those of BEIR, Anserini and MS MARCO."""
+"""The fields that may hold the id of a JSON entry, as in BEIR, Anserini and MS MARCO."""
 
 QueryRanking: TypeAlias = tuple[str, dict[str, float]]
 """A query id, and the scores of its documents, highest first; ties in the order of the file."""
@@ -196,27 +196,27 @@ class _RunParser:
         if len(columns) not in (3, 6) or columns[0][0] in "{[":
             raise ValueError(
                 "expected 6 columns (query, Q0, document, rank, score, tag), or in MS MARCO's "
-                f"format 3 (query, document, rank), got {len(columns)}{_hint(columns)}"
+                f"format 3 (query, document, rank), got {len(columns)}{_format_hint(columns)}"
             )
         if self._count not in (None, len(columns)):
             raise ValueError(f"expected {self._count} columns as before, got {len(columns)}")
         self._count = len(columns)
         if len(columns) == 3:
             query_id, document_id, rank = columns
-            return _Result(query_id, document_id, -_rank(rank), is_rank=True)
+            return _Result(query_id, document_id, -_parse_rank(rank), is_rank=True)
         query_id, _, document_id, _, score, _ = columns
-        return _Result(query_id, document_id, _score(score), is_rank=False)
+        return _Result(query_id, document_id, _parse_score(score), is_rank=False)
 
 
-def _score(text: str) -> float:
-    score = _number(text)
+def _parse_score(text: str) -> float:
+    score = _parse_float(text)
     if not is_finite(score):
         raise ValueError(f"column 5, the score, is {text!r}, not a finite number")
     return score
 
 
-def _rank(text: str) -> float:
-    rank = _number(text)
+def _parse_rank(text: str) -> float:
+    rank = _parse_float(text)
     if not is_finite(rank) or rank < 0 or rank != int(rank):
         raise ValueError(
             f"column 3, the rank, is {text!r}, not an integer from 0; a run with scores needs all "
@@ -225,7 +225,7 @@ def _rank(text: str) -> float:
     return rank
 
 
-def _number(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
     try:
         return None if "_" in text else float(text)
     except ValueError:
@@ -243,16 +243,16 @@ _HEADERS = ("query-id", "query_id", "queryid", "qid", "query", "topic")
 
 
 def _is_header(columns: Sequence[str]) -> bool:
-    return columns[0].lower() in _HEADERS and _number(columns[-1]) is None
+    return columns[0].lower() in _HEADERS and _parse_float(columns[-1]) is None
 
 
 def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
     if len(columns) not in (3, 4):
         raise ValueError(
             "expected 4 columns (query, iteration, document, gain), or in BEIR's format 3 (query, "
-            f"document, gain), got {len(columns)}{_hint(columns)}"
+            f"document, gain), got {len(columns)}{_format_hint(columns)}"
         )
-    gain = _number(columns[-1])
+    gain = _parse_float(columns[-1])
     if not is_finite(gain) or gain != int(gain):
         raise ValueError(
             f"column {len(columns)}, the gain, is {columns[-1]!r}, not an integer such as 1 or 1.0"
@@ -269,7 +269,7 @@ _COLUMN = re.compile(r"[^ \t\r\n\f\v]+")
 """Columns end at ASCII white space; ids may contain Unicode white space."""
 
 
-def _hint(columns: Sequence[str]) -> str:
+def _format_hint(columns: Sequence[str]) -> str:
     """Name the format of a line that has the wrong number of columns, if it is obvious."""
     start = columns[0][:1]
     return f"; this is {_MARKUP[start]}" if start in _MARKUP else ""
@@ -302,7 +302,7 @@ def _json_entry(line: bytes, fields: Sequence[str] | None, id_fields: Sequence[s
     entry = parse_json_object(line)
     id_ = next((entry[name] for name in id_fields if entry.get(name) not in (None, "")), None)
     if id_ is None:
-        raise ValueError(f"no id in {_either(id_fields)}; the fields are {_list(entry)}")
+        raise ValueError(f"no id in {_or_list(id_fields)}; the fields are {_key_list(entry)}")
     if isinstance(id_, bool | float | list | dict):
         raise ValueError(f"the id is {id_!r:.40}, not a string or an integer")
     return str(id_), _entry_text(entry, fields)
@@ -313,7 +313,7 @@ def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
     if fields is None and entry.keys().isdisjoint(names) and _CONTENTS in entry:
         names = (_CONTENTS,)
     if entry.keys().isdisjoint(names):
-        raise ValueError(f"no text in {_either(names)}; the fields are {_list(entry)}")
+        raise ValueError(f"no text in {_or_list(names)}; the fields are {_key_list(entry)}")
     texts = []
     for name in names:
         value = entry.get(name)
@@ -324,12 +324,12 @@ def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
     return "\n".join(texts)
 
 
-def _either(names: Sequence[str]) -> str:
+def _or_list(names: Sequence[str]) -> str:
     *others, last = map(repr, names)
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _list(names: Iterable[str]) -> str:
+def _key_list(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 

@@ -31,7 +31,7 @@ _NOT_SAVED = "not_saved"
 
 
 class RerankSettings(DashScopeOptions, RankingOptions):
-    """The options of a reranker: those of `DashScopeOptions` and `RankingOptions`, and these.
+    """The options of a reranker: `DashScopeOptions`, `RankingOptions`, and these.
 
     Unknown options are refused. You can assign to an option later: it applies from the next call.
 

@@ -62,7 +62,7 @@ class Candidates:
     """The candidates in a file, which is read again in every pass, one query at a time.
 
     The first pass happens here: it checks everything before anything is paid for. Later passes
-    raise an error if a query or its documents are no longer what they were.
+    raise an error if a query or its documents have changed.
 
     Args:
         path: A run, see `datasets.iter_run`; or JSON Lines if the name ends in `.jsonl` or

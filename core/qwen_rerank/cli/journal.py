@@ -140,8 +140,8 @@ class Journal:
             top_n: How many of them were kept; None for all.
 
         Raises:
-            InvalidInputError: The ranking does not have exactly so many of these documents, in the
-                order of their scores.
+            InvalidInputError: The ranking does not have the expected number of these documents, in
+                the order of their scores.
         """
         line = self._lines[query_id]
         self._reader.seek(line.offset)

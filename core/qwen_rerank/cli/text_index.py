@@ -59,20 +59,20 @@ class TextIndex:
         return int(count)
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that are not in the file."""
+        """Return the ids that are not in the file."""
         wanted = list(ids)
         present = {id_ for id_, _, _ in self._rows(wanted)}
         return [id_ for id_ in wanted if id_ not in present]
 
     def texts(self, ids: Iterable[str]) -> dict[str, str]:
-        """Return the texts of those ids that are in the file, in the order of the ids.
+        """Return the texts of the ids that are in the file, in the order of the ids.
 
         Raises:
             InvalidInputError: The line of a text has changed since the file was indexed.
         """
         wanted = list(ids)
         in_file_order = sorted(self._rows(wanted), key=lambda row: row[1])
-        texts = {id_: self._text(id_, offset, hash_) for id_, offset, hash_ in in_file_order}
+        texts = {id_: self._text_at(id_, offset, hash_) for id_, offset, hash_ in in_file_order}
         return {id_: texts[id_] for id_ in wanted if id_ in texts}
 
     def current_digest(self) -> str:
@@ -119,9 +119,9 @@ class TextIndex:
         rows = self._database.execute(_REPEATED)
         for id_, group in groupby(rows, key=lambda row: row[0]):
             (_, offset, first, hash_), *others = group
-            text = self._text(id_, offset, hash_)
+            text = self._text_at(id_, offset, hash_)
             for _, offset, number, hash_ in others:
-                if self._text(id_, offset, hash_) != text:
+                if self._text_at(id_, offset, hash_) != text:
                     raise InvalidInputError(
                         f"{self.path}, line {number}: the id {id_!r} has another text on line "
                         f"{first}."
@@ -130,7 +130,7 @@ class TextIndex:
             "DELETE FROM lines WHERE rowid NOT IN (SELECT min(rowid) FROM lines GROUP BY id)"
         )
 
-    def _text(self, id_: str, offset: int, hash_: bytes) -> str:
+    def _text_at(self, id_: str, offset: int, hash_: bytes) -> str:
         self._file.seek(offset)
         line = self._file.readline()
         if _line_hash(line) != hash_:

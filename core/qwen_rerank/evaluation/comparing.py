@@ -47,7 +47,7 @@ def compare(
         InvalidInputError: An argument is invalid, or no query is judged.
         MissingDependencyError: The extra `evaluation` is not installed.
     """
-    normalized = {name: _normalized(run) for name, run in with_string_ids(runs, "runs").items()}
+    normalized = {name: _best_first_run(run) for name, run in with_string_ids(runs, "runs").items()}
     if not normalized:
         raise InvalidInputError("There is no run to measure.")
     gains = judgements_by_query(judgements)
@@ -77,11 +77,11 @@ def perfect(run: AnyRun, judgements: Judgements) -> Run:
         query_id: sorted_by_score(
             {id_: float(gains.get(query_id, {}).get(id_, 0)) for id_ in ranking}
         )
-        for query_id, ranking in _normalized(run).items()
+        for query_id, ranking in _best_first_run(run).items()
     }
 
 
-def _normalized(run: AnyRun) -> Run:
+def _best_first_run(run: AnyRun) -> Run:
     reader = RecordReader()
     return {
         query_id: best_first(reader.read(results))
@@ -95,7 +95,7 @@ def build_report(
     judgements: Mapping[str, dict[str, int]],
     measures: Sequence[Measure],
 ) -> Report:
-    """Measure the runs for those of the queries that are judged.
+    """Measure the runs for the queries that are judged.
 
     Raises:
         InvalidInputError: None of them is judged.

@@ -154,7 +154,8 @@ class _CompressorStage:
         if all(isinstance(source, Document) for source in sources):
             return sources, self._reader
         documents = [
-            Document(id=record.id, page_content=_text(query, record)) for record in records
+            Document(id=record.id, page_content=_text_of_record(query, record))
+            for record in records
         ]
         return documents, RecordReader()
 
@@ -185,14 +186,15 @@ class _PostprocessorStage:
             return [source.model_copy() for source in sources], self._reader
         nodes = [
             NodeWithScore(
-                node=TextNode(id_=record.id, text=_text(query, record)), score=record.score
+                node=TextNode(id_=record.id, text=_text_of_record(query, record)),
+                score=record.score,
             )
             for record in records
         ]
         return nodes, RecordReader()
 
 
-def _text(query: str, record: Record) -> str:
+def _text_of_record(query: str, record: Record) -> str:
     text = record.fields.get(CONTENT)
     if isinstance(text, str):
         return text

@@ -76,10 +76,10 @@ def unique_documents(candidates: Candidates) -> UniqueDocuments:
     with the same content.
     """
     items, lists = candidates.items, candidates.lists
-    keys = candidates.ids if lists is None else _keys(candidates)
+    keys = candidates.ids if lists is None else _document_keys(candidates)
     if _are_distinct(keys):
         return UniqueDocuments(*_scorable_and_blank(range(len(items)), items), lists=lists)
-    keys = _keys(candidates)
+    keys = _document_keys(candidates)
     first: dict[_Document, int] = {}
     copies: dict[int, list[int]] = {}
     for index, document in enumerate(zip(keys, items, strict=True)):
@@ -116,7 +116,7 @@ def _are_distinct(ids: Sequence[Hashable]) -> bool:
     return len(own) == len(ids)
 
 
-def _keys(candidates: Candidates) -> Sequence[Hashable]:
+def _document_keys(candidates: Candidates) -> Sequence[Hashable]:
     """Return each document's key: its id, else its content in named lists, else its index."""
     ids, contents = candidates.ids, candidates.contents
     if None not in ids and "" not in ids:

@@ -193,7 +193,7 @@ class RerankEngine:
             self.scorer.model,
             query,
             items,
-            lambda i: f"Document {_name(candidates, indices[i])}",
+            lambda i: f"Document {_document_name(candidates, indices[i])}",
         )
         return Prepared(
             query=query,
@@ -210,7 +210,7 @@ class RerankEngine:
         if not unique.blank:
             return
         if self._missing == "error":
-            first = _name(candidates, unique.blank[0])
+            first = _document_name(candidates, unique.blank[0])
             raise InvalidInputError(
                 f"{len(unique.blank)} documents have no text to rank, the first is {first}.",
                 remedy='Check rerank_field, or pass missing="skip" or missing="keep".',
@@ -310,7 +310,7 @@ def _distinct_indices(items: Sequence[Item], distinct: Sequence[Item]) -> Sequen
     return [numbers[item] for item in items]
 
 
-def _name(candidates: Candidates, index: int) -> str:
+def _document_name(candidates: Candidates, index: int) -> str:
     """Return a document's name for messages: its id, if it has one."""
     id_ = candidates.ids[index]
     return f"the one at index {index}" if id_ in (None, "") else repr(id_)

@@ -17,7 +17,7 @@ def fused_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
     equal weights keep their order.
 
     Args:
-        ranks: Per document its rank, from 1, in each list that has it.
+        ranks: Each document's rank, from 1, in every list that has it.
 
     Returns:
         Indices into `ranks`.
@@ -34,7 +34,7 @@ def fair_order(ranks: Sequence[Mapping[str, int]]) -> list[int]:
     rank, the one with the greater fused weight comes first.
 
     Args:
-        ranks: Per document its rank, from 1, in each list that has it.
+        ranks: Each document's rank, from 1, in every list that has it.
 
     Returns:
         Indices into `ranks`.

@@ -1,4 +1,4 @@
-"""What a service says, made safe to show: without the key, and on one line."""
+"""Make a service's texts safe to show: without the key, and on one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIN_PART = 16
 
 
 def masked(text: str, key: SecretStr) -> str:
-    """The text without the key, or a long part of it, in whatever form it is written.
+    """Return the text without the key or any long part of it, in whatever form it is written.
 
     The forms are plain text and the escapes of JSON, URLs, HTML and UTF-16, also mixed.
     """
@@ -29,9 +29,9 @@ def masked(text: str, key: SecretStr) -> str:
 
 
 def one_line(text: str, max_length: int) -> str:
-    """The text on one line, at most so long, without control characters.
+    """Return the text on one line, shortened, without control characters.
 
-    A terminal or a log would otherwise obey what a service sent.
+    Otherwise a service could control a terminal or a log.
     """
     shortened = text if len(text) <= max_length else f"{text[:max_length]}…"
     shown = (
@@ -42,7 +42,7 @@ def one_line(text: str, max_length: int) -> str:
 
 @lru_cache(maxsize=32)
 def _pattern(key: SecretStr) -> re.Pattern[str]:
-    """Matches each part of the key that is long enough, as far as it goes."""
+    """Return a pattern for the longest match of any part of the key that is long enough."""
     forms = list(map(_forms, key.get_secret_value()))
     least = min(_MIN_PART, -(-len(forms) * 3 // 4))
     starts = range(1, len(forms) - least + 1)
@@ -51,7 +51,7 @@ def _pattern(key: SecretStr) -> re.Pattern[str]:
 
 
 def _part(forms: list[str], least: int) -> str:
-    """Matches at least so many of the characters, and those after them if they follow."""
+    """Return a pattern for the first `least` characters, and as many of the next as follow."""
     tail = ""
     for form in reversed(forms[least:]):
         tail = f"(?:{form}{tail})?"
@@ -59,7 +59,7 @@ def _part(forms: list[str], least: int) -> str:
 
 
 def _forms(char: str) -> str:
-    """Matches a character in each form in which it can be written."""
+    """Return a pattern for a character in each form in which it can be written."""
     code = ord(char)
     hexadecimal = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
     escapes = (

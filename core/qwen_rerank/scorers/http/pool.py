@@ -120,7 +120,7 @@ class ConnectionPool:
             await self.close()
 
     def slot(self, endpoint: Endpoint) -> AbstractAsyncContextManager[object]:
-        """A place among the requests to a server. Entering it waits until there is one."""
+        """A slot for a request to a server. Entering it waits until one is free."""
         slot = self._slots.get(endpoint.authority)
         if slot is None:
             slot = asyncio.Semaphore(self._max_connections)

@@ -148,7 +148,7 @@ class RateLimiter:
         if not self._waiting and self._sent.room_at(amounts, now) <= now:
             self._sent.add(amounts, now)
             return
-        planned = self._plan(now)
+        planned = self._schedule_of_waiting(now)
         start = planned.room_at(amounts, now)
         if deadline is not None and start >= deadline:
             raise self._too_late(start - now)
@@ -165,7 +165,7 @@ class RateLimiter:
         limits = ((self._limits.requests, 1), (self._limits.tokens, tokens))
         return [amount for limit, amount in limits if limit is not None]
 
-    def _plan(self, now: float) -> _Schedule:
+    def _schedule_of_waiting(self, now: float) -> _Schedule:
         """The schedule of all waiting requests. Kept up to date until a wait is cancelled."""
         if self._planned is None:
             self._planned = copy(self._sent)

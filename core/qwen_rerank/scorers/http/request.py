@@ -136,7 +136,7 @@ class RerankRequest:
         except InvalidRankingError as error:
             failure = self._not_a_ranking(response, body, str(error))
         else:
-            return self._checked(ranking)
+            return self._complete_ranking(ranking)
         raise failure
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:
@@ -147,7 +147,7 @@ class RerankRequest:
         except InvalidResponseError as error:
             raise self._connection_error("Invalid response from", error) from error
 
-    def _checked(self, ranking: RankingResponse) -> ScoredResponse:
+    def _complete_ranking(self, ranking: RankingResponse) -> ScoredResponse:
         """The scores, if there is exactly one per document, or exactly the best `top_n`."""
         by_index = dict(zip(ranking.indices, ranking.scores, strict=True))
         count, is_distinct = len(by_index), len(by_index) == len(ranking.indices)

@@ -105,7 +105,7 @@ def batch_size(sequences: Sequence[Tokens], batch_tokens: int) -> int:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """By its type, or by its message on Apple's mps, which has no type (pytorch issue 141909)."""
+    """Whether memory ran out. Apple's mps has no error type for it (pytorch issue 141909)."""
     messages = ("MPS backend out of memory", "Invalid buffer size")
     return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(messages)
 

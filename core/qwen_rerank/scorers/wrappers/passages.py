@@ -33,7 +33,7 @@ _COUNTED_CHARACTERS = 16
 
 
 class PassageScorer(Wrapper):
-    """Scores a long text by its passages, so that no part of it goes unread.
+    """Scores a long text by its passages, so that the model reads all of it.
 
     A text of more than `max_tokens` is cut at the ends of paragraphs or sentences, in any script. A
     sentence is only cut if it is too long for a passage. All passages go to the scorer in one call,

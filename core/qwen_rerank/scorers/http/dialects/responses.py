@@ -32,7 +32,7 @@ _SUCCESS = frozenset({"", "ok", "success", "successful", "succeeded", "none", "n
 
 
 class InvalidRankingError(ValueError):
-    """The body of a response is not a ranking. The message says where it goes wrong."""
+    """The body of a response is not a ranking. The message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
         response = response[key]
     if any(map(_holds_error, objects)):
         raise InvalidRankingError("code: reports an error")
-    indices, scores = _columns(response, path, score_range)
+    indices, scores = _indices_and_scores(response, path, score_range)
     return RankingResponse(indices, scores, _tokens(objects), _request_id(objects) or None)
 
 
@@ -119,8 +119,8 @@ def read_error(body: bytes) -> ErrorResponse:
     messages = [error.get(key) for key in _MESSAGES]
     message = next((text for text in messages if isinstance(text, str) and text), "")
     return ErrorResponse(
-        code=_text(next((code for code in codes if isinstance(code, str) and code), "")),
-        message="" if message.strip().lower() in _SUCCESS else _text(message),
+        code=_encodable_text(next((code for code in codes if isinstance(code, str) and code), "")),
+        message="" if message.strip().lower() in _SUCCESS else _encodable_text(message),
         request_id=_request_id([response]),
         status=next(filter(None, map(_error_status, codes)), None),
     )
@@ -149,7 +149,7 @@ def _results_path(
     return None
 
 
-def _columns(
+def _indices_and_scores(
     results: list[Any], path: Sequence[str], score_range: tuple[float, float]
 ) -> tuple[list[int], list[float]]:
     """Return the results' indices and scores."""
@@ -165,11 +165,13 @@ def _columns(
             and lowest <= min(scores) <= max(scores) <= highest
         ):
             return indices, scores
-    checked = [_checked(result, [*path, str(at)], score_range) for at, result in enumerate(results)]
+    checked = [
+        _index_and_score(result, [*path, str(at)], score_range) for at, result in enumerate(results)
+    ]
     return [index for index, _ in checked], [score for _, score in checked]
 
 
-def _checked(
+def _index_and_score(
     result: object, path: Sequence[str], score_range: tuple[float, float]
 ) -> tuple[int, float]:
     """Return the index and the score of one result."""
@@ -214,17 +216,17 @@ def _is_success(code: object) -> bool:
     """Whether the code is a word or a number for success."""
     if isinstance(code, str) and not code.isdigit():
         return bool(code) and code.strip().lower() in _SUCCESS
-    number = _number(code)
+    number = _code_as_number(code)
     return number == 0 or number in range(200, 300)
 
 
 def _error_status(code: object) -> int | None:
     """Return the code if it is the HTTP status of an error."""
-    number = _number(code)
+    number = _code_as_number(code)
     return number if number in range(400, 600) else None
 
 
-def _number(code: object) -> int:
+def _code_as_number(code: object) -> int:
     """Return the number that a code is or consists of; -1 if it is something else."""
     if isinstance(code, str) and code.isdecimal() and len(code) <= 9:
         return int(code)
@@ -244,9 +246,9 @@ def _tokens(responses: Iterable[dict[str, Any]]) -> int:
 def _request_id(responses: Iterable[dict[str, Any]]) -> str:
     """Return the service's id of the request; "" if there is none."""
     ids = (response.get(key) for response in responses for key in ("request_id", "id"))
-    return next((_text(id_) for id_ in ids if id_ and type(id_) in (str, int)), "")
+    return next((_encodable_text(id_) for id_ in ids if id_ and type(id_) in (str, int)), "")
 
 
-def _text(value: object) -> str:
+def _encodable_text(value: object) -> str:
     """Return the value as a string that can be encoded: JSON can hold half surrogate pairs."""
     return str(value).encode(errors="replace").decode()
