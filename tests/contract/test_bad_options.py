@@ -55,7 +55,7 @@ ROWS_OF_A_SERVER = [
     refused("an address without a dialect", "Pass dialect=", dialect=None),
     *(refused(f"batch_size {size!r}", "batch_size", batch_size=size) for size in (0, 1.5, "16")),
     refused("a blank instruct", "instruct", instruct=" "),
-    refused("an instruct for TEI", "no instruct", dialect="tei", instruct="Find."),
+    refused("an instruct for TEI", "instruct, got 'Find.'", dialect="tei", instruct="Find."),
     refused("max_retries of text", "max_retries", max_retries="3"),
     refused("a negative backoff", "backoff", backoff=-1),
     refused("max_concurrency 0", "max_concurrency", max_concurrency=0),
