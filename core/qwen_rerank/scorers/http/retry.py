@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -111,22 +111,19 @@ class CallContext:
         if limit is not None and self.elapsed >= limit:
             raise self._deadline_error()
 
-    @asynccontextmanager
-    async def deadline(self) -> AsyncIterator[None]:
-        """Cancel the block when the deadline passes.
+    async def within_deadline(self, work: Awaitable[T]) -> T:
+        """Wait for the work of the call.
 
         Raises:
             RequestTimeoutError: The deadline passed.
         """
         limit = self.retry_policy.deadline
         if limit is None:
-            yield
-            return
-        try:
+            return await work
+        with suppress(TimeoutError):
             async with asyncio.timeout(limit - self.elapsed):
-                yield
-        except TimeoutError:
-            raise self._deadline_error() from None
+                return await work
+        raise self._deadline_error()  # out here: the frames of the context hold the key
 
     async def with_timeout(self, response: Awaitable[T], host: str) -> T:
         """Wait for the response to one attempt.
@@ -134,15 +131,14 @@ class CallContext:
         Raises:
             RequestTimeoutError: It takes longer than the timeout.
         """
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self.retry_policy.timeout):
                 return await response
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"{host} did not respond within {self.retry_policy.timeout:g} s.",
-                remedy="Raise timeout= if it needs longer. To fail sooner, set deadline= or use a "
-                "FallbackScorer.",
-            ) from None
+        raise RequestTimeoutError(  # out here: the frames of the context hold the key
+            f"{host} did not respond within {self.retry_policy.timeout:g} s.",
+            remedy="Raise timeout= if it needs longer. To fail sooner, set deadline= or use a "
+            "FallbackScorer.",
+        )
 
     async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """Send a request until it succeeds or must not be sent again.

@@ -220,8 +220,8 @@ class HttpScorer(Scorer):
         if len(planned.requests) != 1 or (top_n is not None and top_n >= len(texts)):
             top_n = None
         try:
-            async with context.deadline():
-                await call.send(planned.requests, top_n, is_estimated=planned.estimated)
+            sending = call.send(planned.requests, top_n, is_estimated=planned.estimated)
+            await context.within_deadline(sending)
         except QwenRerankError as error:
             error.usage = call.usage() if call.parts else None
             raise
