@@ -49,13 +49,21 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     def send_surplus(self) -> None:
         """Send the response that nobody asked for, on the first connection."""
         self._call(self._send(self._writers[0], 0.1))
+
+    async def _close(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        handlers = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*handlers, return_exceptions=True)
 
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
