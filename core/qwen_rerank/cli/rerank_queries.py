@@ -35,7 +35,7 @@ async def rerank_queries(
 
     Args:
         jobs: The queries.
-        engine: What ranks the records, whose text is in the field `TEXT`.
+        engine: Ranks the records. Their text is in the field `TEXT`.
         journal: Where finished queries go.
         top_n: How many documents of each query to keep; None for all.
         keep_refused: Whether a query that the service's content inspection refuses keeps its

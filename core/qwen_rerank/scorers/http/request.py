@@ -37,7 +37,7 @@ _MAX_FACT = 100
 """How many characters of an error code, a request id or a body are shown."""
 
 _MAX_READ = 10_000
-"""How many characters of a service's message are looked at."""
+"""How many characters of a service's message are processed."""
 
 _MAX_QUICK_BYTES = 512 * 2**10
 """The largest body that is parsed on the I/O loop, which takes a few milliseconds."""
@@ -148,7 +148,7 @@ class RerankRequest:
             raise self._connection_error("Invalid response from", error) from error
 
     def _complete_ranking(self, ranking: RankingResponse) -> ScoredResponse:
-        """The scores, if there is exactly one per document, or exactly the best `top_n`."""
+        """Return the scores, if there is exactly one per document, or exactly the best `top_n`."""
         by_index = dict(zip(ranking.indices, ranking.scores, strict=True))
         count, is_distinct = len(by_index), len(by_index) == len(ranking.indices)
         if is_distinct and by_index and 0 <= min(by_index) <= max(by_index) < self.count:
@@ -174,7 +174,7 @@ class RerankRequest:
         )
 
     def _not_a_ranking(self, response: HTTPResponse, body: bytes, why: str) -> QwenRerankError:
-        """The error for a body with HTTP status 200 that is an error after all, or nonsense."""
+        """Return the error for a response with HTTP status 200 that is not a ranking."""
         error = self.dialect.parse_error(body)
         if error.code or error.message:
             return self._service_error(response, body)
@@ -202,7 +202,7 @@ class RerankRequest:
         )
 
     def _shown(self, text: str, max_length: int = _MAX_FACT) -> str:
-        """What the service said, without the key, on one line."""
+        """Return a service's text without the key, on one line."""
         return one_line(masked(text[:_MAX_READ], _key_of(self.headers)), max_length)
 
 

@@ -74,7 +74,7 @@ class PerSequenceAttention:
         return attended
 
     def _block(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of a block, whose own keys are the last of those it may see."""
+        """Return the attention of a block. Its own keys are the last ones that it may see."""
         queries = _fold_heads(q, len(keys))
         scores = queries.new_empty(*queries.shape[:2], keys.shape[1])
         scores.baddbmm_(queries, keys.mT, beta=0, alpha=q.shape[2] ** -0.5)

@@ -1,4 +1,4 @@
-"""Loading a model: where its files are, what kind it is, and its device and dtype."""
+"""Load a model: find its files, check its kind, and choose its device and dtype."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _relevance_direction(
 
 
 def yes_and_no(model: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """The token ids of "yes" and "no": 9693 and 2152 in Qwen's vocabulary.
+    """Return the token ids of "yes" and "no": 9693 and 2152 in Qwen's vocabulary.
 
     Raises:
         InvalidInputError: One of the words is not a single token.
@@ -121,7 +121,7 @@ def yes_and_no(model: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device with this name; by default CUDA, else Apple's mps, else the CPU.
+    """Return the device with this name; by default CUDA, else Apple's mps, else the CPU.
 
     Raises:
         InvalidInputError: The device does not exist or can't be used.

@@ -23,8 +23,8 @@ from qwen_rerank.validation import check_whole, not_utf8
 __all__ = ["Aggregate", "PassageScorer"]
 
 Aggregate: TypeAlias = Literal["max", "mean", "first"]
-"""How the score of a text follows from those of its passages: the best one's, the mean of the best
-three, or the first one's."""
+"""How a text's score is computed from its passages' scores: the best one, the mean of the best
+three, or the first one."""
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ _THREAD_SAFE = frozenset({"diskcache", "redis", "valkey"})
 """Packages whose stores several threads may use at once."""
 
 _THREADS = 16
-"""How many stores can be waited for at once, in a process, by calls from event loops."""
+"""How many stores calls from event loops can wait for at the same time, per process."""
 
 
 class Store(Protocol):
@@ -72,7 +72,7 @@ class GuardedStore:
         return dict(values)  # a copy: a read that took too long may still add to the original
 
     async def write(self, values: Mapping[str, str], runner: Runner) -> None:
-        """Keep the values, as far as the store can."""
+        """Write the values, if the store works."""
 
         def write(store: Store, until: float) -> None:
             if (set_many := _bulk_method(store, "__setitem__", ("mset", "set_many"))) is not None:
@@ -143,10 +143,10 @@ def _held(lock: ForkSafeLock | None, timeout: float) -> Iterator[bool]:
 
 
 def _bulk_method(store: Store, single: str, names: Sequence[str]) -> Callable[..., Any] | None:
-    """The store's method for many keys, if it does the same as the one for a single key.
+    """Return the store's method for many keys, if it does the same as the one for a single key.
 
-    A subclass that overrides only the one for a single key, to add a prefix or an expiry, means it
-    for all keys.
+    A subclass that overrides only the one for a single key, to add a prefix or an expiry, wants
+    that for all keys.
     """
     for name in names:
         for kind in type(store).__mro__:
@@ -182,7 +182,7 @@ def _lock_of(store: Store) -> ForkSafeLock:
 
 @cache
 def _threads(pid: int) -> Executor:
-    """The threads of this process: those of its parent don't exist in it."""
+    """Return this process's threads: a parent's threads don't exist in it."""
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="qwen-rerank-store")
 
 

@@ -50,7 +50,7 @@ class Runner(ABC):
     async def run(
         self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
     ) -> T:
-        """Run blocking work. An event loop runs it in a thread, of the executor if there is one.
+        """Run blocking work. In an event loop, it runs in a thread, the executor's if there is one.
 
         Raises:
             TimeoutError: In an event loop, the work took longer than `limit` seconds.
@@ -118,7 +118,7 @@ class _AsyncRunner(Runner):
 
 
 def _arguments(query: Item, texts: Sequence[Item]) -> tuple[str, Sequence[str]]:
-    """What a wrapped scorer gets. It includes a Content only if all wrapped scorers accept it."""
+    """The arguments of a wrapped scorer: Contents only if all wrapped scorers accept them."""
     return cast(tuple[str, Sequence[str]], (query, texts))
 
 
@@ -126,8 +126,8 @@ class Wrapper(Scorer):
     """A scorer that gets its scores from other scorers, and closes them when it is closed.
 
     A subclass implements `_score` once, for sync and async calls alike: `score` runs it in the
-    caller's thread, `ascore` awaits it. It needs no thread or task of its own. The seconds in its
-    usage are those of the whole call.
+    caller's thread, `ascore` awaits it. It needs no thread or task of its own. Its usage has the
+    seconds of the whole call.
 
     Args:
         scorers: The wrapped scorers.
