@@ -182,8 +182,7 @@ class _IOThread:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Return one of asyncio's own loops, whatever the program's policy: others lack some
-    options."""
+    """Return one of asyncio's own loops: those of other policies lack some options."""
     if sys.platform == "win32":
         return asyncio.ProactorEventLoop()
     return asyncio.SelectorEventLoop()
