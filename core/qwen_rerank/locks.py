@@ -83,6 +83,11 @@ class OncePerProcess(Generic[T]):
                     self._results.append(self._load())
         return self._results[0]
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the function has returned."""
+        return bool(self._results)
+
     def reset(self) -> None:
         """Forget the result, so that the next caller loads again."""
         self._results = []

@@ -17,6 +17,7 @@ __all__ = [
     "check_top_n",
     "check_whole",
     "is_finite",
+    "is_utf8",
     "list_of",
     "not_utf8",
 ]
@@ -60,7 +61,7 @@ def check_query(query: str) -> None:
 
 def check_text(name: str, text: str) -> None:
     """Raise InvalidInputError unless the text is a non-blank string that UTF-8 can encode."""
-    if not isinstance(text, str) or not text.strip() or not _is_utf8(text):
+    if not isinstance(text, str) or not text.strip() or not is_utf8(text):
         raise InvalidInputError(
             f"{name} must be a non-blank string that UTF-8 can encode, got {text!r}."
         )
@@ -74,7 +75,8 @@ def not_utf8(name: str) -> InvalidInputError:
     )
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can encode the text."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ import pytest
 from qwen_rerank import AuthenticationError, DashScopeScorer
 from tests.support.clients import CLIENTS, Ranked, arank, rank
 from tests.support.loopback import KEY, LoopbackDashScope
-from tests.support.transport import answers_after
+from tests.support.transport import responds_with_any_key
 
 CALLS = 2_000
 
@@ -57,7 +57,7 @@ def test_no_request_of_eight_threads_has_another_threads_key(
 ) -> None:
     keys = ("sk-first", "sk-second")  # and a third in the environment
     clients = [[make(api_key=key) for make in CLIENTS.values()] for key in keys]
-    dashscope.faults.extend([answers_after()] * CALLS)
+    dashscope.faults.extend([responds_with_any_key] * CALLS)
 
     def call(number: int) -> Ranked:
         place, way = number % 2, number // 2

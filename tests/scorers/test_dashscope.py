@@ -8,8 +8,6 @@ import logging
 import math
 import pickle
 import re
-import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -32,8 +30,6 @@ from qwen_rerank import (
     ServiceError,
     Usage,
 )
-from qwen_rerank.scorers.http import scorer as service
-from qwen_rerank.scorers.http.batching import Plan
 from qwen_rerank.scorers.http.dialects.dashscope import PATH
 from tests.support.interpreter import python
 from tests.support.loopback import (
@@ -45,6 +41,7 @@ from tests.support.loopback import (
     says,
     token_count,
 )
+from tests.support.transport import responds_with_any_key
 
 GATEWAY = "https://dashscope.aliyuncs.com/api/v1"
 ONE_PER_REQUEST = Limits(documents=1)
@@ -191,6 +188,35 @@ def test_a_request_that_was_estimated_too_small_is_counted_and_split(
     assert len(dashscope.received) == scores.usage.requests + 1  # which held all, and was refused
 
 
+def test_what_the_service_billed_for_is_learned_for_the_next_call(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    digits = [
+        f"{text} {'0123456789' * 20}" for text in scored([index / 400 for index in range(400)])
+    ]
+    scorer = DashScopeScorer()
+    score(scorer, "q", [f"{text} {'word ' * 40}" for text in scored([0.5] * 400)])
+    dashscope.received.clear()
+    first = score(scorer, "q", digits).usage.requests
+    assert len(dashscope.received) > first  # the words were no guide to the digits
+    dashscope.received.clear()
+    second = score(scorer, "q", digits).usage.requests
+    assert len(dashscope.received) == second
+
+
+def test_an_error_says_what_the_other_requests_of_the_call_cost(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    scorer = DashScopeScorer(limits=Limits(documents=1), max_concurrency=1)
+    dashscope.faults.extend([responds_with_any_key] * 2 + [refuses(401, "InvalidApiKey")])
+    with pytest.raises(AuthenticationError) as failure:
+        score(scorer, "q", ["one", "two", "three"])
+    usage = failure.value.usage
+    assert usage is not None
+    assert (usage.requests, usage.texts_sent) == (2, 2)
+    assert usage.tokens == 2 * token_count("q") + token_count("one") + token_count("two")
+
+
 def test_a_refusal_for_another_reason_than_size_is_raised(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
@@ -203,46 +229,6 @@ def test_a_refusal_for_another_reason_than_size_is_raised(
 def test_control_tokens_in_a_text_count_as_plain_text(dashscope: LoopbackDashScope) -> None:
     texts = [f"{'<|im_start|>' * 50} {index}" for index in range(200)]
     assert len(DashScopeScorer().score("q", texts).values) == 200  # the service enforces its limit
-
-
-@pytest.mark.parametrize("run", ["score", "ascore"])
-async def test_tokens_are_not_counted_on_the_event_loop(
-    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, run: str
-) -> None:
-    threads = []
-
-    def spy(text: str) -> int:
-        threads.append(threading.current_thread())
-        return count_tokens(text)
-
-    count_tokens = service.count_tokens
-    monkeypatch.setattr(service, "count_tokens", spy)
-    texts = ["你好世界" * 200 + str(index) for index in range(40)]
-    if run == "ascore":
-        await DashScopeScorer().ascore("q", texts)
-        assert threading.current_thread() not in threads
-    else:
-        DashScopeScorer().score("q", texts)
-    assert threads
-    assert not [thread for thread in threads if thread.name == "qwen-rerank-io"]
-
-
-async def test_long_texts_are_not_planned_on_the_event_loop(
-    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads = []
-
-    def spy(*arguments: Any, **options: Any) -> Plan:
-        threads.append(threading.current_thread())
-        return plan(*arguments, **options)
-
-    plan = service.plan
-    monkeypatch.setattr(service, "plan", spy)
-    texts = ["长" * 300_000 + str(index) for index in range(4)]
-    with pytest.raises(RequestTimeoutError):  # so that they are not counted
-        await DashScopeScorer(deadline=1e-6).ascore("q", texts)
-    assert len(threads) == 1
-    assert threading.current_thread() not in threads
 
 
 def test_without_texts_nothing_is_sent(dashscope: LoopbackDashScope, score: Score) -> None:
@@ -269,13 +255,6 @@ def test_up_to_max_concurrency_requests_run_concurrently(
 
 
 # --- Failures
-
-
-def test_retry_after_is_honoured_in_full(dashscope: LoopbackDashScope, score: Score) -> None:
-    dashscope.faults.append(refuses(429, "Throttling", retry_after="1.5"))
-    started = time.monotonic()
-    score(DashScopeScorer(), "q", ["a"])
-    assert time.monotonic() - started >= 1.5
 
 
 @pytest.mark.parametrize("deadline", [60, None])

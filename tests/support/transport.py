@@ -1,12 +1,14 @@
-"""What can stand between a client and the loopback service: delays, redirects, TLS."""
+"""What can stand between a client and a service: delays, redirects, TLS, proxies, raw bytes."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -14,21 +16,25 @@ from aiohttp import web
 from tests.support.loopback import Fault, LoopbackDashScope, ranking
 from tests.support.threads import Threaded
 
-__all__ = ["TLSFront", "answers_after", "redirects_by"]
+__all__ = [
+    "ConnectProxy",
+    "RawServer",
+    "TLSFront",
+    "http_response",
+    "ranking_of",
+    "read_request",
+    "redirects_by",
+    "responds_with_any_key",
+]
 
 
-def answers_after(seconds: float = 0) -> Fault:
-    """Answers normally, whatever the key, after a while; ends when the client goes away."""
-
-    async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
-        await asyncio.sleep(seconds)
-        return web.json_response(ranking(body))
-
-    return fault
+async def responds_with_any_key(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """Responds normally, whatever the key."""
+    return web.json_response(ranking(body))
 
 
 def redirects_by(status: int, location: str) -> Fault:
-    """Sends the client elsewhere, by any of the ways that HTTP has."""
+    """Redirects the client with any of the statuses that HTTP has for it."""
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:
         return web.Response(status=status, headers={"Location": location})
@@ -36,11 +42,86 @@ def redirects_by(status: int, location: str) -> Fault:
     return fault
 
 
+# --- Raw bytes
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class RawServer(Threaded):
+    """A TCP server that handles each connection as a test says.
+
+    Attributes:
+        handlers: One for each connection, in the order in which clients connect; the last one also
+            handles all further connections.
+        connections: How many connections there were.
+    """
+
+    handlers: Sequence[Handler]
+    connections: int = 0
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api/v1"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0, limit=1 << 20)
+        self.port = server.sockets[0].getsockname()[1]
+        yield
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        handler = self.handlers[min(self.connections, len(self.handlers) - 1)]
+        self.connections += 1
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await handler(reader, writer)
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """Read a request and return its body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    assert length, "the client says how long the body is"
+    return await reader.readexactly(int(length[1]))
+
+
+def http_response(body: bytes) -> bytes:
+    """A successful response."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+def ranking_of(scores: Sequence[float]) -> bytes:
+    """The body of DashScope's response with these scores."""
+    results = [{"index": at, "relevance_score": score} for at, score in enumerate(scores)]
+    return json.dumps({"output": {"results": results}}).encode()
+
+
+# --- TLS and proxies
+
+
 @dataclass
 class TLSFront(Threaded):
-    """Ends TLS before a loopback service.
+    """Ends TLS in front of a loopback service.
 
-    `carried` counts the bytes that clients have sent through it, once they had agreed on a key.
+    Attributes:
+        server: The service.
+        context: The certificate.
+        carried: The number of bytes that clients sent through it, after the handshake.
     """
 
     server: LoopbackDashScope
@@ -60,13 +141,41 @@ class TLSFront(Threaded):
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner, outer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        answers = asyncio.create_task(_pour(inner, writer))
+        responses = asyncio.create_task(_pour(inner, writer))
         with suppress(ConnectionError):
             while chunk := await reader.read(1 << 16):
                 self.carried += len(chunk)
                 outer.write(chunk)
         outer.close()
-        await answers
+        await responses
+
+
+@dataclass
+class ConnectProxy(Threaded):
+    """A proxy that connects all clients to one port of this machine.
+
+    Attributes:
+        target: The port.
+        requests: The heads of the CONNECT requests.
+    """
+
+    target: int
+    requests: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        proxy = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.port = proxy.sockets[0].getsockname()[1]
+        yield
+        proxy.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        inner, outer = await asyncio.open_connection("127.0.0.1", self.target)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        responses = asyncio.create_task(_pour(inner, writer))
+        await _pour(reader, outer)
+        await responses
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

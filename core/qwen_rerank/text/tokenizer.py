@@ -10,7 +10,7 @@ from qwen_rerank.text.normalization import normalize
 if TYPE_CHECKING:
     from dashscope import Tokenizer
 
-__all__ = ["count_tokens"]
+__all__ = ["count_tokens", "is_loaded"]
 
 
 def _load_tokenizer() -> Tokenizer:
@@ -20,6 +20,11 @@ def _load_tokenizer() -> Tokenizer:
 
 
 _tokenizer = OncePerProcess(_load_tokenizer)
+
+
+def is_loaded() -> bool:
+    """Whether the tokenizer is loaded, so that counting a short text takes no longer than that."""
+    return _tokenizer.has_result
 
 
 def count_tokens(text: str) -> int:

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_rerank import InvalidInputError, Limits
-from qwen_rerank.scorers.http.batching import Plan, byte_bound, pack, plan
+from qwen_rerank.scorers.http import batching
+from qwen_rerank.scorers.http.batching import Plan, TokenRatio, byte_bound, pack, plan
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.tokenizer import count_tokens
 from tests.support.loopback import token_count
@@ -131,15 +132,12 @@ def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer
 ) -> None:
     texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
     planned = plan("q", texts, SMALL, 1, token_count, exact=exact)
-    assert planned == Plan([[0, 1, 2, 3, 4]], estimated=not exact)
+    assert planned == Plan([[0, 1, 2, 3, 4]], estimated_bytes=0 if exact else 65)
 
 
 def test_nothing_is_counted_where_half_the_bytes_settle_it() -> None:
-    def refuse(text: str) -> int:
-        raise AssertionError(text)
-
-    planned = plan("q", ["a" * 500] * 100, Limits(), 8, refuse)  # 50,000 bytes
-    assert planned == Plan([list(range(100))], estimated=True)
+    planned = plan("q", ["a" * 500] * 100, Limits(), 8, not_counted)  # 50,000 bytes
+    assert planned == Plan([list(range(100))], estimated_bytes=50_100)
 
 
 def test_an_estimate_counts_sixteen_texts_from_all_over() -> None:
@@ -151,7 +149,7 @@ def test_an_estimate_counts_sixteen_texts_from_all_over() -> None:
 
     texts = [f"{place:03} {'word ' * 80}" for place in range(240)]
     planned = plan("q", texts, Limits(), 4, count)
-    assert planned.estimated
+    assert planned.is_estimated
     assert [text[:3] for text in counted[1:]] == [f"{place:03}" for place in range(0, 240, 15)]
     assert len(planned.requests) == 1  # 24,000 tokens by the estimate
 
@@ -166,11 +164,33 @@ def test_an_estimate_is_the_higher_the_more_the_texts_differ() -> None:
     assert requests == [1, 2]
 
 
-def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
-    def refuse(text: str) -> int:
-        raise AssertionError(text)
+def test_a_known_ratio_needs_no_sample() -> None:
+    texts = ["a" * 500] * 240  # 120,000 bytes
+    assert len(plan("q", texts, Limits(), 4, not_counted, ratio=0.2).requests) == 1
+    assert len(plan("q", texts, Limits(), 4, not_counted, ratio=0.3).requests) == 4
 
-    requests = plan("q", ["a"] * 12, SMALL, 1, refuse).requests
+
+def test_a_learned_ratio_follows_a_rise_at_once_and_a_fall_slowly() -> None:
+    ratio = TokenRatio()
+    assert ratio.estimate is None
+    ratio.learn(0, 1_000)  # the service does not report tokens
+    assert ratio.estimate is None
+    ratio.learn(200, 1_000)
+    assert ratio.estimate == pytest.approx(0.22)
+    ratio.learn(400, 1_000)
+    assert ratio.estimate == pytest.approx(0.44)
+    ratio.learn(200, 1_000)
+    assert 0.4 < (ratio.estimate or 0) < 0.44
+    ratio.learn(1_000, 1_000)
+    assert ratio.estimate == 1
+
+
+def not_counted(text: str) -> int:
+    raise AssertionError(text)
+
+
+def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
+    requests = plan("q", ["a"] * 12, SMALL, 1, not_counted).requests
     assert [len(request) for request in requests] == [4, 4, 4]
 
 
@@ -205,6 +225,38 @@ def test_half_a_surrogate_pair_is_refused_and_named(
 ) -> None:
     with pytest.raises(InvalidInputError, match=named):
         plan(query, texts, SMALL, 1, token_count)
+
+
+def test_no_token_is_longer_than_the_planner_assumes() -> None:
+    from dashscope import get_tokenizer
+
+    longest = max(map(len, get_tokenizer("qwen-7b-chat")._mergeable_ranks))
+    assert longest == batching._MAX_BYTES_PER_TOKEN
+
+
+def test_a_text_that_is_longer_than_a_request_in_any_case_is_not_counted() -> None:
+    def count(text: str) -> int:
+        assert len(text) < 10
+        return len(text)
+
+    texts = ["a" * 129 * 30_000, "short"]
+    planned = plan("q", texts, Limits(), 1, count)
+    assert (sorted(planned.requests), planned.oversized) == ([[0], [1]], 1)
+
+
+@given(st.integers(2, 8), st.lists(st.integers(1, 30), min_size=9, max_size=60), limits)
+def test_a_text_goes_where_textbook_first_fit_puts_it(
+    query_tokens: int, text_tokens: list[int], limits: Limits
+) -> None:
+    costs = [cost(query_tokens, tokens, limits) for tokens in text_tokens]
+    fitted = batching._first_fit(range(len(costs)), costs, limits)
+    assert len(fitted) == first_fit(query_tokens, text_tokens, limits)
+
+
+@pytest.mark.timeout(20)
+def test_first_fit_of_many_large_texts_does_not_take_quadratic_time() -> None:
+    sizes = [0] + [2_900 + number % 97 for number in range(50_000)]
+    assert len(pack(sizes, Limits(documents=9), 1)) == math.ceil(50_000 / 9)
 
 
 @pytest.mark.timeout(20)

@@ -31,7 +31,6 @@ from qwen_rerank import (
     ServerScorer,
     ServiceError,
 )
-from qwen_rerank.scorers.http import scorer as service
 from qwen_rerank.scorers.http.rate_limiter import (
     MINUTE,
     RateLimiter,
@@ -438,22 +437,6 @@ def test_a_text_that_no_minute_lets_out_is_refused_by_name(
     with pytest.raises(InvalidInputError, match=r"1002 tokens .* tokens_per_minute=1000"):
         score(DashScopeScorer(tokens_per_minute=1_000), "q", ["word " * 1_000])
     assert dashscope.received == []
-
-
-@pytest.mark.parametrize("limit", [10_000_000, None])
-def test_tokens_are_counted_where_they_are_limited_and_never_on_an_event_loop(
-    dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, limit: int | None
-) -> None:
-    loops = []
-
-    def spy(text: str) -> int:
-        loops.append(asyncio._get_running_loop())
-        return token_count(text)
-
-    monkeypatch.setattr(service, "count_tokens", spy)
-    DashScopeScorer(tokens_per_minute=limit).score("q", ["a", "b"])
-    asyncio.run(DashScopeScorer(tokens_per_minute=limit).ascore("q", ["a", "b"]))
-    assert loops == ([None] * 6 if limit else [])
 
 
 # --- Options, processes, copies

@@ -160,7 +160,7 @@ class ConnectionPool:
         self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes]
     ) -> HTTPResponse:
         upload = _Upload(body)
-        while True:
+        for _ in range(2):
             async with self._open().post(
                 endpoint.url,
                 data=upload.data(),
@@ -169,10 +169,10 @@ class ConnectionPool:
                 allow_redirects=False,
                 **_proxy_arguments(endpoint),
             ) as response:
-                if response.status == 200 and not upload.is_sent:
-                    response.close()  # the answer to an earlier request: send this one afresh
-                    continue
-                return HTTPResponse(response.status, response.headers, await _read(response))
+                if response.status != 200 or upload.is_sent:
+                    return HTTPResponse(response.status, response.headers, await _read(response))
+                response.close()  # the response to an earlier request: send this one again
+        raise ConnectionLostError("the response came before the request was sent")
 
     async def close(self) -> None:
         """Close all connections, also those in use."""

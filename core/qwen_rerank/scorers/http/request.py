@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from typing import cast
 
 from pydantic import SecretStr
 
@@ -149,20 +150,16 @@ class RerankRequest:
 
     def _complete_ranking(self, ranking: RankingResponse) -> ScoredResponse:
         """Return the scores, if there is exactly one per document, or exactly the best `top_n`."""
-        by_index = dict(zip(ranking.indices, ranking.scores, strict=True))
-        count, is_distinct = len(by_index), len(by_index) == len(ranking.indices)
-        if is_distinct and by_index and 0 <= min(by_index) <= max(by_index) < self.count:
-            if count == self.count:
-                values = list(map(by_index.__getitem__, range(count)))
-                return ScoredResponse(values, ranking.tokens)
-            if count == self.top_n and ranking.scores == sorted(ranking.scores, reverse=True):
-                return ScoredResponse(ranking.scores, ranking.tokens, ranking.indices)
-        sent = set(range(self.count))
+        values = _values_by_index(ranking, self.count)
+        if values is not None:
+            return ScoredResponse(values, ranking.tokens)
+        if self.top_n is not None and _is_top(ranking, self.top_n, self.count):
+            return ScoredResponse(ranking.scores, ranking.tokens, ranking.indices)
+        sent, returned = set(range(self.count)), set(ranking.indices)
         raise BadResponseError(
-            f"{self.dialect.service} returned {len(ranking.scores)} scores for {self.count} "
-            f"documents: {len(sent - by_index.keys())} missing, "
-            f"{len(by_index.keys() - sent)} of documents that were not sent, "
-            f"{len(ranking.indices) - count} repeated.",
+            f"{self.dialect.service} returned {len(ranking.indices)} scores for {self.count} "
+            f"documents: {len(sent - returned)} missing, {len(returned - sent)} of documents that "
+            f"were not sent, {len(ranking.indices) - len(returned)} repeated.",
             request_id=self._shown(ranking.request_id or "") or None,
         )
 
@@ -204,6 +201,29 @@ class RerankRequest:
     def _shown(self, text: str, max_length: int = _MAX_FACT) -> str:
         """Return a service's text without the key, on one line."""
         return one_line(masked(text[:_MAX_READ], _key_of(self.headers)), max_length)
+
+
+def _values_by_index(ranking: RankingResponse, count: int) -> list[float] | None:
+    """The scores in the order of the documents; None unless there is exactly one for each."""
+    if len(ranking.indices) != count or min(ranking.indices) < 0:
+        return None
+    values: list[float | None] = [None] * count
+    try:
+        for index, score in zip(ranking.indices, ranking.scores, strict=True):
+            values[index] = score
+    except IndexError:
+        return None
+    return None if None in values else cast(list[float], values)
+
+
+def _is_top(ranking: RankingResponse, top_n: int, count: int) -> bool:
+    """Whether the scores can be those of the best documents: so many, best first, none repeated."""
+    indices, scores = ranking.indices, ranking.scores
+    return (
+        len(indices) == len({*indices}) == min(top_n, count)
+        and 0 <= min(indices) <= max(indices) < count
+        and scores == sorted(scores, reverse=True)
+    )
 
 
 def _key_of(headers: Headers) -> SecretStr:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic_core import to_json
 
@@ -17,14 +17,14 @@ from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Limits, Price
-from qwen_rerank.scorers.http.batching import Plan, plan
+from qwen_rerank.scorers.http.batching import Plan, TokenRatio, plan
 from qwen_rerank.scorers.http.dialects.base import Dialect
 from qwen_rerank.scorers.http.io_loop import IOLoop, shared_io_loop
 from qwen_rerank.scorers.http.payload import PIECE, json_pieces, size_of
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
 from qwen_rerank.telemetry import request_span
-from qwen_rerank.text.tokenizer import count_tokens
+from qwen_rerank.text.tokenizer import count_tokens, is_loaded
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_QUICK_CHARACTERS = 500_000
 """The most characters that are planned on the caller's event loop, which takes a millisecond."""
+
+_MAX_QUICK_COUNT = 10_000
+"""The most characters that are counted there, which takes two milliseconds."""
 
 
 class HttpScorer(Scorer):
@@ -95,6 +98,7 @@ class HttpScorer(Scorer):
             self._limits = replace(limits, request_tokens=tokens)
         self._rate_limits = rate_limits
         self._price = price
+        self._token_ratio = TokenRatio()
         self._is_closed = False
 
     @abstractmethod
@@ -162,30 +166,34 @@ class HttpScorer(Scorer):
         self._io_loop.let_go(self)
 
     def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
-        context = CallContext(self._retry_policy)
-        plan = self._plan(query, texts, _counter(context))
-        return self._io_loop.run(self._send(context, query, texts, plan, top_n))
+        context, inputs = CallContext(self._retry_policy), _Inputs.of(query, texts)
+        planned = self._plan(inputs, _counter(context))
+        return self._io_loop.run(self._send(context, inputs, planned, top_n))
 
     async def _ascore(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
-        context = CallContext(self._retry_policy)
-        plan = await self._aplan(query, texts, _counter(context))
-        return await self._io_loop.arun(self._send(context, query, texts, plan, top_n))
+        context, inputs = CallContext(self._retry_policy), _Inputs.of(query, texts)
+        planned = await self._aplan(inputs, _counter(context))
+        return await self._io_loop.arun(self._send(context, inputs, planned, top_n))
 
-    def _plan(self, query: Item, texts: Sequence[Item], count: Callable[[str], int]) -> Plan:
+    def _plan(self, inputs: _Inputs, count: Callable[[str], int]) -> Plan:
         if self._is_closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
+        query, texts = inputs.query, inputs.texts
         checked_query(query)
-        check_modalities(self.modalities, self._model, query, texts, "Text {}".format)
-        planned = plan(query, texts, self._limits, self._max_concurrency, count)
+        if not inputs.are_texts:
+            check_modalities(self.modalities, self._model, query, texts, "Text {}".format)
+        ratio = self._token_ratio.estimate
+        planned = plan(query, texts, self._limits, self._max_concurrency, count, ratio=ratio)
         self._log_plan(planned, len(texts))
         return planned
 
-    async def _aplan(self, query: Item, texts: Sequence[Item], count: Callable[[str], int]) -> Plan:
+    async def _aplan(self, inputs: _Inputs, count: Callable[[str], int]) -> Plan:
         """Plan in a worker thread if that takes long: many or long texts, or tokens to count."""
-        if len(texts) <= self._limits.documents and size_of(texts) <= _MAX_QUICK_CHARACTERS:
-            with suppress(_UncountedError):
-                return self._plan(query, texts, _refuse_to_count)
-        return await asyncio.to_thread(self._plan, query, texts, count)
+        is_quick = inputs.size(inputs.texts) <= _MAX_QUICK_CHARACTERS
+        if is_quick and len(inputs.texts) <= self._limits.documents:
+            with suppress(_TooMuchToCountError):
+                return self._plan(inputs, _limited_counter())
+        return await asyncio.to_thread(self._plan, inputs, count)
 
     def _log_plan(self, planned: Plan, count: int) -> None:
         _log.debug(
@@ -193,7 +201,7 @@ class HttpScorer(Scorer):
             self._model,
             count,
             len(planned.requests),
-            planned.estimated,
+            planned.is_estimated,
         )
         if planned.oversized:
             _log.warning(
@@ -209,23 +217,48 @@ class HttpScorer(Scorer):
     async def _send(
         self,
         context: CallContext,
-        query: Item,
-        texts: Sequence[Item],
+        inputs: _Inputs,
         planned: Plan,
         top_n: int | None,
     ) -> Scores:
         """Send the planned requests, on the I/O loop."""
         self._io_loop.pool.hold(self)
-        call = _Call(self, context, query, texts)
-        if len(planned.requests) != 1 or (top_n is not None and top_n >= len(texts)):
+        call = _Call(self, context, inputs)
+        if len(planned.requests) != 1 or (top_n is not None and top_n >= len(inputs.texts)):
             top_n = None
         try:
-            sending = call.send(planned.requests, top_n, is_estimated=planned.estimated)
+            sending = call.send(planned.requests, top_n, is_estimated=planned.is_estimated)
             await context.within_deadline(sending)
         except QwenRerankError as error:
             error.usage = call.usage() if call.parts else None
             raise
-        return call.scores()
+        scores = call.scores()
+        if planned.is_estimated and inputs.are_texts and not planned.oversized:
+            self._token_ratio.learn(scores.usage.tokens, planned.estimated_bytes)
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a call scores.
+
+    Attributes:
+        query: The query.
+        texts: The texts, or other items.
+        are_texts: Whether all of them and the query are strings.
+    """
+
+    query: Item
+    texts: Sequence[Item]
+    are_texts: bool
+
+    @classmethod
+    def of(cls, query: Item, texts: Sequence[Item]) -> _Inputs:
+        return cls(query, texts, {type(query), *map(type, texts)} <= {str})
+
+    def size(self, items: Sequence[Item]) -> int:
+        """The number of characters in some of the items, data URIs included."""
+        return sum(map(len, cast(Sequence[str], items))) if self.are_texts else size_of(items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +273,10 @@ class _Part:
 class _Call:
     """The requests of one call, on the I/O loop."""
 
-    def __init__(
-        self, scorer: HttpScorer, context: CallContext, query: Item, texts: Sequence[Item]
-    ) -> None:
+    def __init__(self, scorer: HttpScorer, context: CallContext, inputs: _Inputs) -> None:
         self._scorer = scorer
         self._context = context
-        self._query = query
-        self._texts = texts
+        self._inputs = inputs
         self._slots = asyncio.Semaphore(scorer._max_concurrency)
         self.parts: list[_Part] = []
 
@@ -260,8 +290,9 @@ class _Call:
 
     async def _send_one(self, indices: list[int], top_n: int | None, *, is_estimated: bool) -> None:
         """Send one request; if its estimated size was wrong, send smaller ones instead."""
-        scorer, is_whole = self._scorer, len(indices) == len(self._texts)
-        documents = self._texts if is_whole else [self._texts[index] for index in indices]
+        scorer, texts = self._scorer, self._inputs.texts
+        is_whole = len(indices) == len(texts)
+        documents = texts if is_whole else [texts[index] for index in indices]
         try:
             async with self._slots:
                 response, retries = await self._send_with_retries(documents, top_n)
@@ -281,7 +312,7 @@ class _Call:
     def _plan_exactly(self, documents: Sequence[Item]) -> list[list[int]]:
         scorer, count = self._scorer, _counter(self._context)
         limits, concurrency = scorer._limits, scorer._max_concurrency
-        return plan(self._query, documents, limits, concurrency, count, exact=True).requests
+        return plan(self._inputs.query, documents, limits, concurrency, count, exact=True).requests
 
     async def _send_with_retries(
         self, documents: Sequence[Item], top_n: int | None
@@ -311,11 +342,11 @@ class _Call:
     async def _request(self, documents: Sequence[Item], top_n: int | None) -> RerankRequest:
         from qwen_rerank.scorers.http.request import RerankRequest
 
-        scorer, query = self._scorer, self._query
+        scorer, query = self._scorer, self._inputs.query
         body = scorer._dialect.request_body(
             scorer._model, query, documents, scorer._instruct, top_n
         )
-        if size_of([query]) + size_of(documents) <= PIECE:
+        if self._inputs.size([query]) + self._inputs.size(documents) <= PIECE:
             payload = [to_json(body)]
         else:
             payload = await asyncio.to_thread(json_pieces, body)
@@ -341,7 +372,7 @@ class _Call:
     def _count_tokens(self, documents: Sequence[Item]) -> int:
         """Return the tokens of a request's texts: those of images and videos are not known."""
         count = _counter(self._context)
-        of_query = count(text_of(self._query))
+        of_query = count(text_of(self._inputs.query))
         return of_query * len(documents) + sum(map(count, map(text_of, documents)))
 
     def scores(self) -> Scores:
@@ -349,7 +380,7 @@ class _Call:
         if len(self.parts) == 1:
             response = self.parts[0].response
             return Scores(response.values, self.usage(), indices=response.indices)
-        values = [0.0] * len(self._texts)
+        values = [0.0] * len(self._inputs.texts)
         for part in self.parts:
             for index, value in zip(part.indices, part.response.values, strict=True):
                 values[index] = value
@@ -358,8 +389,8 @@ class _Call:
     def usage(self) -> Usage:
         """Return what the requests that succeeded cost."""
         tokens = [part.response.tokens for part in self.parts]
-        is_text = {type(self._query), *map(type, self._texts)} <= {str}
-        price = self._scorer._price if is_text and all(tokens) else None  # 0: not reported
+        # A service that does not report tokens says 0; images have another price.
+        price = self._scorer._price if self._inputs.are_texts and all(tokens) else None
         return Usage(
             requests=len(self.parts),
             tokens=sum(tokens),
@@ -391,12 +422,22 @@ def _counter(context: CallContext) -> Callable[[str], int]:
     return count
 
 
-class _UncountedError(Exception):
-    """Tokens must be counted, which takes too long for an event loop."""
+class _TooMuchToCountError(Exception):
+    """Counting tokens takes too long for an event loop."""
 
 
-def _refuse_to_count(text: str) -> int:
-    raise _UncountedError
+def _limited_counter() -> Callable[[str], int]:
+    """A function that counts the tokens of some thousand characters; more take too long."""
+    left = _MAX_QUICK_COUNT
+
+    def count(text: str) -> int:
+        nonlocal left
+        left -= len(text)
+        if left < 0 or not is_loaded():
+            raise _TooMuchToCountError
+        return count_tokens(text)
+
+    return count
 
 
 async def _gather(works: Sequence[Coroutine[Any, Any, None]]) -> None:
