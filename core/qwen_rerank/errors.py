@@ -19,10 +19,7 @@ reached, or if the service did not send it. `usage` is what the failed call cost
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from qwen_rerank.scorers.base import Usage
+from qwen_rerank.usage import Usage
 
 __all__ = [
     "AuthenticationError",

@@ -7,13 +7,14 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Modality
 from qwen_rerank.text.chunking import Passage
+from qwen_rerank.usage import Usage
 from qwen_rerank.validation import is_finite
 
 __all__ = [
@@ -30,51 +31,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a ranking cost. Add usages with `+`, or with `sum(usages, Usage())`.
-
-    Attributes:
-        requests: Requests that returned scores.
-        tokens: Tokens billed, as reported by the service, or processed by a model in this process.
-            0 if tokens are not counted.
-        texts_sent: Texts that were scored. A text scored by two scorers counts twice.
-        duplicate_texts: Texts that were not scored because an equal text was.
-        retries: Attempts after the first one, for all requests.
-        seconds: Time spent scoring, in seconds.
-        cache_hits: Texts whose score came from a CachedScorer's store.
-        skipped_by_cascade: Texts that the second scorer of a CascadeScorer did not score.
-        cost: Estimated cost in US dollars at list prices; None if a price is not known.
-    """
-
-    requests: int = 0
-    tokens: int = 0
-    texts_sent: int = 0
-    duplicate_texts: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-    cache_hits: int = 0
-    skipped_by_cascade: int = 0
-    cost: float | None = None
-
-    def __add__(self, other: Usage) -> Usage:
-        if not isinstance(other, Usage):
-            return NotImplemented
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
-        return Usage(**sums, cost=_sum_of_costs(self, other))
-
-
-_COUNTS = tuple(f.name for f in fields(Usage) if f.name != "cost")
-
-
-def _sum_of_costs(*usages: Usage) -> float | None:
-    costs = [
-        usage.cost
-        for usage in usages
-        if usage.cost is not None or usage.requests or usage.tokens or usage.texts_sent
-    ]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known and len(known) == len(costs) else None
+_NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +58,7 @@ class Scores:
     """
 
     values: list[float]
-    usage: Usage = Usage()
+    usage: Usage = _NO_USAGE
     model: str | None = None
     passages: list[Passage | None] | None = None
     tiers: list[int] | None = None
