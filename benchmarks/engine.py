@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py [--documents N] [--rounds N]
 
-Each face ranks the same documents with a scorer that has its scores ready: as one list, as two
-named lists that share half of the documents, with every tenth text missing, and with a template as
+Each face ranks documents with a scorer that has its scores ready: as one list, as two named lists
+that share half of their distinct documents, with every tenth text missing, and with a template as
 `rerank_field`. The cases take turns within a round. Times are CPU time of the calling thread, in
 microseconds per document: the minimum and the median of all rounds. The last column compares the
 minimum with pydantic's `model_copy` of as many LangChain documents, in the same run: on a machine
@@ -141,12 +141,14 @@ def call_of(case: Case, count: int) -> Callable[[], Any]:
     build, make, template = FACES[case.face]
     if (case.face, case.kind) == (LLAMAINDEX, TEMPLATE):
         make = node_with_metadata
-    made = list(map(make, sources(count, missing=case.kind == MISSING)))
-    inputs = in_two_lists(made) if case.kind == LISTS else made
+    distinct = count * 2 // 3 if case.kind == LISTS else count
+    made = list(map(make, sources(distinct, missing=case.kind == MISSING)))
+    lists = {"dense": made[: count // 2], "sparse": made[-count // 2 :]}
+    inputs = lists if case.kind == LISTS else made
     top_n = None if case.returned == ALL else 10
     rank = build(template if case.kind == TEMPLATE else None, top_n, Ready(count))
-    expected = min(count - count // 10 * (case.kind == MISSING), top_n or count)
-    returned = len(rank(inputs))
+    with_text = distinct - count // 10 * (case.kind == MISSING)
+    expected, returned = min(with_text, top_n or count), len(rank(inputs))
     assert returned == expected, f"{case}: {returned} documents returned, not {expected}"
     return lambda: rank(inputs)
 
@@ -158,12 +160,6 @@ def copying(count: int) -> Callable[[], Any]:
         each.model_copy(update={"metadata": {**each.metadata, "relevance_score": 0.5}})
         for each in documents
     ]
-
-
-def in_two_lists(made: list[Any]) -> dict[str, list[Any]]:
-    """The first three quarters and the last three quarters: half of them is in both."""
-    quarter = len(made) // 4
-    return {"dense": made[: -quarter or None], "sparse": made[quarter:]}
 
 
 def measure(count: int, rounds: int) -> dict[Case, list[float]]:
