@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank import DashScopeScorer, QwenRerankError
+from qwen_rerank import Content, DashScopeScorer, InvalidInputError, QwenRerankError
+from qwen_rerank.scorers.http.pool import ConnectionPool, Endpoint
 from tests.support.loopback import (
     Fault,
     LoopbackDashScope,
@@ -21,7 +22,9 @@ from tests.support.loopback import (
     hangs,
     refuses,
     says,
+    streams,
 )
+from tests.support.transport import RawServer, http_response, ranking_of, read_request
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 
@@ -118,6 +121,54 @@ def test_a_response_that_nobody_asked_for_is_not_the_next_ones(
         assert server.connections == 2
 
 
+def test_a_response_before_a_large_request_is_sent_is_not_its_response() -> None:
+    async def responds_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(http_response(ranking_of([0.9])))
+        await reader.readexactly(1)  # the next request begins
+        writer.write(http_response(ranking_of([0.1])))
+        await reader.read()
+
+    async def responds(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(http_response(ranking_of([0.8])))
+
+    large = Content(image=f"data:image/png;base64,{'QUJD' * 2**21}")  # 8 MiB
+    with RawServer([responds_early, responds]) as server:
+        scorer = DashScopeScorer("qwen3-vl-rerank", KEY, base_url=server.base_url)
+        assert scorer.score("first", ["small"]).values == [0.9]
+        assert scorer.score("second", [large]).values == [0.8]
+    assert server.connections == 2
+
+
+async def test_requests_above_the_limit_wait_their_turn() -> None:
+    async def responds(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            in_flight.append(in_flight[-1] + 1)
+            await asyncio.sleep(0)
+            in_flight.append(in_flight[-1] - 1)
+            writer.write(http_response(b"{}"))
+
+    async def post(number: int) -> None:
+        async with pool.slot(endpoint):
+            started.append(number)
+            assert (await pool.post(endpoint, {}, [b"{}"])).body == b"{}"
+
+    in_flight, started = [0], list[int]()
+    pool = ConnectionPool(max_connections=3)
+    with RawServer([responds]) as server:
+        endpoint = Endpoint.of(server.base_url)
+        async with asyncio.TaskGroup() as group:
+            for number in range(12):
+                group.create_task(post(number))
+        await pool.close()
+    assert max(in_flight) <= 3
+    assert server.connections <= 3
+    assert started == [*range(12)]
+
+
 def _tracebacks(error: BaseException | None) -> Iterator[TracebackType]:
     """The frames of an error, and of those behind it."""
     while error is not None:
@@ -137,6 +188,7 @@ FAILURES: dict[str, tuple[Fault | None, dict[str, Any]]] = {
     "too late": (hangs, {"timeout": 0.2}),
     "past the deadline": (hangs, {"deadline": 0.2}),
     "not JSON": (says("<html>"), {}),
+    "too large": (streams(b" " * (1 << 18)), {}),
     "unreachable": (None, {"base_url": "http://127.0.0.1:9/api/v1"}),
 }
 
@@ -156,3 +208,15 @@ def test_no_frame_of_an_error_has_the_key_in_its_locals(
     frames = [each.tb_frame for each in _tracebacks(failure.value)][1:]
     assert len(frames) > 3
     assert [frame.f_code.co_qualname for frame in frames if KEY in repr(frame.f_locals)] == []
+
+
+def test_no_frame_of_an_error_about_the_proxy_has_the_key_in_its_locals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:mine@p:port")
+    scorer = DashScopeScorer(api_key=KEY, base_url="https://api.example/api/v1")
+    with pytest.raises(InvalidInputError, match="https_proxy") as failure:
+        scorer.score("q", ["a"])
+    frames = [each.tb_frame for each in _tracebacks(failure.value)][1:]
+    assert not [frame for frame in frames if "mine" in repr(frame.f_locals)]
+    assert not [frame for frame in frames if KEY in repr(frame.f_locals)]

@@ -172,6 +172,7 @@ class _IOThread:
 
     def _stop(self) -> None:
         if not self.is_usable:
+            self.pool.disown()
             return
         self.is_stopped = True
         with suppress(TimeoutError):

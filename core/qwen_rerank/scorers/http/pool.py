@@ -16,6 +16,7 @@ import certifi
 from pydantic import SecretStr
 from yarl import URL
 
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.http.auth import Headers
 from qwen_rerank.scorers.http.proxies import proxy_for
 
@@ -148,7 +149,7 @@ class ConnectionPool:
         failure: Exception
         try:
             return await self._post(endpoint, headers, body)
-        except ResponseTooLargeError:
+        except (ResponseTooLargeError, InvalidInputError):
             raise
         except aiohttp.ClientError as error:
             failure = _failure_of(error)
@@ -164,10 +165,8 @@ class ConnectionPool:
             async with self._open().post(
                 endpoint.url,
                 data=upload.data(),
-                headers={name: _plain(value) for name, value in headers.items()}
-                | {"Content-Length": str(upload.size)},
                 allow_redirects=False,
-                **_proxy_arguments(endpoint),
+                **_headers_and_proxy(endpoint.url, headers, upload.size),  # no name for the key
             ) as response:
                 if response.status != 200 or upload.is_sent:
                     return HTTPResponse(response.status, response.headers, await _read(response))
@@ -266,17 +265,23 @@ def _message_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _proxy_arguments(endpoint: Endpoint) -> dict[str, Any]:
-    """What aiohttp needs to send the request through a proxy, if there is one."""
-    url = endpoint.url
-    proxy = proxy_for(url.scheme, url.host or "", url.port or 0)
+def _headers_and_proxy(url: URL, headers: Headers, length: int) -> dict[str, Any]:
+    """What aiohttp needs to send the headers, and through a proxy if there is one."""
+    proxy = proxy_for(url.scheme, url.host or "", url.port or 0)  # its errors pass no plain key
+    plain = {**_plain(headers), "Content-Length": str(length)}
     if proxy is None:
-        return {}
-    return {"proxy": str(proxy), "proxy_headers": {k: _plain(v) for k, v in proxy.headers.items()}}
+        return {"headers": plain}
+    if url.scheme == "https":  # the proxy's headers do not reach the server
+        return {"headers": plain, "proxy": str(proxy), "proxy_headers": _plain(proxy.headers)}
+    return {"headers": {**plain, **_plain(proxy.headers)}, "proxy": str(proxy)}
 
 
-def _plain(value: SecretStr | str) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
+def _plain(headers: Headers) -> dict[str, str]:
+    """The headers with the secrets in them."""
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in headers.items()
+    }
 
 
 @cache

@@ -54,7 +54,8 @@ class Proxy:
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
@@ -68,6 +69,8 @@ def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
         InvalidInputError: The proxy's address is invalid. It is not quoted, as it can hold a
             password.
     """
+    if is_loopback(host):
+        return None
     proxy = _find_proxy(scheme, host, port, _address(scheme), _first_set(_NO_PROXY))
     if proxy == _INVALID:
         raise InvalidInputError(
@@ -97,8 +100,6 @@ def _find_proxy(
     scheme: str, host: str, port: int, address: str, no_proxy: str
 ) -> Proxy | Literal["invalid"] | None:
     """Return the proxy, or "invalid": an error raised here would show the address."""
-    if is_loopback(host):
-        return None
     if not address and not proxy_bypass(host):
         address = getproxies().get(scheme, "")
     if not address or _is_excluded(host, port, no_proxy):
