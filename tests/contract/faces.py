@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
 import langchain_qwen_rerank
@@ -24,6 +26,7 @@ __all__ = [
     "LlamaIndex",
     "Plain",
     "Reranker",
+    "Retriever",
 ]
 
 
@@ -146,6 +149,36 @@ class LangChain:
         fields = dict(ranked.metadata)
         score = fields.pop("relevance_score", None)
         return Item(str(ranked.id), fields, score)
+
+
+class _Stored(BaseRetriever):
+    """Returns the same documents for any query."""
+
+    documents: list[Document]
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        return self.documents
+
+
+class Retriever(LangChain):
+    """QwenRerankRetriever, over a retriever that returns the items."""
+
+    def __init__(self, query: Any, **options: Any) -> None:
+        super().__init__(query, **options)
+        self._stored = _Stored(documents=[])
+        self.component = langchain_qwen_rerank.QwenRerankRetriever(
+            compressor=self.component, base_retriever=self._stored
+        )
+
+    def rank(self, made: list[Document]) -> list[Document]:
+        self._stored.documents = made
+        return self.component.invoke(self._query)
+
+    async def arank(self, made: list[Document]) -> list[Document]:
+        self._stored.documents = made
+        return await self.component.ainvoke(self._query)
 
 
 class LlamaIndex:

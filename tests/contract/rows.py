@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 
 from tests.contract.entry_points import ITEMS, QUERY, EntryPoint
-from tests.contract.faces import USER_FACES, Item, LangChain, Plain
+from tests.contract.faces import USER_FACES, Item, LangChain, Plain, Retriever
 from tests.contract.services import Service
 from tests.support.loopback import Fault, Loopback, score_of
 
-__all__ = ["Row", "at_every_face", "at_one_face", "at_the_scorer", "each_row", "play"]
+__all__ = [
+    "Row",
+    "at_every_constructor",
+    "at_every_face",
+    "at_one_face",
+    "at_the_scorer",
+    "each_row",
+    "play",
+]
 
 at_the_scorer = pytest.mark.parametrize("entry_points", [Plain], ids=["scorer"], indirect=True)
 
@@ -22,6 +30,10 @@ at_one_face = pytest.mark.parametrize("entry_points", [LangChain], ids=["face"],
 """For what the engine does, which all faces share."""
 
 at_every_face = pytest.mark.parametrize(
+    "entry_points", [*USER_FACES, Retriever], ids=lambda face: face.__name__, indirect=True
+)
+
+at_every_constructor = pytest.mark.parametrize(
     "entry_points", USER_FACES, ids=lambda face: face.__name__, indirect=True
 )
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from qwen_rerank import InvalidInputError, MissingKeyError
 from tests.contract.entry_points import KEY, EntryPoint
-from tests.contract.rows import Row, at_every_face, at_the_scorer, each_row
+from tests.contract.rows import Row, at_every_constructor, at_the_scorer, each_row
 from tests.contract.services import DASHSCOPE, VLLM, Service, with_service
 from tests.support.loopback import Loopback
 
@@ -85,7 +85,7 @@ def test_a_scorer_refuses_what_it_cannot_use(row: Row, entry_points: list[EntryP
 
 
 @each_row(lambda service: ROWS_OF_A_FACE, DASHSCOPE)
-@at_every_face
+@at_every_constructor
 def test_a_face_refuses_what_it_cannot_use(row: Row, entry_points: list[EntryPoint]) -> None:
     check_refused(row, entry_points)
 
@@ -104,7 +104,7 @@ def test_a_scorer_warns_once_of_a_key_that_is_sent_in_the_clear(
     check_warning(entry_points[0], service)
 
 
-@at_every_face
+@at_every_constructor
 def test_a_face_warns_once_of_a_key_that_is_sent_in_the_clear(
     entry_points: list[EntryPoint], service: Service
 ) -> None:
