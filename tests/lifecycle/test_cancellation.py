@@ -1,4 +1,4 @@
-"""A caller who leaves: cancelled or interrupted, at once, and the client works on."""
+"""Cancelled and interrupted calls end at once, and the client can be used again."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ async def test_a_cancelled_call_closes_all_its_requests(dashscope: LoopbackDashS
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashScope) -> None:
-    async def answers_when_one_has_left(
+    async def responds_when_one_has_left(
         request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
         assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
         return web.json_response(ranking(body))
 
-    dashscope.faults.extend([hangs, *[answers_when_one_has_left] * 2])
+    dashscope.faults.extend([hangs, *[responds_when_one_has_left] * 2])
     scorer = DashScopeScorer()
     cancelled = asyncio.create_task(arank(scorer, ["a"]))
     assert await asyncio.to_thread(dashscope.arrived.wait, 10)
-    others = [asyncio.create_task(arank(scorer, [f"score=0.{place}"])) for place in (1, 2)]
+    others = [asyncio.create_task(arank(scorer, [f"score=0.{digit}"])) for digit in (1, 2)]
     dashscope.arrived.clear()
     assert await asyncio.to_thread(dashscope.arrived.wait, 10)
     cancelled.cancel()
@@ -79,12 +79,12 @@ async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashS
 # --- Interrupted
 
 
-# Python heeds Ctrl-C only where its parent did, which one in the background may not.
-HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+# Python handles Ctrl-C only if its parent does, and a parent in the background may not.
+HANDLES_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
-def test_clients_that_are_interrupted_work_on(dashscope: LoopbackDashScope) -> None:
-    code = HEEDS + (
+def test_interrupted_clients_can_be_used_again(dashscope: LoopbackDashScope) -> None:
+    code = HANDLES_CTRL_C + (
         "import asyncio\n"
         "from tests.support.clients import CLIENTS, arank, rank\n"
         "ways = (rank, lambda *call: asyncio.run(arank(*call)))\n"
@@ -109,11 +109,11 @@ def test_clients_that_are_interrupted_work_on(dashscope: LoopbackDashScope) -> N
     assert (out, err) == ("[('score=0.5', 0.5)]\n" * calls, "")
 
 
-def test_an_interrupt_that_nobody_catches_ends_the_process_and_its_requests(
+def test_an_uncaught_interrupt_ends_the_process_and_its_requests(
     dashscope: LoopbackDashScope,
 ) -> None:
     dashscope.faults.append(hangs)
-    code = HEEDS + "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
+    code = HANDLES_CTRL_C + "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
     with running_python(code) as process:
         assert dashscope.arrived.wait(30)
         process.send_signal(signal.SIGINT)
@@ -125,7 +125,7 @@ def test_an_interrupt_that_nobody_catches_ends_the_process_and_its_requests(
 AT_EVERY_MOMENT = """
 import faulthandler, itertools, sys, qwen_rerank
 
-def interrupts_at(moment):  # where Python looks for signals: after a call, and on entering one
+def interrupts_at(moment):  # where Python checks for signals: after a call, and on entering one
     moments = itertools.count(1)
     def profile(frame, event, argument):
         if event in ("call", "c_return") and next(moments) == moment:
@@ -133,7 +133,7 @@ def interrupts_at(moment):  # where Python looks for signals: after a call, and 
             raise KeyboardInterrupt
     return profile
 
-faulthandler.dump_traceback_later(40, exit=True)  # says where it hangs, if it does
+faulthandler.dump_traceback_later(40, exit=True)  # shows where it hangs, if it does
 scorer = qwen_rerank.DashScopeScorer()
 scorer.score("q", ["a"])
 interrupted = []
@@ -145,7 +145,7 @@ for moment in itertools.count(1):
         pass
     finally:
         sys.setprofile(None)
-    if moment not in interrupted:  # the call was over before
+    if moment not in interrupted:  # the call ended before that moment
         break
 print(len(interrupted), scorer.score("q", ["score=0.5"]).values)
 """

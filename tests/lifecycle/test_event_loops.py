@@ -1,4 +1,4 @@
-"""Event loops: one after another, many at once, other kinds; connections, and how they end."""
+"""Event loops: in sequence, concurrent, uvloop; and the connections that they share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.loopback import LoopbackDashScope, hangs
 
 try:
     from uvloop import new_event_loop as new_uvloop
-except ImportError:  # there is none for this platform
+except ImportError:  # not available on this platform
     new_uvloop = None
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -36,19 +36,19 @@ each_client = pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
 
 
 async def in_turn(client: Any, calls: int) -> list[Ranked]:
-    return [await arank(client, [f"score=0.{place}"]) for place in range(1, calls + 1)]
+    return [await arank(client, [f"score=0.{digit}"]) for digit in range(1, calls + 1)]
 
 
 def expected(calls: int) -> list[Ranked]:
-    return [[(f"score=0.{place}", place / 10)] for place in range(1, calls + 1)]
+    return [[(f"score=0.{digit}", digit / 10)] for digit in range(1, calls + 1)]
 
 
-# --- One loop after another, and many at once
+# --- Loops in sequence and at the same time
 
 
 @each_client
 @pytest.mark.parametrize("new_loop", LOOPS)
-def test_loops_one_after_another_rank_and_each_reuses_its_connection(
+def test_loops_in_sequence_share_a_client_and_its_connection(
     dashscope: LoopbackDashScope, new_loop: NewLoop, make: Callable[..., Any]
 ) -> None:
     client = make()
@@ -64,7 +64,7 @@ def test_loops_one_after_another_rank_and_each_reuses_its_connection(
 def test_loops_in_four_threads_at_once_share_a_client(
     dashscope: LoopbackDashScope, new_loop: NewLoop, make: Callable[..., Any]
 ) -> None:
-    dashscope.answer_only_when(in_flight=4)  # so that all four are under way together
+    dashscope.answer_only_when(in_flight=4)  # so that all four run at the same time
     client = make(deadline=20)
 
     def run(_: int) -> list[Ranked]:
@@ -80,17 +80,17 @@ def test_loops_in_four_threads_at_once_share_a_client(
 def test_many_threads_and_event_loops_share_a_scorer(dashscope: LoopbackDashScope) -> None:
     scorer = DashScopeScorer()
 
-    def call(place: int) -> Ranked:
-        texts = [f"score={place / 100}", "score=0.99"]
-        return asyncio.run(arank(scorer, texts)) if place % 2 else rank(scorer, texts)
+    def call(number: int) -> Ranked:
+        texts = [f"score={number / 100}", "score=0.99"]
+        return asyncio.run(arank(scorer, texts)) if number % 2 else rank(scorer, texts)
 
     with ThreadPoolExecutor(16) as pool:
-        for place, ranked in enumerate(pool.map(call, range(64))):
-            assert ranked == [("score=0.99", 0.99), (f"score={place / 100}", place / 100)]
+        for number, ranked in enumerate(pool.map(call, range(64))):
+            assert ranked == [("score=0.99", 0.99), (f"score={number / 100}", number / 100)]
 
 
-async def test_other_work_goes_on_while_a_call_waits(dashscope: LoopbackDashScope) -> None:
-    dashscope.answer_only_when(in_flight=5)  # so the five must be under way together
+async def test_other_calls_run_while_one_waits(dashscope: LoopbackDashScope) -> None:
+    dashscope.answer_only_when(in_flight=5)  # so that all five run at the same time
     scorer = DashScopeScorer(deadline=20)
     results = await asyncio.gather(*(scorer.ascore("q", ["a"]) for _ in range(5)))
     assert len(results) == 5
@@ -108,7 +108,7 @@ def test_a_sync_call_works_inside_a_running_loop(
         assert runner.run(notebook_cell()) == [("score=0.7", 0.7)]
 
 
-def test_a_call_that_a_loop_leaves_behind_ends_with_it(dashscope: LoopbackDashScope) -> None:
+def test_a_call_ends_with_its_event_loop(dashscope: LoopbackDashScope) -> None:
     async def forgets() -> None:
         dashscope.faults.append(hangs)
         tasks.append(asyncio.create_task(DashScopeScorer().ascore("q", ["a"])))
@@ -131,7 +131,7 @@ def test_calls_in_turn_use_one_connection(dashscope: LoopbackDashScope) -> None:
 
 
 def test_the_last_scorer_to_close_closes_the_connections(dashscope: LoopbackDashScope) -> None:
-    gc.collect()  # a scorer of another test, in a cycle, would still hold them
+    gc.collect()  # a scorer of another test may be in a reference cycle and still hold them
     first, second = DashScopeScorer(), DashScopeScorer()
     first.score("q", ["a"])
     second.score("q", ["a"])
@@ -154,15 +154,15 @@ async def test_a_closed_scorer_refuses_further_calls(dashscope: LoopbackDashScop
         await scorer.ascore("q", ["a"])
 
 
-# --- The end of the process
+# --- Exit of the process
 
 
-def complaints(err: str) -> list[str]:
-    """What Python said, but for asyncio's notes, in development mode, of a slow machine."""
+def error_lines(err: str) -> list[str]:
+    """The lines of standard error, except asyncio's notes about slow callbacks."""
     return [line for line in err.splitlines() if not re.match(r"Executing <.* seconds$", line)]
 
 
-def test_clients_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) -> None:
+def test_clients_that_are_not_closed_cause_no_warnings(dashscope: LoopbackDashScope) -> None:
     code = (
         "import asyncio, threading, qwen_rerank\n"
         "scorer = qwen_rerank.DashScopeScorer()\n"
@@ -174,12 +174,14 @@ def test_clients_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) ->
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
     out, err = python(code, *DEVELOPMENT_MODE)
-    assert (out, complaints(err)) == ("[0.5]\n", [])
+    assert (out, error_lines(err)) == ("[0.5]\n", [])
     assert len(dashscope.received) == 10
 
 
 @pytest.mark.skipif(new_uvloop is None, reason="no uvloop for this platform")
-def test_clients_in_uvloop_that_nobody_closes_warn_nobody(dashscope: LoopbackDashScope) -> None:
+def test_clients_in_uvloop_that_are_not_closed_cause_no_warnings(
+    dashscope: LoopbackDashScope,
+) -> None:
     code = (
         "import qwen_rerank, uvloop\n"
         "scorer = qwen_rerank.DashScopeScorer()\n"
@@ -187,10 +189,10 @@ def test_clients_in_uvloop_that_nobody_closes_warn_nobody(dashscope: LoopbackDas
         "print(scorer.score('q', ['score=0.5']).values)\n"
     )
     out, err = python(code, *DEVELOPMENT_MODE)
-    assert (out, complaints(err)) == ("[0.5]\n", [])
+    assert (out, error_lines(err)) == ("[0.5]\n", [])
 
 
-def test_plugins_that_nobody_closes_leave_nothing_open(dashscope: LoopbackDashScope) -> None:
+def test_plugins_that_are_not_closed_leave_nothing_open(dashscope: LoopbackDashScope) -> None:
     code = (
         "import asyncio\n"
         "from tests.support.clients import PLUGINS, arank, rank\n"
@@ -198,19 +200,19 @@ def test_plugins_that_nobody_closes_leave_nothing_open(dashscope: LoopbackDashSc
         "    for _ in range(5): asyncio.run(arank(make(), ['a']))\n"
         "    print(rank(make(), ['score=0.5']))\n"
     )
-    strict = ("-X", "dev", "-W", "error::ResourceWarning")  # the frameworks warn of other things
+    strict = ("-X", "dev", "-W", "error::ResourceWarning")  # the frameworks have other warnings
     out, err = python(code, *strict)
     assert out == "[('score=0.5', 0.5)]\n" * 3
-    assert complaints(err) == []
+    assert error_lines(err) == []
 
 
-def test_a_call_in_the_interpreters_last_moments_is_a_clear_error(
+def test_a_call_while_the_interpreter_exits_is_a_clear_error(
     dashscope: LoopbackDashScope,
 ) -> None:
     code = (
         "import atexit, qwen_rerank\n"
         "scorer = qwen_rerank.DashScopeScorer()\n"
-        "atexit.register(lambda: scorer.score('q', ['a']))\n"  # runs after what comes later
+        "atexit.register(lambda: scorer.score('q', ['a']))\n"  # runs after later handlers
         "scorer.score('q', ['a'])\n"
     )
     _, err = python(code)

@@ -1,4 +1,4 @@
-"""Other processes and copies: what they take along, and what they have of their own."""
+"""Other processes, pickles and copies: what they share with the original, and what not."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TEXTS = ["score=0.2", "score=0.9"]
 
 each_client = pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-NO_FORK_WARNING = ("-W", "ignore::DeprecationWarning")  # Python's, of fork beside threads
+NO_FORK_WARNING = ("-W", "ignore::DeprecationWarning")  # Python's, about fork with threads
 
 
 # --- Other processes
 
 
 @pytest.mark.parametrize("start", [pytest.param("fork", marks=can_fork), "spawn"])
-def test_clients_work_in_the_processes_of_a_pool_and_on_in_the_parent(
+def test_clients_work_in_a_process_pool_and_in_its_parent(
     dashscope: LoopbackDashScope, start: str
 ) -> None:
     code = (
@@ -48,7 +48,7 @@ def test_clients_work_in_the_processes_of_a_pool_and_on_in_the_parent(
 
 
 @can_fork
-def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope) -> None:
+def test_a_forked_child_has_its_own_connections(dashscope: LoopbackDashScope) -> None:
     code = (
         "import os, qwen_rerank\n"
         "scorer = qwen_rerank.DashScopeScorer()\n"
@@ -64,10 +64,10 @@ def test_a_forked_child_has_connections_of_its_own(dashscope: LoopbackDashScope)
 
 
 @can_fork
-def test_a_fork_in_the_middle_of_a_call_works_and_leaves_the_call_alone(
+def test_a_fork_during_a_call_works_and_does_not_disturb_the_call(
     dashscope: LoopbackDashScope,
 ) -> None:
-    dashscope.answer_only_when(in_flight=2)  # the call of the parent, and that of its child
+    dashscope.answer_only_when(in_flight=2)  # the parent's call and its child's
     code = (
         "import os, sys, threading, qwen_rerank\n"
         "def call(): os.write(1, b'%r\\n' % scorer.score('q', ['score=0.5']).values)\n"
@@ -93,13 +93,13 @@ def test_a_fork_in_the_middle_of_a_call_works_and_leaves_the_call_alone(
 
 @each_client
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_carries_no_key_and_finds_that_of_where_it_is_loaded(
+def test_a_pickle_has_no_key_and_takes_one_from_the_environment_where_it_is_loaded(
     dashscope: LoopbackDashScope, make: Callable[..., Any], protocol: int
 ) -> None:
     client = make(api_key="sk-here", base_url=dashscope.base_url)
     pickled = pickle.dumps(client, protocol)
     assert b"sk-here" not in pickled
-    assert rank(pickle.loads(pickled), TEXTS) == RANKED  # by the key of the environment
+    assert rank(pickle.loads(pickled), TEXTS) == RANKED  # with the key from the environment
     dashscope.key = "sk-here"
     assert rank(client, TEXTS) == RANKED
     keys = [request.headers["Authorization"] for request in dashscope.received]
@@ -107,12 +107,12 @@ def test_a_pickle_carries_no_key_and_finds_that_of_where_it_is_loaded(
 
 
 @each_client
-def test_a_pickle_loads_where_no_key_is_and_a_call_says_how_to_give_one(
+def test_a_pickle_loads_without_a_key_and_a_call_says_how_to_set_one(
     dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]
 ) -> None:
     pickled = pickle.dumps(make())
     monkeypatch.delenv("DASHSCOPE_API_KEY")
-    loaded = pickle.loads(pickled)  # raising here would break a process pool
+    loaded = pickle.loads(pickled)  # an error here would break a process pool
     with pytest.raises(MissingKeyError, match="DASHSCOPE_API_KEY"):
         rank(loaded, TEXTS)
 
@@ -134,7 +134,7 @@ def test_a_pickled_scorer_keeps_its_limits(dashscope: LoopbackDashScope) -> None
 
 
 @each_client
-def test_a_client_that_has_connections_can_be_pickled(
+def test_a_client_with_connections_can_be_pickled(
     dashscope: LoopbackDashScope, make: Callable[..., Any]
 ) -> None:
     client = make()
@@ -154,19 +154,19 @@ def deep_model_copy(client: Any) -> Any:
 
 
 MODELS = ["LangChain", "LlamaIndex"]
-"""Those that are pydantic's."""
+"""The clients that are pydantic models."""
 
 COPIES = [(name, duplicate) for name in CLIENTS for duplicate in (copy.copy, copy.deepcopy)]
 MODEL_COPIES = [(name, duplicate) for name in MODELS for duplicate in (model_copy, deep_model_copy)]
 
 
 @pytest.mark.parametrize(("name", "duplicate"), COPIES + MODEL_COPIES)
-def test_a_copy_ranks_with_the_key_of_the_original(
+def test_a_copy_has_the_key_of_the_original(
     dashscope: LoopbackDashScope, name: str, duplicate: Callable[[Any], Any]
 ) -> None:
     dashscope.key = "sk-passed"
     client = CLIENTS[name](api_key="sk-passed")
-    for _ in range(2):  # before the client has been used, and after
+    for _ in range(2):  # before the client is used, and after
         assert rank(duplicate(client), TEXTS) == RANKED
         assert rank(client, TEXTS) == RANKED
 
@@ -181,7 +181,7 @@ def test_a_copied_scorer_is_the_same_scorer(
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, model_copy, deep_model_copy])
-def test_a_key_assigned_to_a_copy_is_not_the_originals(
+def test_a_key_assigned_to_a_copy_does_not_change_the_original(
     dashscope: LoopbackDashScope, name: str, duplicate: Callable[[Any], Any]
 ) -> None:
     client = PLUGINS[name]()

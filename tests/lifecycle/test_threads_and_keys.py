@@ -1,4 +1,4 @@
-"""Keys: where they come from, and that no thread ever sends another's."""
+"""Keys: where they come from, and that no thread sends the key of another."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CALLS = 2_000
 
 
 @pytest.fixture
-def _threads_take_turns_all_the_time() -> Iterator[None]:
+def _threads_switch_all_the_time() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
 
 
-class Watched(ModuleType):
-    """The SDK, which notes who touches the key that its users may set for the whole process."""
+class CountingModule(ModuleType):
+    """The SDK, counting reads and writes of the key that is global to the process."""
 
     touched: ClassVar[Counter[str]] = Counter()
 
@@ -45,25 +45,25 @@ class Watched(ModuleType):
 
 @pytest.fixture
 def touched(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often dashscope.api_key was read and written during the test."""
-    monkeypatch.setattr(Watched, "touched", Counter())
-    monkeypatch.setattr(sdk, "__class__", Watched)
-    return Watched.touched
+    """How often dashscope.api_key is read and written during the test."""
+    monkeypatch.setattr(CountingModule, "touched", Counter())
+    monkeypatch.setattr(sdk, "__class__", CountingModule)
+    return CountingModule.touched
 
 
-@pytest.mark.usefixtures("_threads_take_turns_all_the_time")
-def test_no_request_of_eight_threads_has_another_threads_key(
+@pytest.mark.usefixtures("_threads_switch_all_the_time")
+def test_no_thread_sends_the_key_of_another(
     dashscope: LoopbackDashScope, touched: Counter[str]
 ) -> None:
-    keys = ("sk-first", "sk-second")  # and a third in the environment
+    keys = ("sk-first", "sk-second")  # a third is in the environment
     clients = [[make(api_key=key) for make in CLIENTS.values()] for key in keys]
     dashscope.faults.extend([responds_with_any_key] * CALLS)
 
     def call(number: int) -> Ranked:
-        place, way = number % 2, number // 2
-        client, awaited = clients[place][way % 4], way // 4 % 2
-        texts = [f"{keys[place]} score=0.{number}1"]
-        return asyncio.run(arank(client, texts)) if awaited else rank(client, texts)
+        index, way = number % 2, number // 2
+        client, is_async = clients[index][way % 4], way // 4 % 2
+        texts = [f"{keys[index]} score=0.{number}1"]
+        return asyncio.run(arank(client, texts)) if is_async else rank(client, texts)
 
     with ThreadPoolExecutor(8) as pool:
         for number, ranked in enumerate(pool.map(call, range(CALLS))):
@@ -76,7 +76,7 @@ def test_no_request_of_eight_threads_has_another_threads_key(
     assert touched == {}
 
 
-def test_a_global_key_of_the_sdk_is_neither_used_nor_changed(
+def test_the_global_key_of_the_sdk_is_neither_used_nor_changed(
     dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sdk, "api_key", "sk-global")

@@ -1,4 +1,4 @@
-"""The key travels only to the service that it is for: TLS, redirects, plain addresses."""
+"""The key is sent only to its service: TLS, redirects, unencrypted addresses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RankBy = Callable[[Any, list[str]], Ranked]
 
 @pytest.fixture(params=["sync", "async"])
 def rank_by(request: pytest.FixtureRequest) -> RankBy:
-    """Either way of asking a client."""
+    """Both ways to call a client."""
     if request.param == "sync":
         return rank
     return lambda client, texts: asyncio.run(arank(client, texts))
@@ -37,13 +37,13 @@ def rank_by(request: pytest.FixtureRequest) -> RankBy:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """An authority that nobody trusts by default."""
+    """A certificate authority that is not trusted by default."""
     return trustme.CA()
 
 
 @contextmanager
 def https(server: LoopbackDashScope, certificate: trustme.LeafCert) -> Iterator[TLSFront]:
-    """The service behind TLS, with this certificate."""
+    """Put TLS with this certificate in front of the service."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     with TLSFront(server, context) as front:
@@ -51,7 +51,7 @@ def https(server: LoopbackDashScope, certificate: trustme.LeafCert) -> Iterator[
 
 
 @pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
-def test_a_certificate_of_nobody_known_is_an_error_and_nothing_is_sent(
+def test_an_untrusted_certificate_is_an_error_and_nothing_is_sent(
     dashscope: LoopbackDashScope, authority: trustme.CA, make: Callable[..., Any], rank_by: RankBy
 ) -> None:
     with https(dashscope, authority.issue_cert("127.0.0.1")) as front:
@@ -66,7 +66,7 @@ def year(offset: int) -> datetime:
     return datetime.now(UTC) + timedelta(days=365 * offset)
 
 
-# Every authority is read once a process, so another interpreter has to trust ours.
+# Authorities are read once per process, so this needs another interpreter.
 RANKS = (
     "import os, qwen_rerank\n"
     "scorer = qwen_rerank.DashScopeScorer(base_url=os.environ['FRONT'], max_retries=0)\n"
@@ -83,7 +83,7 @@ RANKS = (
         ("elsewhere.example", year(1), "certificate is not valid for '127.0.0.1'"),
     ],
 )
-def test_a_certificate_counts_where_its_authority_is_trusted_and_it_fits(
+def test_a_certificate_must_be_valid_for_the_host_and_the_date(
     dashscope: LoopbackDashScope,
     authority: trustme.CA,
     monkeypatch: pytest.MonkeyPatch,
@@ -119,11 +119,11 @@ def test_a_redirect_to_another_host_is_an_error_and_nothing_is_sent_there(
     assert (len(dashscope.received), elsewhere.received) == (1, [])
 
 
-# --- Plain http
+# --- Unencrypted addresses
 
 
 def warned(base_urls: list[str]) -> list[str]:
-    """What clients of all kinds warn of when they are made for these addresses."""
+    """The warnings of all clients that are created for these addresses."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for base_url in base_urls:
@@ -133,8 +133,8 @@ def warned(base_urls: list[str]) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
-def test_a_plain_address_elsewhere_warns_once_a_host_and_says_what_to_do() -> None:
-    # Once a process: no other test may name these hosts.
+def test_an_unencrypted_address_warns_once_per_host_and_says_what_to_do() -> None:
+    # Once per process: no other test may use these hosts.
     urls = [f"http://plain-{name}.example{port}/api/v1" for name in "ab" for port in ("", ":8080")]
     first, second = warned(urls)
     assert "plain-a.example" in first
@@ -154,7 +154,7 @@ def test_a_plain_address_elsewhere_warns_once_a_host_and_says_what_to_do() -> No
         "https://proxy.example",
     ],
 )
-def test_a_plain_address_of_this_machine_and_a_safe_one_do_not_warn(address: str) -> None:
+def test_loopback_and_encrypted_addresses_do_not_warn(address: str) -> None:
     assert warned([f"{address}/api/v1"]) == []
 
 
@@ -172,7 +172,7 @@ def test_a_netrc_is_not_read(
     assert dashscope.received[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_a_proxys_password_is_in_no_failure(
+def test_a_proxys_password_is_in_no_error(
     dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:mine@127.0.0.1:{dashscope.port}")

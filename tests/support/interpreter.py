@@ -1,4 +1,4 @@
-"""Other interpreters, for what only a process of its own can show."""
+"""Other interpreters, for tests that need a separate process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 __all__ = ["DEVELOPMENT_MODE", "ROOT", "python", "running_python"]
 
 DEVELOPMENT_MODE = ("-X", "dev", "-W", "error")
-"""Options with which Python complains of all that was not closed or awaited, and of warnings."""
+"""Options that make Python report everything that was not closed or awaited, and all warnings."""
 
 ROOT = Path(__file__).parents[2]
 
 
 def python(code: str, *options: str) -> tuple[str, str]:
-    """What another interpreter, at the root of the repository, prints and complains of."""
+    """Run code at the root of the repository and return its standard output and error."""
     with running_python(code, *options) as process:
         return process.communicate(timeout=100)
 
 
 @contextmanager
 def running_python(code: str, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The same while it runs; it does not outlive the block."""
+    """Start code at the root of the repository. The process is killed at the end of the block."""
     with subprocess.Popen(
         [sys.executable, *options, "-c", code],
         cwd=ROOT,
@@ -37,4 +37,4 @@ def running_python(code: str, *options: str) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            process.kill()  # does nothing where it has ended
+            process.kill()  # does nothing if it has ended

@@ -1,4 +1,4 @@
-"""A server in a thread of its own."""
+"""Servers that run in a thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["Threaded"]
 
 
 class Threaded(ABC):
-    """A server with an event loop in a thread of its own; use as a context manager."""
+    """A server with its own event loop in a thread. Use it as a context manager."""
 
     @abstractmethod
     def serving(self) -> AbstractAsyncContextManager[object]:
-        """Listens as long as it is open."""
+        """A context in which the server listens."""
 
     def __enter__(self) -> Self:
         started = threading.Event()

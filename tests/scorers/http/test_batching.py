@@ -1,4 +1,4 @@
-"""From texts to requests: the properties that packing always has."""
+"""Batching: how texts become requests, and how few tokens are counted for that."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cost(query_tokens: int, tokens: int, limits: Limits) -> int:
 
 
 def first_fit(query_tokens: int, text_tokens: list[int], limits: Limits) -> int:
-    """How many requests the textbook's first-fit takes."""
+    """How many requests textbook first-fit makes."""
     requests: list[list[int]] = []
     for tokens in text_tokens:
         size = cost(query_tokens, tokens, limits)
@@ -62,14 +62,14 @@ def test_every_request_is_within_the_limits_or_a_single_text(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
     for request in pack([query_tokens, *text_tokens], limits, concurrency):
-        tokens = query_tokens * len(request) + sum(text_tokens[place] for place in request)
+        tokens = query_tokens * len(request) + sum(text_tokens[index] for index in request)
         assert len(request) <= limits.documents
         assert tokens <= limits.request_tokens or len(request) == 1
 
 
 @given(st.integers(1, 50), token_counts, limits, concurrencies)
-@example(1, [7, 5, 6, 5, 6, 5], Limits(request_tokens=20), 1)  # first-fit decreasing takes 3
-def test_there_are_no_more_turns_than_first_fit_takes(
+@example(1, [7, 5, 6, 5, 6, 5], Limits(request_tokens=20), 1)  # first-fit decreasing makes 3
+def test_there_are_no_more_rounds_than_with_first_fit(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
     requests = pack([query_tokens, *text_tokens], limits, concurrency)
@@ -78,7 +78,7 @@ def test_there_are_no_more_turns_than_first_fit_takes(
 
 
 @given(st.integers(1, 50), token_counts, limits, concurrencies)
-def test_what_fits_one_request_is_one(
+def test_texts_that_fit_one_request_share_it(
     query_tokens: int, text_tokens: list[int], limits: Limits, concurrency: int
 ) -> None:
     whole = Limits(len(text_tokens), limits.item_tokens, 60 * 450)
@@ -89,20 +89,20 @@ def test_what_fits_one_request_is_one(
     ("texts", "concurrency", "sizes"),
     [
         (5, 4, [5]),
-        (6, 4, [2, 2, 1, 1]),  # as many as run at the same time
+        (6, 4, [2, 2, 1, 1]),  # as many as run concurrently
         (6, 8, [1] * 6),  # but none empty
-        (22, 4, [3, 3, 3, 3, 3, 3, 2, 2]),  # in two turns
+        (22, 4, [3, 3, 3, 3, 3, 3, 2, 2]),  # in two rounds
         (6, 1, [3, 3]),
     ],
 )
-def test_what_does_not_fit_one_request_is_shared_out_evenly(
+def test_texts_that_do_not_fit_one_request_are_shared_out_evenly(
     texts: int, concurrency: int, sizes: list[int]
 ) -> None:
     requests = pack([1] + [3] * texts, SMALL, concurrency)
     assert sorted(map(len, requests), reverse=True) == sizes
 
 
-def test_first_fit_decreasing_is_taken_where_it_is_better() -> None:
+def test_first_fit_decreasing_is_used_if_it_is_better() -> None:
     text_tokens = [3, 3, 5, 5]  # with the query's token 4, 4, 6, 6: two requests of 4 + 6
     capacity = Limits(request_tokens=10)
     assert first_fit(1, text_tokens, capacity) == 3
@@ -114,11 +114,11 @@ def test_first_fit_decreasing_is_taken_where_it_is_better() -> None:
 @example("é" * 10)
 @example("\u0344" * 10)  # NFC makes it longer
 @example("<|im_start|>")
-def test_bytes_bound_the_tokens(text: str) -> None:
+def test_bytes_are_an_upper_bound_of_tokens(text: str) -> None:
     assert token_count(text) <= byte_bound(text)
 
 
-def test_nothing_is_counted_where_the_bound_settles_it() -> None:
+def test_nothing_is_counted_if_the_bytes_fit() -> None:
     counted: list[str] = []
     texts = ["a" * 9] * 4
     planned = plan("q", texts, SMALL, 1, lambda text: len(counted.append(text) or ""))
@@ -127,7 +127,7 @@ def test_nothing_is_counted_where_the_bound_settles_it() -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer(
+def test_bytes_that_ask_for_more_requests_than_the_documents_do_are_estimated_or_counted(
     exact: bool,
 ) -> None:
     texts = ["你好世界"] * 5  # 12 bytes and 2 tokens each
@@ -135,26 +135,26 @@ def test_more_requests_than_the_count_of_documents_asks_for_are_looked_at_closer
     assert planned == Plan([[0, 1, 2, 3, 4]], estimated_bytes=0 if exact else 65)
 
 
-def test_nothing_is_counted_where_half_the_bytes_settle_it() -> None:
+def test_nothing_is_counted_if_half_the_bytes_fit() -> None:
     planned = plan("q", ["a" * 500] * 100, Limits(), 8, not_counted)  # 50,000 bytes
     assert planned == Plan([list(range(100))], estimated_bytes=50_100)
 
 
-def test_an_estimate_counts_sixteen_texts_from_all_over() -> None:
+def test_an_estimate_counts_sixteen_texts_spread_evenly() -> None:
     counted: list[str] = []
 
     def count(text: str) -> int:
         counted.append(text)
         return 100 if len(text) > 1 else 1
 
-    texts = [f"{place:03} {'word ' * 80}" for place in range(240)]
+    texts = [f"{index:03} {'word ' * 80}" for index in range(240)]
     planned = plan("q", texts, Limits(), 4, count)
     assert planned.is_estimated
-    assert [text[:3] for text in counted[1:]] == [f"{place:03}" for place in range(0, 240, 15)]
+    assert [text[:3] for text in counted[1:]] == [f"{index:03}" for index in range(0, 240, 15)]
     assert len(planned.requests) == 1  # 24,000 tokens by the estimate
 
 
-def test_an_estimate_is_the_higher_the_more_the_texts_differ() -> None:
+def test_an_estimate_is_higher_if_the_texts_differ_more() -> None:
     alike, different = (["a" * 400] * 270, ["a" * 400, "b" * 400] * 135)
     tokens = {"q": 1, "a": 50, "b": 150}
     requests = [
@@ -189,12 +189,12 @@ def not_counted(text: str) -> int:
     raise AssertionError(text)
 
 
-def test_a_count_of_documents_over_the_limit_needs_no_exact_count() -> None:
+def test_more_documents_than_the_limit_need_no_count_of_tokens() -> None:
     requests = plan("q", ["a"] * 12, SMALL, 1, not_counted).requests
     assert [len(request) for request in requests] == [4, 4, 4]
 
 
-def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
+def test_only_texts_that_may_exceed_the_item_limit_are_counted() -> None:
     counted: list[str] = []
 
     def count(text: str) -> int:
@@ -206,13 +206,13 @@ def test_only_what_may_be_over_the_item_limit_is_counted() -> None:
     assert counted == [long]
 
 
-def test_items_over_their_limit_are_told() -> None:
+def test_items_over_the_limit_are_reported() -> None:
     texts = ["a " * 21, "short", "b " * 30]
     assert plan("q", texts, SMALL, 1, token_count).oversized == 2
     assert plan("q " * 30, ["short"], SMALL, 1, token_count).oversized == 1
 
 
-def test_a_text_too_large_for_any_request_goes_alone() -> None:
+def test_a_text_too_large_for_any_request_is_sent_alone() -> None:
     requests = plan("q", ["short", "a " * 80, "short too"], SMALL, 1, token_count).requests
     assert sorted(requests) == [[0, 2], [1]]
 
@@ -260,18 +260,18 @@ def test_first_fit_of_many_large_texts_does_not_take_quadratic_time() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_marks_without_end_do_not_take_quadratic_time() -> None:
+def test_a_long_run_of_marks_does_not_take_quadratic_time() -> None:
     marks = "a" + "\u0300\u0316" * 200_000  # 24 s in Python's own normalization
     assert plan("q", [marks], Limits(), 1, count_tokens) == Plan([[0]], oversized=1)
 
 
 @given(st.text(st.sampled_from("ae\u0300\u0316\u0323\u0344가각"), max_size=25))
-def test_text_without_long_runs_of_marks_is_normalized_as_ever(text: str) -> None:
+def test_text_without_long_runs_of_marks_is_normalized_as_by_python(text: str) -> None:
     assert normalize("NFC", text) == unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize("name", ["documents", "item_tokens", "request_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
-def test_a_limit_below_one_is_refused(name: str, value: object) -> None:
+def test_an_invalid_limit_is_refused_and_named(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=f"limits.{name}"):
         Limits(**{name: value})  # type: ignore[arg-type]

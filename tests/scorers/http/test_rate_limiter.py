@@ -1,16 +1,15 @@
-"""Requests and tokens a minute: who waits for whom, how long, and when that is refused.
+"""Requests and tokens per minute: who waits for whom, how long, and when that is refused.
 
-A minute is a real one here, and nobody waits for it: what may go out does so at once, and what has
-to wait is refused by its deadline. Where waiting itself is tested, a minute is short.
+Nobody waits for a minute here: either the clock is a fake one, or a request that would have to wait
+is refused because of its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pickle
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import thread_time
@@ -31,6 +30,7 @@ from qwen_rerank import (
     ServerScorer,
     ServiceError,
 )
+from qwen_rerank.scorers.http.io_loop import IOLoop
 from qwen_rerank.scorers.http.rate_limiter import (
     MINUTE,
     RateLimiter,
@@ -43,14 +43,12 @@ from tests.support.loopback import LoopbackDashScope, refuses, token_count
 from tests.support.media import PNG
 from tests.support.servers import VLLM
 
-SHORT = 0.3  # seconds
-
 Score = Callable[[DashScopeScorer, Any, list[Any]], Scores]
 
 
 @pytest.fixture(params=["score", "ascore"])
 def score(request: pytest.FixtureRequest) -> Score:
-    """Either way of scoring."""
+    """Both ways of scoring."""
     if request.param == "score":
         return DashScopeScorer.score
     return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
@@ -58,16 +56,11 @@ def score(request: pytest.FixtureRequest) -> Score:
 
 @pytest.fixture(autouse=True)
 def _key_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that no test finds the rates of another, whose port it may have got."""
+    """So that no test shares a limiter with another, whose port it may have got."""
     if "dashscope" in request.fixturenames:
         key = f"sk-{uuid4()}"
         request.getfixturevalue("dashscope").key = key
         monkeypatch.setenv("DASHSCOPE_API_KEY", key)
-
-
-@pytest.fixture
-def short_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter.MINUTE", SHORT)
 
 
 def one_a_minute(**options: Any) -> DashScopeScorer:
@@ -81,7 +74,7 @@ requests = st.lists(st.tuples(st.integers(0, 120), st.integers(1, 10)), min_size
 
 
 class FakeTime:
-    """A clock that only `sleep` and `pass_` move."""
+    """A clock that only `sleep` moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -91,6 +84,9 @@ class FakeTime:
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+    def limiters(self) -> RateLimiters:
+        return RateLimiters(clock=self.clock, sleep=self.sleep)
 
     def limiter(self, **limits: int) -> RateLimiter:
         return RateLimiter(RateLimits(**limits), clock=self.clock, sleep=self.sleep)
@@ -212,7 +208,7 @@ async def test_cancelling_many_waits_takes_time_in_proportion_to_them() -> None:
 @pytest.mark.parametrize("unused", ["nothing was sent", "a minute has passed"])
 async def test_a_limiter_that_is_idle_is_dropped(unused: str) -> None:
     time = FakeTime()
-    limiters = RateLimiters(clock=time.clock, sleep=time.sleep)
+    limiters = time.limiters()
     limits = RateLimits(requests=1)
     old = limiters.limiter("old", limits)
     if unused == "a minute has passed":
@@ -227,28 +223,33 @@ async def test_a_limiter_that_is_idle_is_dropped(unused: str) -> None:
 # --- Requests
 
 
-def test_requests_wait_until_a_minute_has_room(
-    dashscope: LoopbackDashScope, short_minute: None, score: Score
-) -> None:
-    scorer = DashScopeScorer(requests_per_minute=2, api_key=dashscope.key)
-    started = time.monotonic()
-    for _ in range(2):
+class OnFakeTime(DashScopeScorer):
+    """A scorer with an I/O loop and rate limiters of its own, which wait on a fake clock."""
+
+    time = FakeTime()
+    _io_loop = IOLoop(
+        lambda: RateLimiters(clock=OnFakeTime.time.clock, sleep=OnFakeTime.time.sleep)
+    )
+
+
+def test_requests_wait_until_a_minute_has_room(dashscope: LoopbackDashScope, score: Score) -> None:
+    scorer = OnFakeTime(requests_per_minute=2)
+    times = []
+    for _ in range(5):
         score(scorer, "q", ["a"])
-    score(scorer, "q", ["score=0.5"])
-    assert time.monotonic() - started >= SHORT
-    assert len(dashscope.received) == 3
+        times.append(scorer.time.now - times[0] if times else scorer.time.now)
+    assert times[1:] == [0, 60, 60, 120]
+    assert len(dashscope.received) == 5
 
 
-def test_a_turn_after_the_deadline_is_refused_at_once_and_by_name(
+def test_a_turn_after_the_deadline_is_refused_at_once_and_named(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     scorer = one_a_minute()
     score(scorer, "q", ["a"])
-    started = time.monotonic()
     with pytest.raises(RateLimitError, match=r"requests_per_minute=1, .* deadline") as failure:
         score(scorer, "q", ["a"])
-    assert time.monotonic() - started < 15  # of the 30 that there were
-    assert failure.value.retry_after == pytest.approx(60, abs=15)
+    assert failure.value.retry_after == pytest.approx(60, abs=30)
     assert len(dashscope.received) == 1
 
 
@@ -275,33 +276,46 @@ def test_a_failure_keeps_the_turn_that_it_took(dashscope: LoopbackDashScope) -> 
         one_a_minute().score("q", ["a"])
 
 
-def test_waiting_for_a_turn_is_not_part_of_an_attempts_timeout(
+def test_waiting_for_a_turn_is_not_part_of_the_timeout(
     dashscope: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_rerank.scorers.http.rate_limiter.MINUTE", 3)
-    scorer = DashScopeScorer(requests_per_minute=1, timeout=2, max_retries=0)
+    class Later(FakeTime):
+        async def sleep(self, seconds: float) -> None:
+            """Wait a minute by the event loop's own clock, on which timeouts run."""
+            loop, before = asyncio.get_running_loop(), asyncio.get_running_loop().time
+            monkeypatch.setattr(loop, "time", lambda: before() + seconds)
+            await asyncio.sleep(0.001)  # all timeouts that are over fire
+            await super().sleep(seconds)
+
+    later = Later()
+
+    class Waiting(DashScopeScorer):
+        _io_loop = IOLoop(later.limiters)
+
+    scorer = Waiting(requests_per_minute=1, timeout=30, max_retries=0)
     for _ in range(2):
         assert scorer.score("q", ["score=0.5"]).values == [0.5]
+    assert later.now == 60
 
 
-def test_scorers_with_one_key_share_its_rate_whatever_thread_they_are_in(
+def test_scorers_with_one_key_share_its_limit_in_all_threads(
     dashscope: LoopbackDashScope,
 ) -> None:
-    def tried(_: int) -> bool:
+    def is_sent(_: int) -> bool:
         try:
             return bool(one_a_minute(requests_per_minute=3).score("q", ["a"]))
         except RateLimitError:
             return False
 
     with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(tried, range(8))) == 3
+        assert sum(threads.map(is_sent, range(8))) == 3
     assert len(dashscope.received) == 3
 
 
 @pytest.mark.parametrize(
     "other", [{"api_key": "sk-other"}, {"requests_per_minute": 2}, {"requests_per_minute": None}]
 )
-def test_another_key_or_limit_is_a_rate_of_its_own(
+def test_another_key_or_limit_is_counted_apart(
     dashscope: LoopbackDashScope, other: dict[str, Any]
 ) -> None:
     one_a_minute().score("q", ["a"])
@@ -311,7 +325,7 @@ def test_another_key_or_limit_is_a_rate_of_its_own(
     assert one_a_minute(**other).score("q", ["score=0.5"]).values == [0.5]
 
 
-def test_servers_have_rates_by_their_address() -> None:
+def test_servers_at_other_addresses_are_counted_apart() -> None:
     def scorer(server: VLLM) -> ServerScorer:
         return ServerScorer(server.root, dialect="vllm", requests_per_minute=1, deadline=30)
 
@@ -323,7 +337,7 @@ def test_servers_have_rates_by_their_address() -> None:
 
 
 @pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
-async def test_every_face_takes_the_rates(
+async def test_every_face_takes_the_limits(
     dashscope: LoopbackDashScope, make: Callable[..., Any]
 ) -> None:
     client = make(requests_per_minute=1, deadline=30)
@@ -334,41 +348,29 @@ async def test_every_face_takes_the_rates(
         await arank(client, ["score=0.5"])
 
 
-class Waiting(logging.Handler):
-    """Tells when a request begins to wait for its turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._loop.call_soon_threadsafe(self.begun.set)
-
-
-@pytest.fixture
-async def waiting_logged(monkeypatch: pytest.MonkeyPatch) -> Waiting:
-    logger = logging.getLogger("qwen_rerank.scorers.http.rate_limiter")
-    handler = Waiting()
-    monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr(logger, "level", logging.DEBUG)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]
-    return handler
-
-
-async def test_a_call_that_is_cancelled_while_it_waits_gives_its_turn_back(
-    dashscope: LoopbackDashScope, waiting_logged: Waiting
+async def test_a_call_that_is_cancelled_while_it_waits_takes_no_turn(
+    dashscope: LoopbackDashScope,
 ) -> None:
-    await one_a_minute().ascore("q", ["a"])
-    call = asyncio.create_task(one_a_minute(deadline=None).ascore("q", ["a"]))
-    await waiting_logged.begun.wait()
+    class Stopped(FakeTime):
+        async def sleep(self, seconds: float) -> None:
+            waiting.set()
+            await asyncio.Event().wait()
+
+    stopped, waiting = Stopped(), threading.Event()
+
+    class Waiting(DashScopeScorer):
+        _io_loop = IOLoop(stopped.limiters)
+
+    scorer = Waiting(requests_per_minute=1)
+    await scorer.ascore("q", ["a"])
+    call = asyncio.create_task(scorer.ascore("q", ["a"]))
+    assert await asyncio.to_thread(waiting.wait, 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    with pytest.raises(RateLimitError) as failure:
-        await one_a_minute().ascore("q", ["a"])
-    assert failure.value.retry_after == pytest.approx(60, abs=15)  # and not 120
-    assert len(dashscope.received) == 1
+    stopped.now += 60
+    await scorer.ascore("q", ["a"])
+    assert len(dashscope.received) == 2
 
 
 # --- Tokens
@@ -386,32 +388,32 @@ def test_the_tokens_of_a_request_are_counted_with_the_query_for_each_text(
         score(scorer, query, texts)
 
 
-def test_both_rates_hold_at_the_same_time(dashscope: LoopbackDashScope) -> None:
+def test_requests_and_tokens_are_limited_together(dashscope: LoopbackDashScope) -> None:
     tokens = 2 * token_count("q") + 2 * token_count("word")
 
-    def sent_before_refusal(**rates: int) -> int:
+    def sent_before_refusal(**limits: int) -> int:
         before = len(dashscope.received)
         with pytest.raises(RateLimitError):
-            _ = [one_a_minute(**rates).score("q", ["word", "word"]) for _ in range(9)]
+            _ = [one_a_minute(**limits).score("q", ["word", "word"]) for _ in range(9)]
         return len(dashscope.received) - before
 
     assert sent_before_refusal(requests_per_minute=3, tokens_per_minute=5 * tokens) == 3
     assert sent_before_refusal(requests_per_minute=8, tokens_per_minute=6 * tokens) == 6
 
 
-def test_requests_are_made_no_larger_than_the_tokens_of_a_minute(
-    dashscope: LoopbackDashScope, short_minute: None, score: Score
+def test_no_request_is_larger_than_the_tokens_of_a_minute(
+    dashscope: LoopbackDashScope, score: Score
 ) -> None:
-    values = [place / 20 for place in range(20)]
+    values = [index / 20 for index in range(20)]
     texts = [f"score={value} {'word ' * 100}" for value in values]
-    scorer = DashScopeScorer(tokens_per_minute=1_500)
+    scorer = OnFakeTime(tokens_per_minute=1_500)
     assert score(scorer, "q", texts).values == values
     sizes = [sum(map(token_count, each.documents)) for each in dashscope.received]
     assert len(sizes) > 1
     assert max(sizes) <= 1_500
 
 
-def test_images_have_no_tokens_and_each_request_still_counts(
+def test_images_count_no_tokens_but_their_requests_count(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     image = Content(image=PNG)
@@ -421,17 +423,17 @@ def test_images_have_no_tokens_and_each_request_still_counts(
         score(scorer, image, [image])
 
 
-def test_what_an_estimate_made_too_large_for_a_minute_goes_out_in_smaller_requests(
-    dashscope: LoopbackDashScope, short_minute: None
+def test_a_request_that_was_estimated_too_small_for_a_minute_is_split(
+    dashscope: LoopbackDashScope,
 ) -> None:
     words, digits = "word " * 60, "0123456789" * 30  # 60 tokens and 300
-    texts = [words if place % 25 == 0 else f"{place} {digits}" for place in range(50)]
-    scorer = DashScopeScorer(tokens_per_minute=10_000, max_concurrency=1)
+    texts = [words if index % 25 == 0 else f"{index} {digits}" for index in range(50)]
+    scorer = OnFakeTime(tokens_per_minute=10_000, max_concurrency=1)
     assert len(scorer.score("q", texts).values) == 50
     assert all(sum(map(token_count, each.documents)) <= 10_000 for each in dashscope.received)
 
 
-def test_a_text_that_no_minute_lets_out_is_refused_by_name(
+def test_a_text_with_more_tokens_than_the_limit_is_refused(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
     with pytest.raises(InvalidInputError, match=r"1002 tokens .* tokens_per_minute=1000"):
@@ -444,12 +446,12 @@ def test_a_text_that_no_minute_lets_out_is_refused_by_name(
 
 @pytest.mark.parametrize("option", ["requests_per_minute", "tokens_per_minute"])
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "60"])
-def test_a_rate_that_cannot_be_used_is_refused_and_named(option: str, limit: Any) -> None:
+def test_an_invalid_limit_is_refused_and_named(option: str, limit: Any) -> None:
     with pytest.raises(InvalidInputError, match=option):
         DashScopeScorer(api_key="sk-any", **{option: limit})
 
 
-def test_a_pickled_scorer_keeps_its_rates(dashscope: LoopbackDashScope) -> None:
+def test_a_pickled_scorer_keeps_its_limits(dashscope: LoopbackDashScope) -> None:
     scorer = one_a_minute()
     pickle.loads(pickle.dumps(scorer)).score("q", ["a"])
     with pytest.raises(RateLimitError):
@@ -457,7 +459,7 @@ def test_a_pickled_scorer_keeps_its_rates(dashscope: LoopbackDashScope) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_made_by_fork_has_rates_of_its_own(dashscope: LoopbackDashScope) -> None:
+def test_a_process_made_by_fork_counts_apart(dashscope: LoopbackDashScope) -> None:
     code = (
         "import os, qwen_rerank\n"
         "scorer = qwen_rerank.DashScopeScorer(requests_per_minute=2, deadline=30)\n"
