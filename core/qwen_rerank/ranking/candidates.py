@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import NamedTuple, TypeAlias
 
 from qwen_rerank.inputs.content import Item
@@ -58,14 +59,14 @@ class UniqueDocuments:
         """Return each document's rank, from 1, in every named list that has it."""
         if self.lists is None:
             return []
-        return [self._ranks_of(index, self.lists) for index in indices]
-
-    def _ranks_of(self, index: int, lists: Lists) -> Mapping[str, int]:
-        ranks: dict[str, int] = {}
-        for copy in sorted(self.copies.get(index, (index,))):
-            name, rank = _list_and_rank(lists, copy)
-            ranks.setdefault(name, rank)
-        return ranks
+        names = list(chain.from_iterable(map(repeat, self.lists, map(len, self.lists.values()))))
+        ranks = _list_ranks(self.lists)
+        result: list[Mapping[str, int]] = []
+        for index in indices:
+            copies = self.copies.get(index, (index,))
+            by_name = {names[copy]: ranks[copy] for copy in reversed(copies)}  # the first counts
+            result.append(by_name if len(copies) == 1 else dict(reversed(by_name.items())))
+        return result
 
 
 def unique_documents(candidates: Candidates) -> UniqueDocuments:
@@ -150,7 +151,7 @@ def _merge_blank_copies(first: dict[_Document, int], copies: dict[int, list[int]
         original = texts.get(document[0])
         if original is not None:
             index = first.pop(document)
-            copies.setdefault(original, [original]).extend(copies.pop(index, [index]))
+            copies[original] = sorted(copies.get(original, [original]) + copies.pop(index, [index]))
 
 
 def _warn_of_shared_ids(first: Mapping[_Document, int]) -> None:
@@ -168,14 +169,16 @@ def _best_copies(copies: Mapping[int, list[int]], candidates: Candidates) -> dic
     if not copies:
         return {}
     items, lists = candidates.items, candidates.lists
+    ranks: Sequence[int] = range(len(items)) if lists is None else _list_ranks(lists)
+    if None not in items:
+        return {index: min(own, key=ranks.__getitem__) for index, own in copies.items()}
+    best: dict[int, int] = {}
+    for index, own in copies.items():
+        scorable = [copy for copy in own if items[copy] is not None]
+        best[index] = min(scorable or own, key=ranks.__getitem__)
+    return best
 
-    def preference(copy: int) -> tuple[bool, int, int]:
-        rank = copy if lists is None else _list_and_rank(lists, copy)[1]
-        return items[copy] is None, rank, copy
 
-    return {index: min(own, key=preference) for index, own in copies.items()}
-
-
-def _list_and_rank(lists: Lists, index: int) -> tuple[str, int]:
-    """The name of the list that has the document, and its rank there, from 1."""
-    return next((name, index - own.start + 1) for name, own in lists.items() if index in own)
+def _list_ranks(lists: Lists) -> Sequence[int]:
+    """Return each document's rank in its list, from 1."""
+    return list(chain.from_iterable(range(1, len(own) + 1) for own in lists.values()))
