@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -13,6 +14,7 @@ import pytest
 
 from qwen_rerank import Content, DashScopeScorer, InvalidInputError, QwenRerankError
 from qwen_rerank.scorers.http.pool import ConnectionPool, Endpoint
+from tests.support.interpreter import python
 from tests.support.loopback import (
     Fault,
     LoopbackDashScope,
@@ -167,6 +169,23 @@ async def test_requests_above_the_limit_wait_their_turn() -> None:
     assert max(in_flight) <= 3
     assert server.connections <= 3
     assert started == [*range(12)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of open files")
+def test_many_calls_with_few_descriptors_wait_for_each_other(
+    dashscope: LoopbackDashScope,
+) -> None:
+    code = (
+        "import asyncio, resource, qwen_rerank\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "scorer = qwen_rerank.DashScopeScorer(max_retries=0)\n"
+        "async def main():\n"
+        "    calls = (scorer.ascore('q', ['score=0.5']) for _ in range(200))\n"
+        "    print({scores.values[0] for scores in await asyncio.gather(*calls)})\n"
+        "asyncio.run(main())\n"
+    )
+    assert python(code) == ("{0.5}\n", "")
+    assert dashscope.connections <= 64
 
 
 def _tracebacks(error: BaseException | None) -> Iterator[TracebackType]:

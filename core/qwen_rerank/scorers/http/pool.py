@@ -36,7 +36,16 @@ MAX_RESPONSE_BYTES = 16 * 2**20
 """The largest response that is read. Scores take about 60 bytes per document."""
 
 _KEEP_ALIVE = 15.0
-_MAX_CONNECTIONS = 100
+
+
+def _default_max_connections() -> int:
+    """Return 100, or half of the files that the process may open if that is less."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 100
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 100 if soft == resource.RLIM_INFINITY else min(100, max(1, soft // 2))
 
 
 class UnreachableError(Exception):
@@ -98,14 +107,15 @@ class ConnectionPool:
     Args:
         keep_alive: Seconds after which a connection that is not used is closed.
         max_connections: How many requests to one server may be under way at the same time. Further
-            requests wait, in the order in which they come.
+            requests wait, in the order in which they come. None for 100, or half of the files that
+            the process may open if that is less.
     """
 
     def __init__(
-        self, *, keep_alive: float = _KEEP_ALIVE, max_connections: int = _MAX_CONNECTIONS
+        self, *, keep_alive: float = _KEEP_ALIVE, max_connections: int | None = None
     ) -> None:
         self._keep_alive = keep_alive
-        self._max_connections = max_connections
+        self._max_connections = max_connections or _default_max_connections()
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._holders: WeakSet[object] = WeakSet()
         self._session: aiohttp.ClientSession | None = None
