@@ -29,9 +29,8 @@ def refused(name: str, naming: str, error: Any = InvalidInputError, **options: A
 
 
 def rows_of_the_scorer(service: Service) -> Iterator[Row]:
-    yield refused("a timeout of 0", "timeout", timeout=0)
+    """Keys and addresses, and what tests/scorers does not have."""
     yield refused("a timeout of text", "timeout", timeout="soon")
-    yield refused("an empty model", "model", model="")
     for what, key in MALFORMED_KEYS.items():
         yield refused(f"a key with {what}", "API key", MissingKeyError, api_key=key)
     yield refused("a key in a list", "API key", MissingKeyError, api_key=[KEY])
@@ -49,16 +48,12 @@ ROWS_OF_DASHSCOPE = [
 ROWS_OF_A_SERVER = [
     refused("an empty key", "API key is empty", MissingKeyError, api_key=""),
     refused("a key in the address", "url", url=f"http://localhost/rerank?key={KEY}"),
-    refused("a port that does not exist", "url", url="http://localhost:99999"),
-    refused("an unknown dialect", "dialect 'vLLM'", dialect="vLLM"),
     refused("an unknown option", "topk", topk=3),
     refused("an address without a dialect", "Pass dialect=", dialect=None),
-    *(refused(f"batch_size {size!r}", "batch_size", batch_size=size) for size in (0, 1.5, "16")),
-    refused("a blank instruct", "instruct", instruct=" "),
+    *(refused(f"batch_size {size!r}", "batch_size", batch_size=size) for size in (1.5, "16")),
     refused("an instruct for TEI", "instruct, got 'Find.'", dialect="tei", instruct="Find."),
     refused("max_retries of text", "max_retries", max_retries="3"),
     refused("a negative backoff", "backoff", backoff=-1),
-    refused("max_concurrency 0", "max_concurrency", max_concurrency=0),
 ]
 
 EITHER = (InvalidInputError, ValidationError)

@@ -116,12 +116,10 @@ def test_items_kept_without_text_count_toward_top_n(rank: RankWith) -> None:
     assert ids(rank([*BLANKS, *ITEMS], missing="keep", top_n=5)) == [*BEST_FIRST, "missing"]
 
 
-@pytest.mark.parametrize("blank", BLANKS, ids=lambda item: item.id)
-def test_an_item_without_text_can_be_an_error(
-    rank: RankWith, watched: Watched, blank: Item
-) -> None:
-    with pytest.raises(InvalidInputError, match=blank.id):
-        rank([*ITEMS, blank], missing="error")
+def test_an_item_without_text_can_be_an_error(rank: RankWith, watched: Watched) -> None:
+    for blank in BLANKS:
+        with pytest.raises(InvalidInputError, match=blank.id):
+            rank([*ITEMS, blank], missing="error")
     assert watched.sent == []
 
 
