@@ -12,6 +12,7 @@ from llama_index.core.schema import (
     MetadataMode,
     Node,
     QueryBundle,
+    TextNode,
 )
 
 from qwen_rerank import Content, InvalidInputError
@@ -30,6 +31,8 @@ def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
     Raises:
         InvalidInputError: An image or a video cannot be read.
     """
+    if type(node) is TextNode:  # the usual one, which has no media
+        return node.get_content(mode) if node.metadata else node.text
     text = node.get_content(mode)
     try:
         image, video = _media(node)

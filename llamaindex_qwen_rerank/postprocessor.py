@@ -14,6 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from pydantic import model_validator
 
 from llamaindex_qwen_rerank.items import has_image, item_of_node, item_of_query
+from qwen_rerank.copying import copy_with
 from qwen_rerank.inputs.content import Item, text_of
 from qwen_rerank.inputs.fields import FieldAccess
 from qwen_rerank.ranking.candidates import Candidates
@@ -130,12 +131,18 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         scores = ranking.scores_or(scored.score for scored in chosen)
         rows = zip(chosen, scores, self._kept(nodes, ranking), strict=True)
         return [
-            NodeWithScore(node=_with_metadata(scored.node, kept), score=score)
+            copy_with(_plain(scored), {"node": _with_metadata(scored.node, kept), "score": score})
             for scored, score, kept in rows
         ]
 
     def _retrieval_score(self, document: NodeWithScore) -> float | None:
         return document.score
+
+
+def _plain(scored: NodeWithScore) -> NodeWithScore:
+    """Return the node with its score as LlamaIndex's own class, also for a subclass."""
+    is_plain = type(scored) is NodeWithScore
+    return scored if is_plain else NodeWithScore(node=scored.node, score=scored.score)
 
 
 def _nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
