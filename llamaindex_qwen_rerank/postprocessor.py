@@ -73,6 +73,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
             step.facts, step.nodes = ranking.facts, self._ranked(nodes, ranking)
         return step.nodes
 
+    @_dispatcher.span  # LlamaIndex does so for _postprocess_nodes alone, which is abstract
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:

@@ -57,17 +57,7 @@ def spans() -> Iterator[Spans]:
         instrumentor.uninstrument()
 
 
-@pytest.fixture(
-    params=[
-        "query",
-        pytest.param(
-            "aquery",
-            marks=pytest.mark.xfail(
-                reason="LlamaIndex makes a span for _postprocess_nodes only", strict=True
-            ),
-        ),
-    ]
-)
+@pytest.fixture(params=["query", "aquery"])
 def ask_llamaindex(request: pytest.FixtureRequest) -> Ask:
     """Asks a query engine that reranks with a scorer."""
 

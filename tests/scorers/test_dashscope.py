@@ -463,3 +463,16 @@ def test_importing_the_package_does_not_import_the_client() -> None:
     )
     out, err = python(code)
     assert (out, err) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("run", ["score", "ascore"])
+def test_no_request_is_sent_once_one_has_failed_for_good(
+    dashscope: LoopbackDashScope, run: str
+) -> None:
+    dashscope.faults.append(refuses(403, "AccessDenied"))
+    scorer = DashScopeScorer(limits=Limits(documents=1), max_concurrency=1)
+    call = scorer.score if run == "score" else lambda *each: asyncio.run(scorer.ascore(*each))
+    with pytest.raises(AuthenticationError):
+        call("q", ["a", "b", "c"])
+    DashScopeScorer().score("q", ["the requests before have arrived"])
+    assert len(dashscope.received) == 2

@@ -278,6 +278,7 @@ class _Call:
         self._context = context
         self._inputs = inputs
         self._slots = asyncio.Semaphore(scorer._max_concurrency)
+        self._has_failed = False
         self.parts: list[_Part] = []
 
     async def send(
@@ -295,7 +296,13 @@ class _Call:
         documents = texts if is_whole else [texts[index] for index in indices]
         try:
             async with self._slots:
-                response, retries = await self._send_with_retries(documents, top_n)
+                if self._has_failed:  # not cancelled yet, but its result would be paid for nothing
+                    return
+                try:
+                    response, retries = await self._send_with_retries(documents, top_n)
+                except QwenRerankError as error:
+                    self._has_failed = not (is_estimated and isinstance(error, InvalidInputError))
+                    raise
             self.parts.append(_Part(indices, response, retries))
             return
         except InvalidInputError as error:
