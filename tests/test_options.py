@@ -15,6 +15,7 @@ from qwen_rerank.options import (
     RankingOptions,
     RequestArguments,
     RequestOptions,
+    descriptions,
 )
 
 NOT_BY_KEYWORD = {"model", "api_key"}
@@ -37,7 +38,8 @@ def test_keyword_arguments_are_the_options(
 
 @pytest.mark.parametrize("options", [DashScopeOptions, RankingOptions])
 def test_every_option_says_what_it_means(options: type[BaseModel]) -> None:
-    assert all(field.description for field in options.model_fields.values())
+    assert descriptions(options).keys() == options.model_fields.keys()
+    assert all(descriptions(options).values())
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,15 @@ option is two lines here, and the code that uses it.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
@@ -29,6 +32,7 @@ __all__ = [
     "RequestArguments",
     "RequestOptions",
     "UsageCallback",
+    "descriptions",
     "with_defaults",
 ]
 
@@ -49,8 +53,6 @@ else:
 
 class RequestOptions(BaseModel):
     """How requests to a service are sent. All scorers of remote services take these."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     timeout: float = 30.0
     """Seconds for one attempt of one request."""
@@ -140,8 +142,6 @@ class DashScopeArguments(RequestArguments, total=False):
 class RankingOptions(BaseModel):
     """Which documents are scored, and how scores become an order."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     missing: Missing = "skip"
     """What to do with a document whose text is missing or blank: "skip" leaves it out and counts
     it, "keep" puts it after the ranked ones without a score, "error" raises.
@@ -175,6 +175,22 @@ class RankingArguments(TypedDict, total=False):
     blend: float | None
     diversity: float | None
     usage_callback: UsageCallback | None
+
+
+def descriptions(options: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each option of this module, by the option's name."""
+    found: dict[str, str] = {}
+    own = [kind for kind in options.__mro__ if kind.__module__ == __name__]
+    for kind in reversed(own):  # pydantic could do so too, at the cost of every import
+        (definition,) = ast.parse(inspect.getsource(kind)).body
+        for option, text in pairwise(ast.iter_child_nodes(definition)):
+            match option, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(docstring))),
+                ):
+                    found[name] = inspect.cleandoc(docstring)
+    return found
 
 
 def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, Any]:

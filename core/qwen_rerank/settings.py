@@ -56,7 +56,6 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         validate_assignment=True,
         hide_input_in_errors=True,  # the input may be the key
         protected_namespaces=(),
-        use_attribute_docstrings=False,  # reading the source of a user's subclass takes time
     )
 
     scorer: SkipJsonSchema[Scorer | None] = None

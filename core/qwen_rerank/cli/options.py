@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.options import DashScopeOptions, RequestOptions
+from qwen_rerank.options import DashScopeOptions, RequestOptions, descriptions
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
@@ -110,11 +110,12 @@ def _declared(name: str) -> inspect.Parameter:
     """The parameter of an option that `DashScopeOptions` declares; None keeps the default."""
     field = DashScopeOptions.model_fields[name]
     annotation: Any = field.annotation
-    sentence = re.split(r"\.\s", f"{field.description} ")[0]
+    sentence = re.split(r"\.\s", f"{_DESCRIPTIONS[name]} ")[0]
     summary = f"{sentence.partition('; None for')[0]}."
     return _parameter(name, Annotated[annotation | None, typer.Option(help=summary)])
 
 
+_DESCRIPTIONS = descriptions(DashScopeOptions)
 _REQUESTS = frozenset(RequestOptions.model_fields)
 _SERVICE = _REQUESTS | {"model", "url", "instruct"}
 
