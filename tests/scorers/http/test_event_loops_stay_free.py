@@ -7,8 +7,9 @@ the machine do not matter.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from time import thread_time
 from typing import Any
@@ -29,8 +30,13 @@ AT_MOST = 0.020  # seconds
 
 
 @pytest.fixture
-def longest(monkeypatch: pytest.MonkeyPatch) -> dict[asyncio.AbstractEventLoop, float]:
-    """The CPU seconds that the longest callback of each loop has taken so far."""
+def longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dict[asyncio.AbstractEventLoop, float]]:
+    """The CPU seconds that the longest callback of each loop has taken so far.
+
+    Without garbage collection, which visits all that other tests have left, on whichever thread.
+    """
     seconds: dict[asyncio.AbstractEventLoop, float] = {}
     run = asyncio.Handle._run
 
@@ -41,7 +47,9 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> dict[asyncio.AbstractEventLoop, 
         seconds[handle._loop] = max(taken, seconds.get(handle._loop, 0.0))
 
     monkeypatch.setattr(asyncio.Handle, "_run", measure)
-    return seconds
+    gc.disable()
+    yield seconds
+    gc.enable()
 
 
 async def running_loop() -> asyncio.AbstractEventLoop:
