@@ -80,7 +80,8 @@ def unique_documents(candidates: Candidates) -> UniqueDocuments:
     keys = candidates.ids if lists is None else _document_keys(candidates)
     if _are_distinct(keys):
         return UniqueDocuments(*_scorable_and_blank(range(len(items)), items), lists=lists)
-    keys = _document_keys(candidates)
+    if lists is None:  # documents without an id need a key only now
+        keys = _document_keys(candidates)
     first: dict[_Document, int] = {}
     copies: dict[int, list[int]] = {}
     for index, document in enumerate(zip(keys, items, strict=True)):
