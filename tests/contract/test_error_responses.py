@@ -240,7 +240,12 @@ def test_an_error_response_of_another_form_is_understood(
     ("fault", "options", "naming"),
     [
         pytest.param(hangs, {"timeout": 0.2, "max_retries": 0}, r"within 0\.2 s", id="silence"),
-        pytest.param(hangs, {"deadline": 0.3}, r"deadline of 0\.3 s", id="silence and a deadline"),
+        pytest.param(
+            hangs,
+            {"deadline": 0.3},
+            r"deadline of 0\.3 s, waiting for 127\.0\.0\.1:\d+ \(1 attempt\)\..*FallbackScorer",
+            id="silence and a deadline",
+        ),
         pytest.param(streams(b" ", pause=0.02), {"deadline": 0.3}, r"of 0\.3 s", id="a trickle"),
     ],
 )

@@ -205,6 +205,8 @@ class LoopbackDashScope(Loopback):
         return f"{self.root}/api/v1"
 
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if "input" not in body:
+            return self.error(400, "InvalidParameter", "Required input parameter missing.")
         query, documents = body["input"]["query"], body["input"]["documents"]
         vision = body["model"].startswith("qwen3-vl")
         if any(isinstance(item, dict) is not vision for item in (query, *documents)):
@@ -229,7 +231,7 @@ class LoopbackDashScope(Loopback):
         return self.error(401, "InvalidApiKey", "Invalid API-key provided.")
 
     def inputs(self, body: dict[str, Any]) -> dict[str, Any]:
-        return body["input"]
+        return body.get("input", body)
 
     def results(self, response: Any) -> list[Any]:
         return response["output"]["results"]
@@ -243,6 +245,34 @@ class LoopbackDashScope(Loopback):
     def _counted(self, item: Any) -> int:
         tokens = token_count(text_of(item))
         return min(tokens, self.item_tokens) if self.cuts_before_counting else tokens
+
+
+@dataclass
+class FlatDashScope(LoopbackDashScope):
+    """A DashScope that expects query and documents at the top level of the body."""
+
+    refused: str = "Required input parameter missing from request."
+    """What it says about other bodies."""
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if "input" in body or "parameters" in body:
+            return self.error(400, "BadRequest.EmptyInput", self.refused)
+        return super().refusal(_nested(body))
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        response = ranking(_nested(body))
+        return {"results": response["output"]["results"], "usage": response["usage"], "id": "flat"}
+
+    def results(self, response: Any) -> list[Any]:
+        return response["results"]
+
+
+def _nested(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat body in the nested form."""
+    inputs = {"query": body["query"], "documents": body["documents"]}
+    parameters = {name: body[name] for name in ("top_n", "instruct") if name in body}
+    assert body.keys() == {"model", *inputs, *parameters}
+    return {"model": body["model"], "input": inputs, "parameters": parameters}
 
 
 VISION = (("text", 100), ("image", 40), ("video", 4))

@@ -252,6 +252,26 @@ TOO_LONG = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "advice"),
+    [
+        (408, "", "deadline="),
+        (400, "RequestTimeOut", "deadline="),
+        (429, "", "requests_per_minute"),
+        (400, "Throttling.RateQuota", "requests_per_minute"),
+        (500, "InternalError", "FallbackScorer"),
+        (503, "", "FallbackScorer"),
+    ],
+)
+@either
+def test_a_passing_failure_has_a_remedy(
+    dialect: Dialect, status: int, code: str, advice: str
+) -> None:
+    if dialect is DASHSCOPE or not code:
+        _, remedy = dialect.map_error(ErrorResponse(code), status)
+        assert advice in str(remedy)
+
+
 @pytest.mark.parametrize(("status", "message"), TOO_LONG)
 def test_a_text_that_is_too_long_for_a_server_has_a_remedy(status: int, message: str) -> None:
     for name, option in (("vllm", "--max-model-len"), ("llama.cpp", "--ubatch-size")):

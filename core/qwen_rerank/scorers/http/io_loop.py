@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
+from qwen_rerank.scorers.http.body_form import BodyForms
 from qwen_rerank.scorers.http.rate_limiter import RateLimiters
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class IOLoop:
         """The rate limiters of all scorers. Use on the I/O loop only."""
         return self._running().rate_limiters
 
+    @property
+    def body_forms(self) -> BodyForms:
+        """The form of request bodies that each service expects. Use on the I/O loop only."""
+        return self._running().body_forms
+
     def let_go(self, holder: object) -> None:
         """Close idle connections unless something else holds them; see `ConnectionPool.hold`."""
         if self._thread is not None and self._thread.is_usable:
@@ -109,6 +115,7 @@ class _IOThread:
         from qwen_rerank.scorers.http.pool import ConnectionPool  # lazy: aiohttp imports slowly
 
         self.rate_limiters = rate_limiters
+        self.body_forms = BodyForms()
         self.pool = ConnectionPool()
         self.is_stopped = False
         self._is_running = True  # Thread.is_alive can end a thread when Ctrl-C interrupts it

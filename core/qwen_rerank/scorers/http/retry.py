@@ -20,7 +20,7 @@ from qwen_rerank.errors import (
 )
 from qwen_rerank.validation import check_seconds, check_whole, is_finite
 
-__all__ = ["CallContext", "RetryPolicy"]
+__all__ = ["CallContext", "RetryPolicy", "is_transient"]
 
 _log = logging.getLogger(__name__)
 
@@ -111,8 +111,12 @@ class CallContext:
         if limit is not None and self.elapsed >= limit:
             raise self._deadline_error()
 
-    async def within_deadline(self, work: Awaitable[T]) -> T:
+    async def within_deadline(self, work: Awaitable[T], progress: Callable[[], str]) -> T:
         """Wait for the work of the call.
+
+        Args:
+            work: The work.
+            progress: Says, after the deadline, what was being waited for.
 
         Raises:
             RequestTimeoutError: The deadline passed.
@@ -123,7 +127,7 @@ class CallContext:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit - self.elapsed):
                 return await work
-        raise self._deadline_error()  # out here: the frames of the context hold the key
+        raise self._deadline_error(progress())  # out here: the context's frames hold the key
 
     async def with_timeout(self, response: Awaitable[T], host: str) -> T:
         """Wait for the response to one attempt.
@@ -140,14 +144,14 @@ class CallContext:
             "FallbackScorer.",
         )
 
-    async def attempt(self, send: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+    async def attempt(self, send: Callable[[], Awaitable[T]]) -> T:
         """Send a request until it succeeds or must not be sent again.
 
         Args:
             send: Makes one attempt.
 
         Returns:
-            What `send` returned, and the number of retries.
+            What `send` returned.
 
         Raises:
             QwenRerankError: The last error. It is raised without a retry if a retry cannot fix it,
@@ -157,7 +161,7 @@ class CallContext:
         retries = 0
         while True:
             try:
-                return await send(), retries
+                return await send()
             except QwenRerankError as error:
                 wait = self._wait_after(error, retries)
                 if wait is None:
@@ -169,7 +173,7 @@ class CallContext:
 
     def _wait_after(self, error: QwenRerankError, retries: int) -> float | None:
         """The seconds to wait before the next attempt; None if there should be none."""
-        if retries >= self.retry_policy.max_retries or not _is_transient(error):
+        if retries >= self.retry_policy.max_retries or not is_transient(error):
             return None
         wait = self.retry_policy.wait_before(retries + 1, error.retry_after)
         limit = self.retry_policy.deadline
@@ -181,14 +185,14 @@ class CallContext:
             error.message += f" Gave up after {attempts} attempts in {self.elapsed:.1f} s."
             error.args = (error.message,)
 
-    def _deadline_error(self) -> RequestTimeoutError:
+    def _deadline_error(self, progress: str = "") -> RequestTimeoutError:
         return RequestTimeoutError(
-            f"The call exceeded its deadline of {self.retry_policy.deadline:g} s.",
-            remedy="Raise deadline=, or send fewer documents.",
+            f"The call exceeded its deadline of {self.retry_policy.deadline:g} s{progress}.",
+            remedy="Raise deadline=, send fewer documents, or use a FallbackScorer.",
         )
 
 
-def _is_transient(error: QwenRerankError) -> bool:
+def is_transient(error: QwenRerankError) -> bool:
     """Whether the same request may succeed later, judged by the error's status, then its type.
 
     An unknown error code with HTTP status 200 is treated as a gateway's problem.

@@ -228,7 +228,7 @@ class HttpScorer(Scorer):
             top_n = None
         try:
             sending = call.send(planned.requests, top_n, is_estimated=planned.is_estimated)
-            await context.within_deadline(sending)
+            await context.within_deadline(sending, call.progress)
         except QwenRerankError as error:
             error.usage = call.usage() if call.parts else None
             raise
@@ -279,6 +279,7 @@ class _Call:
         self._inputs = inputs
         self._slots = asyncio.Semaphore(scorer._max_concurrency)
         self._has_failed = False
+        self._attempts = 0
         self.parts: list[_Part] = []
 
     async def send(
@@ -288,6 +289,13 @@ class _Call:
         await _gather(
             [self._send_one(indices, top_n, is_estimated=is_estimated) for indices in requests]
         )
+
+    def progress(self) -> str:
+        """Return which server has not answered which part of the call, for a message."""
+        if not self._attempts:
+            return " before a request was sent"
+        attempts = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
+        return f", waiting for {self._scorer._endpoint.authority} ({attempts})"
 
     async def _send_one(self, indices: list[int], top_n: int | None, *, is_estimated: bool) -> None:
         """Send one request; if its estimated size was wrong, send smaller ones instead."""
@@ -324,21 +332,29 @@ class _Call:
     async def _send_with_retries(
         self, documents: Sequence[Item], top_n: int | None
     ) -> tuple[ScoredResponse, int]:
-        wait_for_turn = await self._turn_waiter(documents) if self._scorer._rate_limits else None
-        request = await self._request(documents, top_n)
+        scorer = self._scorer
+        wait_for_turn = await self._turn_waiter(documents) if scorer._rate_limits else None
         attempts = itertools.count()
 
-        async def attempt() -> ScoredResponse:
-            if wait_for_turn is not None:
-                await wait_for_turn()
-            return await self._attempt(request, next(attempts))
+        async def send(in_other_form: bool) -> ScoredResponse:
+            request = await self._request(documents, top_n, in_other_form=in_other_form)
 
-        return await self._context.attempt(attempt)
+            async def attempt() -> ScoredResponse:
+                if wait_for_turn is not None:
+                    await wait_for_turn()
+                return await self._attempt(request, next(attempts))
+
+            return await self._context.attempt(attempt)
+
+        form = scorer._io_loop.body_forms.of(scorer._url, scorer._model)
+        response = await form.send(send, scorer._dialect.is_malformed)
+        return response, next(attempts) - 1
 
     async def _attempt(self, request: RerankRequest, resends: int) -> ScoredResponse:
         scorer, pool = self._scorer, self._scorer._io_loop.pool
         provider, endpoint = scorer._dialect.provider, request.endpoint
         async with pool.slot(endpoint):
+            self._attempts += 1
             with request_span(provider, scorer._model, scorer._url, request.count, resends) as span:
                 sending = request.send(pool)
                 response = await self._context.with_timeout(sending, endpoint.authority)
@@ -346,13 +362,14 @@ class _Call:
                 span.answered(scored.tokens)
                 return scored
 
-    async def _request(self, documents: Sequence[Item], top_n: int | None) -> RerankRequest:
+    async def _request(
+        self, documents: Sequence[Item], top_n: int | None, *, in_other_form: bool
+    ) -> RerankRequest:
         from qwen_rerank.scorers.http.request import RerankRequest
 
         scorer, query = self._scorer, self._inputs.query
-        body = scorer._dialect.request_body(
-            scorer._model, query, documents, scorer._instruct, top_n
-        )
+        write = scorer._dialect.other_body if in_other_form else scorer._dialect.request_body
+        body = write(scorer._model, query, documents, scorer._instruct, top_n)
         if self._inputs.size([query]) + self._inputs.size(documents) <= PIECE:
             payload = [to_json(body)]
         else:

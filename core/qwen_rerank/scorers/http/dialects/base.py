@@ -24,18 +24,44 @@ from qwen_rerank.scorers.http.dialects.responses import (
     read_ranking,
 )
 
-__all__ = ["Dialect", "ErrorMapping", "ErrorResponse", "InvalidRankingError", "RankingResponse"]
+__all__ = [
+    "FAILING",
+    "SLOW",
+    "THROTTLED",
+    "Dialect",
+    "ErrorMapping",
+    "ErrorResponse",
+    "InvalidRankingError",
+    "RankingResponse",
+]
 
 ErrorMapping: TypeAlias = tuple[type[QwenRerankError], str | None]
 """The type of an error, and its remedy or None."""
+
+THROTTLED: ErrorMapping = (
+    RateLimitError,
+    "Lower max_concurrency, set requests_per_minute to your quota, ask for a higher quota, or "
+    "wait.",
+)
+
+SLOW: ErrorMapping = (
+    RequestTimeoutError,
+    "Rank fewer or shorter texts, or try again later. To fail sooner, set deadline= or use a "
+    "FallbackScorer.",
+)
+
+FAILING: ErrorMapping = (
+    ServiceError,
+    "Try again later. To keep going meanwhile, use a FallbackScorer.",
+)
 
 _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
     400: (InvalidInputError, None),
     401: (AuthenticationError, "Check the key, and that it belongs to this address."),
     403: (AuthenticationError, "Check what the key is allowed to do."),
     404: (InvalidInputError, "Check the model's name and the address."),
-    408: (RequestTimeoutError, None),
-    429: (RateLimitError, "Lower max_concurrency, or ask for a higher quota."),
+    408: SLOW,
+    429: THROTTLED,
 }
 
 
@@ -82,6 +108,17 @@ class Dialect(ABC):
                 return fewer ignores it: a response with all results is always accepted.
         """
 
+    def other_body(
+        self,
+        model: str,
+        query: Item,
+        documents: Sequence[Item],
+        instruct: str | None,
+        top_n: int | None = None,
+    ) -> dict[str, Any]:
+        """Like `request_body`, in another form that the service may expect instead."""
+        return self.request_body(model, query, documents, instruct, top_n)
+
     def parse_ranking(self, body: bytes) -> RankingResponse:
         """Read the body of a response as a ranking.
 
@@ -98,6 +135,10 @@ class Dialect(ABC):
         """Whether the service's message says that a text is longer than its model can read."""
         return False
 
+    def is_malformed(self, message: str) -> bool:
+        """Whether an error's message says that the body should have the form of `other_body`."""
+        return False
+
     def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
         """Return the error type and the remedy for an error response.
 
@@ -112,4 +153,5 @@ class Dialect(ABC):
 
     def _map_status(self, status: int) -> ErrorMapping:
         """Return the error type and the remedy for an HTTP status."""
-        return _ERRORS_BY_STATUS.get(status, (ServiceError, None))
+        default = FAILING if status >= 500 else (ServiceError, None)
+        return _ERRORS_BY_STATUS.get(status, default)

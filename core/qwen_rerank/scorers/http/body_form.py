@@ -1,0 +1,82 @@
+"""Which of two forms of the request body a service expects, found by trying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
+
+from qwen_rerank.errors import InvalidInputError, QwenRerankError
+from qwen_rerank.scorers.http.retry import is_transient
+
+__all__ = ["BodyForm", "BodyForms"]
+
+T = TypeVar("T")
+
+
+class BodyForm:
+    """The form that one service expects for one model. For a single event loop.
+
+    The usual form is used until the service refuses it as malformed. Then the other one is tried
+    once. What the service accepts is used from then on.
+    """
+
+    def __init__(self) -> None:
+        self._is_other = False
+        self._is_known = False
+        self._trying = asyncio.Lock()
+
+    async def send(
+        self, send: Callable[[bool], Awaitable[T]], is_malformed: Callable[[str], bool]
+    ) -> T:
+        """Send a request in the form that the service expects.
+
+        Args:
+            send: Sends the request; in the other form if True.
+            is_malformed: Whether an error's message says that the body has the wrong form.
+
+        Raises:
+            QwenRerankError: What `send` raised. If both forms are refused, the error for the first.
+        """
+        is_other = self._is_other
+        try:
+            sent = await send(is_other)
+        except InvalidInputError as error:
+            if not is_malformed(error.message):
+                raise
+            refusal = error
+        else:
+            self._settle(is_other=is_other)
+            return sent
+        async with self._trying:  # requests that were refused together wait for one trial
+            return await self._send_other(send, refusal, is_other=not is_other)
+
+    async def _send_other(
+        self, send: Callable[[bool], Awaitable[T]], refusal: InvalidInputError, *, is_other: bool
+    ) -> T:
+        if self._is_known and self._is_other is not is_other:
+            raise refusal
+        try:
+            sent = await send(is_other)
+        except QwenRerankError as error:
+            if is_transient(error):  # says nothing about the form
+                raise
+        else:
+            self._settle(is_other=is_other)
+            return sent
+        self._settle(is_other=self._is_known and self._is_other)
+        raise refusal
+
+    def _settle(self, *, is_other: bool) -> None:
+        self._is_other, self._is_known = is_other, True
+
+
+class BodyForms:
+    """The forms of all services and models of the process. For a single event loop."""
+
+    def __init__(self) -> None:
+        self._forms: dict[Hashable, BodyForm] = {}
+
+    def of(self, url: str, model: str) -> BodyForm:
+        """The form for a model at an address."""
+        return self._forms.setdefault((url, model), BodyForm())
