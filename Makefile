@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test pythons lowest lint format hooks notebooks docs picture table build release-check bench clean
+.PHONY: quickstart test pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -40,7 +40,8 @@ docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo "build/docs/index.html"
 
-# The READMEs' pictures and tables. Update the figures with `make bench ARGS="--json benchmarks/client.json"`.
+# The READMEs' pictures and tables. Update the figures with `make bench ARGS="--json benchmarks/client.json"`
+# and `make faults ARGS="--json benchmarks/faults.json"`.
 picture: .venv/dev
 	$(BIN)/python scripts/picture.py
 
@@ -59,6 +60,9 @@ release-check: build
 
 bench: .venv/dev .venv/peers/installed
 	$(BIN)/python benchmarks/client.py $(ARGS)
+
+faults: .venv/dev .venv/peers/installed
+	$(BIN)/python benchmarks/faults.py $(ARGS)
 
 clean:
 	rm -rf .venv .nox build dist docs/notebooks

@@ -2,8 +2,9 @@
 
     python scripts/benchmark_table.py
 
-The figures come from benchmarks/client.json. To update them, run
-`make bench ARGS="--json benchmarks/client.json"`.
+The figures come from benchmarks/client.json and benchmarks/faults.json. To update them, run
+`make bench ARGS="--json benchmarks/client.json"` and
+`make faults ARGS="--json benchmarks/faults.json"`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from rig.figures import Figures, table
+from rig.worker import RAW, SILENT, Outcomes
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "client.json"
+FAULTS = ROOT / "benchmarks" / "faults.json"
 BEGIN, END = "<!-- benchmark: `make table` writes it -->", "<!-- end of the benchmark -->"
 
 CLIENTS = {
@@ -35,21 +38,19 @@ CLIENTS = {
 HEADS = {
     "README.md": (
         "",
-        "calls/s, 64 concurrent",
+        "calls/s",
         "requests in flight",
-        "CPU ms, 100 documents",
-        "CPU ms, 500 documents",
         "5,000 documents",
+        "faults hidden, of {faults}",
         "'s ",
         "fails",
     ),
     "README.zh-CN.md": (
         "",
-        "每秒调用数（64 并发）",
+        "每秒调用数",
         "同时在途的请求数",
-        "CPU 毫秒，100 篇文档",
-        "CPU 毫秒，500 篇文档",
         "5,000 篇文档",
+        "{faults} 种故障中没有明确报告的",
         " 的 ",
         "失败",
     ),
@@ -66,8 +67,10 @@ def main() -> None:
 def with_table(page: Path) -> str:
     """The text of the page with the table made from the current figures."""
     stored = json.loads(FIGURES.read_text(encoding="utf-8"))
+    outcomes: Outcomes = json.loads(FAULTS.read_text(encoding="utf-8"))
     *heads, of, failure = HEADS[page.name]
-    rows = _rows(Figures(stored["figures"]), stored["notes"], of, failure)
+    heads = [head.format(faults=len(next(iter(outcomes.values())))) for head in heads]
+    rows = _rows(Figures(stored["figures"]), outcomes, stored["notes"], of, failure)
     text, found = re.subn(
         f"(?<={BEGIN}\n).*?(?={END})",
         f"\n{table(heads, rows)}\n\n",
@@ -80,16 +83,17 @@ def with_table(page: Path) -> str:
 
 
 def _rows(
-    figures: Figures, notes: dict[str, str], of: str, failure: str
+    figures: Figures, outcomes: Outcomes, notes: dict[str, str], of: str, failure: str
 ) -> Iterator[Sequence[object]]:
-    columns = ("calls/s", "in flight", *(f"sync, {size} documents: CPU ms" for size in (100, 500)))
     for client, name in CLIENTS.items():
         time = f"{figures.median('large: ms', client) / 1000:.2f} s"
         has_failed = f"{client}, 5,000 documents" in notes
         yield (
             name.format(of=of),
-            *(figures.median(column, client) for column in columns),
+            figures.median("calls/s", client),
+            figures.median("in flight", client),
             failure if has_failed else time,
+            sum(outcome["outcome"] in (RAW, SILENT) for outcome in outcomes[client].values()),
         )
 
 

@@ -28,7 +28,26 @@ from typing import Any, NamedTuple
 from rig import workload
 from rig.clients import CLIENTS, Client
 
-__all__ = ["Worker"]
+__all__ = ["OUTCOMES", "RAW", "SILENT", "Outcomes", "Worker"]
+
+RANKED, CLEAR, RAW, SILENT = OUTCOMES = ("ranked", "clear error", "raw error", "silent")
+"""How a call can end that meets a fault."""
+
+Outcomes = dict[str, dict[str, dict[str, str]]]
+"""By client and fault: how the call ended, and the error if there was one."""
+
+UNPLANNED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RecursionError,
+    TypeError,
+    UnicodeError,
+    json.JSONDecodeError,
+)
+"""What Python raises where code did not expect its input."""
 
 BEAT = 0.001
 """Seconds between two beats of `_Heartbeat`."""
@@ -250,6 +269,19 @@ class _Measurements:
         texts = workload.documents(documents)
         self._client.call(self._work([*texts, *texts]).inputs)
         return {"distinct": len(texts)}
+
+    def call_with_fault(self) -> dict[str, str]:
+        """How a call ends that meets a fault, which the benchmark has prepared at the service."""
+        texts = [f"passage {index}, score={index / 10}" for index in range(3)]
+        work = self._work(texts)
+        try:
+            result = self._client.call(work.inputs)
+            returned = self._client.texts(work.inputs, result)
+        except UNPLANNED as error:
+            return {"outcome": RAW, "what": repr(error)[:300]}
+        except Exception as error:
+            return {"outcome": CLEAR, "what": repr(error)[:300]}
+        return {"outcome": RANKED if returned == texts[::-1] else SILENT}
 
     def construct(self, times: int) -> dict[str, float]:
         """Milliseconds to construct the client."""
