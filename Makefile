@@ -21,12 +21,12 @@ pythons: .venv/tools
 lowest: .venv/tools
 	$(BIN)/nox --session lowest -- $(ARGS)
 
-lint: .venv/dev
+lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/dev
+format: .venv/lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -73,11 +73,14 @@ clean:
 	$(INSTALL) --editable '.[all]' --group examples
 	@touch $@
 
-.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+.venv/lint: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing the development packages into .venv …"
-	$(INSTALL) --constraint constraints.txt --editable '.[all$(LOCAL:%=,%)]' \
-		--group dev $(LOCAL:%=--group %)
+	$(INSTALL) --constraint constraints.txt --editable '.[all]' --group dev
 	@touch $@ .venv/examples
+
+.venv/dev: .venv/lint
+	$(LOCAL:%=$(INSTALL) --constraint constraints.txt --editable '.[%]' --group %)
+	@touch $@
 
 .venv/tools: pyproject.toml | .venv/bin/python
 	@echo "Installing nox and pre-commit into .venv …"

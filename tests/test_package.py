@@ -11,11 +11,13 @@ import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import qwen_rerank
+from hatch_build import RepositoryHook
 from tests.support.interpreter import python
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +92,16 @@ def test_the_source_distribution_has_all_that_a_build_and_the_tests_need(dist: P
         ".ci/run",
     } <= names
     assert "tests/support/loopback.py" in names
+
+
+def test_a_repository_address_makes_the_links_of_the_readme_absolute() -> None:
+    repository, metadata = "https://example.com/team/qwen-rerank", dict[str, Any]()
+    RepositoryHook(str(ROOT), {"repository": f"{repository}/"}).update(metadata)
+    text, addresses = metadata["readme"]["text"], metadata["urls"].values()
+    assert f"]({repository}/raw/main/docs/images/before-after.svg)" in text
+    assert f"]({repository}/blob/main/docs/scorers.md" in text
+    assert not re.findall(r"\]\((?!https:|#).*?\)", text)
+    assert all(address.startswith(repository) for address in addresses)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
