@@ -47,18 +47,9 @@ from qwen_rerank import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qwen_rerank.testing.faults import breaks_off, drops, hangs, refuses, says
+from qwen_rerank.testing.loopback import KEY, Fault, LoopbackDashScope, ranking
 from tests.support.clients import CLIENTS, Ranked, arank, rank
-from tests.support.loopback import (
-    KEY,
-    Fault,
-    LoopbackDashScope,
-    breaks_off,
-    drops,
-    hangs,
-    ranking,
-    refuses,
-    says,
-)
 
 CALLS = 20_000
 CONCURRENCY = 64

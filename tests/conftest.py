@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 
 @pytest.fixture(autouse=True)

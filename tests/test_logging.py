@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from qwen_rerank import DashScopeScorer, Limits, Scores, ServiceError
-from tests.support.loopback import KEY, LoopbackDashScope, drops, refuses
+from qwen_rerank.testing.faults import drops, refuses
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 
 Score = Callable[[DashScopeScorer, str, list[str]], Scores]
 Logged = Callable[[], list[tuple[str, int, str]]]

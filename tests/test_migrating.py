@@ -20,7 +20,8 @@ from llama_index.core.schema import NodeWithScore, TextNode
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import EmbeddedScorer, QwenReRanker
-from tests.support.loopback import LoopbackDashScope, refuses
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.pages import ROOT, fences, side
 from tests.support.servers import LlamaCpp
 

@@ -91,7 +91,7 @@ def test_the_source_distribution_has_all_that_a_build_and_the_tests_need(dist: P
         "constraints.txt",
         ".ci/run",
     } <= names
-    assert "tests/support/loopback.py" in names
+    assert "tests/support/servers.py" in names
 
 
 def test_a_repository_address_makes_the_links_of_the_readme_absolute() -> None:

@@ -12,7 +12,7 @@ import pytest
 import zvec
 
 from qwen_rerank import EmbeddedScorer, InvalidInputError, QwenReRanker, Record
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 
 def doc(id_: str, content: str | None, score: float = 0.0) -> zvec.Doc:

@@ -21,9 +21,10 @@ from qwen_rerank import (
     RerankEngine,
     ServerScorer,
 )
+from qwen_rerank.testing.faults import drops, hangs, refuses
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from tests.support.clients import PLUGINS, arank, rank
 from tests.support.interpreter import python
-from tests.support.loopback import KEY, LoopbackDashScope, drops, hangs, refuses
 from tests.support.servers import VLLM
 
 Spans = Callable[[], list[Any]]

@@ -18,11 +18,11 @@ import qwen_rerank
 from qwen_rerank import InvalidInputError
 from qwen_rerank.cli import exit_codes, main, rank
 from qwen_rerank.cli.app import app
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start
 from tests.cli.test_run import ANSWERS, Files, Hanging
 from tests.support.interpreter import ROOT, python
-from tests.support.loopback import LoopbackDashScope
 
 OFFLINE = ("rank", "penguins", "--scorer", "embedded")
 COLOUR = re.compile(r"\x1b\[[\d;]*(3[0-9]|4[0-9])m")

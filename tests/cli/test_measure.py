@@ -13,8 +13,9 @@ from qwen_rerank import Usage
 from qwen_rerank.cli.output import format_usage
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.catalog import CATALOG
+from qwen_rerank.testing.faults import edits, refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.conftest import Cli
-from tests.support.loopback import LoopbackDashScope, edits, refuses
 from tests.support.servers import SERVERS
 
 RUNS = {

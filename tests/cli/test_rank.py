@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from qwen_rerank import EmbeddedScorer
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.conftest import Cli
-from tests.support.loopback import LoopbackDashScope, refuses
 
 QUERY = "What do penguins eat?"
 LINES = ["Cars drive.", "Penguins eat krill.", "Whales eat, and penguins eat too."]

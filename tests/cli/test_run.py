@@ -23,9 +23,10 @@ from aiohttp import web
 from qwen_rerank.cli.candidates import Candidates
 from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.evaluation import read_run
+from qwen_rerank.testing.faults import edits, refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.conftest import Cli
 from tests.cli.process import COMMAND, environment, start
-from tests.support.loopback import LoopbackDashScope, edits, refuses
 
 QUERIES = {f"q{number}": f"query number {number}" for number in range(12)}
 DOCUMENTS = {f"d{number}": f"score=0.{number}" for number in range(1, 10)}

@@ -18,11 +18,12 @@ from qwen_rerank import (
     Scores,
     ServerScorer,
 )
+from qwen_rerank.testing import FakeScorer
+from qwen_rerank.testing.loopback import Loopback
 from tests.contract.entry_points import KEY, EntryPoint, Log, check_nothing_leaked
 from tests.contract.faces import Face, Plain
 from tests.contract.services import DASHSCOPE, Service
 from tests.scorers.local import WHY_SKIPPED
-from tests.support.loopback import Loopback
 from tests.support.pages import ROOT, module_of
 from tests.support.servers import VLLM
 from tests.support.wrapped import NESTED, WRAPS, Pointwise, nested
@@ -40,6 +41,7 @@ KNOWING: list[Callable[..., Scorer]] = [
     EmbeddedScorer,
     ServerScorer,
     NgramScorer,
+    FakeScorer,
     all_wrappers,
 ]
 """The scorers that know what is relevant; LocalScorer has random weights here."""
@@ -90,9 +92,12 @@ def _tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_qwen.save(tmp_path_factory.mktemp("tiny-qwen")))
 
 
-@pytest.fixture(params=[*KNOWING, _LOCAL, *_WRAPPERS])
-def scorer(request: pytest.FixtureRequest) -> Scorer:
-    """A new scorer of each class."""
+WITHOUT_MEANING = [_LOCAL, *_WRAPPERS]
+"""The scorers whose order means nothing."""
+
+
+def make_scorer(request: pytest.FixtureRequest) -> Scorer:
+    """A new scorer of the class that is the fixture's parameter."""
     if request.param in (DashScopeScorer, all_wrappers):
         request.getfixturevalue("dashscope")
     if request.param is ServerScorer:
@@ -101,6 +106,12 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
         return LocalScorer(request.getfixturevalue("_tiny_qwen"))
     scorer: Scorer = request.param()
     return scorer
+
+
+@pytest.fixture(params=KNOWING)
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    """A new scorer of each class that knows what is relevant."""
+    return make_scorer(request)
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from qwen_rerank.testing.fake import score_of
+from qwen_rerank.testing.loopback import Fault, Loopback
 from tests.contract.entry_points import ITEMS, QUERY, EntryPoint
 from tests.contract.faces import USER_FACES, Item, LangChain, Plain, Retriever
 from tests.contract.services import Service
-from tests.support.loopback import Fault, Loopback, score_of
 
 __all__ = [
     "Row",

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from qwen_rerank import DashScopeScorer, Scorer, ServerScorer
+from qwen_rerank.testing.loopback import Loopback, LoopbackDashScope
 from tests.contract.entry_points import KEY
 from tests.contract.faces import Face, Plain
-from tests.support.loopback import Loopback, LoopbackDashScope
 from tests.support.servers import SERVERS
 
 __all__ = ["DASHSCOPE", "TEI", "VLLM", "Service", "with_service"]

@@ -12,6 +12,7 @@ import pytest
 
 from qwen_rerank import InvalidInputError
 from qwen_rerank.scorers.base import sigmoid
+from qwen_rerank.testing.loopback import Loopback
 from tests.contract.entry_points import ITEMS, QUERY, TEXT, EntryPoint
 from tests.contract.faces import Item
 from tests.contract.rows import (
@@ -23,7 +24,6 @@ from tests.contract.rows import (
     play,
 )
 from tests.contract.services import DASHSCOPE, TEI, VLLM, Service, with_service
-from tests.support.loopback import Loopback
 
 
 def items(*texts: Any) -> list[Item]:

@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from qwen_rerank import InvalidInputError, MissingKeyError
+from qwen_rerank.testing.loopback import Loopback
 from tests.contract.entry_points import KEY, EntryPoint
 from tests.contract.rows import Row, at_every_constructor, at_the_scorer, each_row
 from tests.contract.services import DASHSCOPE, VLLM, Service, with_service
-from tests.support.loopback import Loopback
 
 MALFORMED_KEYS = {
     "a line break": f"{KEY}\n",

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from qwen_rerank import BadResponseError
+from qwen_rerank.testing.faults import edits, packs, rewrites, says, streams
+from qwen_rerank.testing.loopback import Fault, Loopback
 from tests.contract.entry_points import KEY, EntryPoint
 from tests.contract.rows import Row, at_the_scorer, each_row, play
 from tests.contract.services import DASHSCOPE, TEI, VLLM, Service
-from tests.support.loopback import Fault, Loopback, edits, packs, rewrites, says, streams
 
 Edit = Callable[[list[Any]], object]
 

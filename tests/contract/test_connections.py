@@ -7,17 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from qwen_rerank import ServiceError
+from qwen_rerank.testing.faults import babbles, breaks_off, closes_afterwards, drops, redirects
+from qwen_rerank.testing.loopback import Loopback
 from tests.contract.entry_points import ITEMS, KEY, EntryPoint
 from tests.contract.rows import Row, at_the_scorer, each_row, play
 from tests.contract.services import DASHSCOPE, VLLM, Service, with_service
-from tests.support.loopback import (
-    Loopback,
-    babbles,
-    breaks_off,
-    closes_afterwards,
-    drops,
-    redirects,
-)
 
 EXPECTED = Row("without a fault").expected
 NO_CONNECTION = (

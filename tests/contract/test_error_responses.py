@@ -18,11 +18,12 @@ from qwen_rerank import (
     RequestTimeoutError,
     ServiceError,
 )
+from qwen_rerank.testing.faults import hangs, refuses, says, streams
+from qwen_rerank.testing.loopback import Fault, Loopback
 from tests.contract.entry_points import KEY, TEXT, EntryPoint
 from tests.contract.faces import Item
 from tests.contract.rows import Row, at_the_scorer, each_row, play
 from tests.contract.services import DASHSCOPE, TEI, VLLM, Service, with_service
-from tests.support.loopback import Fault, Loopback, hangs, refuses, says, streams
 
 MESSAGE = f"Because of {KEY}."
 MASKED = "Because of ***."

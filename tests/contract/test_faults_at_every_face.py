@@ -14,10 +14,11 @@ from qwen_rerank import (
     RequestTimeoutError,
     ServiceError,
 )
+from qwen_rerank.testing.faults import drops, edits, hangs, refuses, says
+from qwen_rerank.testing.loopback import Loopback
 from tests.contract.entry_points import KEY, TEXT, EntryPoint
 from tests.contract.rows import Row, at_every_face, each_row, play
 from tests.contract.services import DASHSCOPE, VLLM, Service
-from tests.support.loopback import Loopback, drops, edits, hangs, refuses, says
 
 MESSAGE = f"{TEXT}, because of {KEY}."
 MASKED = re.escape(f"{TEXT}, because of ***.")

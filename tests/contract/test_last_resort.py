@@ -23,6 +23,8 @@ from qwen_rerank import (
     Scorer,
     ServiceError,
 )
+from qwen_rerank.testing.faults import breaks_off, refuses, says
+from qwen_rerank.testing.loopback import Fault, LoopbackDashScope
 from tests.contract.entry_points import (
     ITEMS,
     KEY,
@@ -33,7 +35,6 @@ from tests.contract.entry_points import (
     check_nothing_leaked,
 )
 from tests.contract.faces import FACES, PLUGINS, USER_FACES, Face, Item, LangChain, Plain, Reranker
-from tests.support.loopback import Fault, LoopbackDashScope, breaks_off, refuses, says
 from tests.support.wrapped import Down, Pointwise
 
 Rank = Callable[..., list[Item]]

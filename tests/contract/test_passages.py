@@ -12,8 +12,8 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 import langchain_qwen_rerank
 import llamaindex_qwen_rerank
 from qwen_rerank import DashScopeScorer, PassageScorer, Record
+from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from tests.contract.faces import FACES, PLUGINS, Engine, Face, Item
-from tests.support.loopback import LoopbackDashScope, token_count
 
 QUERY = "is it dark at the pole"
 ANSWER = "It is so dark at the pole because the earth leans."

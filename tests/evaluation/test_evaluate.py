@@ -24,6 +24,8 @@ from qwen_rerank import (
     Scorer,
 )
 from qwen_rerank.evaluation import Report, aevaluate, evaluate
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.evaluation.corpus import (
     BY_TEXT,
     JUDGEMENTS,
@@ -34,7 +36,6 @@ from tests.evaluation.corpus import (
     LangChainSearch,
     LlamaIndexSearch,
 )
-from tests.support.loopback import LoopbackDashScope, refuses
 
 Run = Callable[..., Report]
 

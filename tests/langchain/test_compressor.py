@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.documents import Document
+from langchain_core.documents import BaseDocumentCompressor, Document
 
 from langchain_qwen_rerank import QwenRerank
 from qwen_rerank import InvalidInputError, ServiceError
-from tests.support.loopback import LoopbackDashScope, refuses
+from qwen_rerank.testing import CompressorTests, FakeScorer
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.scorers import AsyncOnly
 
 Compress = Callable[..., list[Document]]
@@ -28,15 +30,10 @@ def scores(documents: list[Document]) -> list[float]:
     return [document.metadata["relevance_score"] for document in documents]
 
 
-def test_documents_come_back_best_first(dashscope: LoopbackDashScope, compress: Compress) -> None:
-    found = [scored(0.2), scored(0.9), scored(0.5)]
-    ranked = compress(QwenRerank(), found, QUERY)
-    assert [document.page_content for document in ranked] == [
-        "score=0.9 ",
-        "score=0.5 ",
-        "score=0.2 ",
-    ]
-    assert scores(ranked) == [0.9, 0.5, 0.2]
+class TestCompressor(CompressorTests):
+    @pytest.fixture
+    def compressor(self) -> BaseDocumentCompressor:
+        return QwenRerank(scorer=FakeScorer())
 
 
 def test_equal_scores_keep_the_order_of_the_documents(

@@ -13,7 +13,7 @@ from langchain_core.messages.content import create_image_block, create_text_bloc
 
 from langchain_qwen_rerank import QwenRerank
 from qwen_rerank import Content, InvalidInputError
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.media import PNG, PNG_URI
 
 Compress = Callable[..., list[Document]]

@@ -21,7 +21,8 @@ from qwen_rerank import (
     QwenRerankError,
     Usage,
 )
-from tests.support.loopback import KEY, Fault, LoopbackDashScope, refuses, says
+from qwen_rerank.testing.faults import refuses, says
+from qwen_rerank.testing.loopback import KEY, Fault, LoopbackDashScope
 
 Compress = Callable[..., list[Document]]
 

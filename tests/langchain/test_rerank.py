@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 
 from langchain_qwen_rerank import QwenRerank
 from qwen_rerank import InvalidInputError
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 Rank = Callable[..., list[dict[str, Any]]]
 

@@ -17,12 +17,14 @@ from langchain_core.prompts import PromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
+from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import ValidationError
 
 from langchain_qwen_rerank import QwenRerank, QwenRerankRetriever
 from qwen_rerank import EmbeddedScorer
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing import FakeScorer
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 Compress = Callable[..., list[Document]]
 Invoke = Callable[..., Any]
@@ -44,7 +46,7 @@ def invoke(request: pytest.FixtureRequest) -> Invoke:
     return call
 
 
-def in_store(texts: list[str] = TEXTS) -> BaseRetriever:
+def in_store(texts: list[str] = TEXTS) -> VectorStoreRetriever:
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
     store.add_texts(texts)
     return store.as_retriever(search_kwargs={"k": len(texts)})
@@ -64,6 +66,24 @@ Retriever = Callable[[Any], BaseRetriever]
 
 def texts_of(documents: list[Document]) -> list[str]:
     return [document.page_content for document in documents]
+
+
+class TestRetriever(RetrieversIntegrationTests):
+    """LangChain's own tests of retrievers. The number of results is that of the first stage."""
+
+    @property
+    def retriever_constructor(self) -> Any:
+        return self._retriever
+
+    @property
+    def retriever_query_example(self) -> str:
+        return QUERY
+
+    def _retriever(self, k: int = 4) -> BaseRetriever:
+        store = in_store()
+        store.search_kwargs["k"] = k
+        rerank = QwenRerank(scorer=FakeScorer(), top_n=None)
+        return QwenRerankRetriever(base_retriever=store, compressor=rerank)
 
 
 @retrievers
@@ -181,7 +201,7 @@ def test_two_thousand_documents_come_back_whole_and_in_order(
     ]
     sent = [len(request.documents) for request in dashscope.received]
     assert sum(sent) == 2_000
-    assert max(sent) <= dashscope.documents_limit
+    assert max(sent) <= dashscope.limits_of("qwen3-rerank").documents
 
 
 def test_the_retriever_refuses_unknown_options() -> None:

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from langchain_qwen_rerank import QwenRerank, QwenRerankRetriever
 from qwen_rerank import Passage, Scorer, Scores
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.langchain.test_retrievers import Invoke, invoke, texts_of  # noqa: F401
-from tests.support.loopback import LoopbackDashScope
 
 Compress = Callable[..., list[Document]]
 

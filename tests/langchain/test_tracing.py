@@ -16,7 +16,8 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_qwen_rerank import QwenRerank, QwenRerankRetriever
 from qwen_rerank import EmbeddedScorer, ServiceError
-from tests.support.loopback import KEY, LoopbackDashScope, refuses
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 
 Compress = Callable[..., list[Document]]
 

@@ -13,9 +13,10 @@ import pytest
 from aiohttp import web
 
 from qwen_rerank import DashScopeScorer, Limits
+from qwen_rerank.testing.faults import hangs
+from qwen_rerank.testing.loopback import LoopbackDashScope, ranking
 from tests.support.clients import CLIENTS, arank
 from tests.support.interpreter import python, running_python
-from tests.support.loopback import LoopbackDashScope, hangs, ranking
 
 each_client = pytest.mark.parametrize("make", CLIENTS.values(), ids=CLIENTS)
 

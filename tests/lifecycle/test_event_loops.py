@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from qwen_rerank import DashScopeScorer, InvalidInputError
+from qwen_rerank.testing.faults import hangs
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.clients import CLIENTS, Ranked, arank, rank
 from tests.support.interpreter import DEVELOPMENT_MODE, python
-from tests.support.loopback import LoopbackDashScope, hangs
 
 try:
     from uvloop import new_event_loop as new_uvloop

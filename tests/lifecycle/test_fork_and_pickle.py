@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from qwen_rerank import DashScopeScorer, Limits, MissingKeyError
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.clients import CLIENTS, PLUGINS, rank
 from tests.support.interpreter import python, running_python
-from tests.support.loopback import LoopbackDashScope
 
 RANKED = [("score=0.9", 0.9), ("score=0.2", 0.2)]
 TEXTS = ["score=0.2", "score=0.9"]

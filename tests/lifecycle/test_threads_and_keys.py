@@ -14,8 +14,8 @@ import dashscope as sdk
 import pytest
 
 from qwen_rerank import AuthenticationError, DashScopeScorer
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from tests.support.clients import CLIENTS, Ranked, arank, rank
-from tests.support.loopback import KEY, LoopbackDashScope
 from tests.support.transport import responds_with_any_key
 
 CALLS = 2_000

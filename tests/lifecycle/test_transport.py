@@ -16,9 +16,9 @@ import pytest
 import trustme
 
 from qwen_rerank import ServiceError
+from qwen_rerank.testing.loopback import KEY, PATH, LoopbackDashScope
 from tests.support.clients import CLIENTS, Ranked, arank, rank
 from tests.support.interpreter import python
-from tests.support.loopback import KEY, PATH, LoopbackDashScope
 from tests.support.transport import TLSFront, redirects_by
 
 RankBy = Callable[[Any, list[str]], Ranked]

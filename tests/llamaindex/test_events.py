@@ -21,7 +21,8 @@ from pydantic import Field
 
 from llamaindex_qwen_rerank import QwenRerank
 from qwen_rerank import EmbeddedScorer, InvalidInputError, Scorer, Scores, ServiceError
-from tests.support.loopback import KEY, LoopbackDashScope, refuses
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 
 Postprocess = Callable[..., list[NodeWithScore]]
 

@@ -23,7 +23,7 @@ from llama_index.core.schema import (
 
 from llamaindex_qwen_rerank import QwenRerank
 from qwen_rerank import Content, EmbeddedScorer, InvalidInputError
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.media import MP4, PNG, PNG_URI
 
 Postprocess = Callable[..., list[NodeWithScore]]

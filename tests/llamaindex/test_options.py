@@ -14,7 +14,8 @@ from pydantic import SecretStr, ValidationError
 
 from llamaindex_qwen_rerank import QwenRerank
 from qwen_rerank import AuthenticationError, EmbeddedScorer, InvalidInputError, Scorer, Scores
-from tests.support.loopback import KEY, LoopbackDashScope, refuses
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 
 Postprocess = Callable[..., list[NodeWithScore]]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import (
     Document,
     ImageNode,
@@ -21,7 +22,9 @@ from llama_index.core.schema import (
 
 from llamaindex_qwen_rerank import QwenRerank
 from qwen_rerank import InvalidInputError, Passage, Scorer, Scores, ServiceError
-from tests.support.loopback import LoopbackDashScope, refuses
+from qwen_rerank.testing import FakeScorer, PostprocessorTests
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.scorers import AsyncOnly
 
 Postprocess = Callable[..., list[NodeWithScore]]
@@ -42,13 +45,10 @@ def scores(nodes: list[NodeWithScore]) -> list[float | None]:
     return [found.score for found in nodes]
 
 
-def test_nodes_come_back_best_first(dashscope: LoopbackDashScope, postprocess: Postprocess) -> None:
-    found = [scored(0.2), scored(0.9), scored(0.5)]
-    ranked = postprocess(QwenRerank(), found, query_str=QUERY)
-    assert [result.node.node_id for result in ranked] == [
-        found[index].node.node_id for index in (1, 2, 0)
-    ]
-    assert scores(ranked) == [0.9, 0.5, 0.2]
+class TestPostprocessor(PostprocessorTests):
+    @pytest.fixture
+    def postprocessor(self) -> BaseNodePostprocessor:
+        return QwenRerank(scorer=FakeScorer())
 
 
 def test_equal_scores_keep_the_order_of_the_nodes(

@@ -18,7 +18,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from llamaindex_qwen_rerank import QwenRerank
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 QUERY = "What do penguins eat?"
 TEXTS = [f"score=0.{number} fact{number}" for number in (3, 1, 9, 5, 7)]
@@ -111,4 +111,4 @@ def test_two_thousand_nodes_come_back_whole_and_in_order(
     ]
     sent = [len(request.documents) for request in dashscope.received]
     assert sum(sent) == 2_000
-    assert max(sent) <= dashscope.documents_limit
+    assert max(sent) <= dashscope.limits_of("qwen3-rerank").documents

@@ -22,7 +22,8 @@ from qwen_rerank import (
 )
 from qwen_rerank.scorers import catalog
 from qwen_rerank.scorers.catalog import CATALOG, published_limits, published_price
-from tests.support.loopback import LoopbackDashScope, ranking, says
+from qwen_rerank.testing.faults import says
+from qwen_rerank.testing.loopback import LoopbackDashScope, ranking
 from tests.support.media import PNG
 from tests.support.servers import VLLM
 

@@ -31,16 +31,9 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.http.dialects.dashscope import PATH
+from qwen_rerank.testing.faults import drops, refuses, rewrites, says
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope, token_count
 from tests.support.interpreter import python
-from tests.support.loopback import (
-    KEY,
-    LoopbackDashScope,
-    drops,
-    refuses,
-    rewrites,
-    says,
-    token_count,
-)
 from tests.support.transport import responds_with_any_key
 
 GATEWAY = "https://dashscope.aliyuncs.com/api/v1"
@@ -155,7 +148,7 @@ def test_two_thousand_documents_are_all_scored_in_order(
 def test_the_limits_are_those_of_the_model_and_the_region(
     dashscope: LoopbackDashScope, model: str, region: str | None, requests: int
 ) -> None:
-    dashscope.request_tokens = 120_000 if requests == 1 else 30_000
+    dashscope.region = region
     scorer = DashScopeScorer(model, region=region, max_concurrency=4)
     scorer.score("q", ["word " * 1_000 + str(i) for i in range(100)])
     assert len(dashscope.received) == requests

@@ -26,7 +26,8 @@ from qwen_rerank import (
 )
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.scorers.http.batching import plan
-from tests.support.loopback import LoopbackDashScope, refuses, token_count
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from tests.support.media import MP4, PNG, PNG_URI
 
 MODEL = "qwen3-vl-rerank"

@@ -32,7 +32,8 @@ from qwen_rerank import (
     ServiceError,
 )
 from qwen_rerank.scorers.http.dialects.servers import SERVERS as DIALECTS
-from tests.support.loopback import Fault, breaks_off, drops, hangs, refuses, says
+from qwen_rerank.testing.faults import breaks_off, drops, hangs, refuses, says
+from qwen_rerank.testing.loopback import Fault
 from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinference
 
 INSTRUCTED = {"vllm": "instruction", "sglang": "instruct", "dashscope": "instruct"}

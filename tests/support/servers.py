@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
-from tests.support.loopback import Loopback, score_of, token_count
+from qwen_rerank.testing.fake import score_of
+from qwen_rerank.testing.loopback import Loopback, LoopbackDashScope, ranking, token_count
 
-__all__ = ["MODEL", "SERVERS", "TEI", "VLLM", "LlamaCpp", "Server", "Xinference"]
+__all__ = ["MODEL", "SERVERS", "TEI", "VLLM", "FlatDashScope", "LlamaCpp", "Server", "Xinference"]
 
 MODEL = "served-model"
 
@@ -275,6 +276,34 @@ class DashScope(Server):
             "id": "dashscope-1",
             "usage": {"total_tokens": self.usage(body)["total_tokens"]},
         }
+
+
+@dataclass
+class FlatDashScope(LoopbackDashScope):
+    """A DashScope that expects query and documents at the top level of the body."""
+
+    refused: str = "Required input parameter missing from request."
+    """What it says about other bodies."""
+
+    def refusal(self, body: dict[str, Any]) -> web.Response | None:
+        if "input" in body or "parameters" in body:
+            return self.error(400, "BadRequest.EmptyInput", self.refused)
+        return super().refusal(_nested(body))
+
+    def ranking(self, body: dict[str, Any]) -> Any:
+        response = ranking(_nested(body))
+        return {"results": response["output"]["results"], "usage": response["usage"], "id": "flat"}
+
+    def results(self, response: Any) -> list[Any]:
+        return response["results"]
+
+
+def _nested(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat body in the nested form."""
+    inputs = {"query": body["query"], "documents": body["documents"]}
+    parameters = {name: body[name] for name in ("top_n", "instruct") if name in body}
+    assert body.keys() == {"model", *inputs, *parameters}
+    return {"model": body["model"], "input": inputs, "parameters": parameters}
 
 
 SERVERS: dict[str, type[Server]] = {

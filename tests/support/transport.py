@@ -13,8 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.support.loopback import Fault, LoopbackDashScope, ranking
-from tests.support.threads import Threaded
+from qwen_rerank.testing.loopback import Fault, LoopbackDashScope, ranking
+from qwen_rerank.testing.threads import Threaded
 
 __all__ = [
     "ConnectProxy",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from qwen_rerank import MissingDependencyError, Passage
 from qwen_rerank.scorers.http.batching import byte_bound
+from qwen_rerank.testing.loopback import token_count
 from qwen_rerank.text import chunking
 from qwen_rerank.text.chunking import MIN_PASSAGE_TOKENS, check_chunker, passages_of
-from tests.support.loopback import token_count
 
 units = st.sampled_from(
     [

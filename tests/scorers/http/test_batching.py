@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from qwen_rerank import InvalidInputError, Limits
 from qwen_rerank.scorers.http import batching
 from qwen_rerank.scorers.http.batching import Plan, TokenRatio, byte_bound, pack, plan
+from qwen_rerank.testing.loopback import token_count
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.tokenizer import count_tokens
-from tests.support.loopback import token_count
 
 SMALL = Limits(documents=5, item_tokens=20, request_tokens=50)
 

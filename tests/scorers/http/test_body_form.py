@@ -15,14 +15,10 @@ from qwen_rerank import (
     RateLimitError,
     ServiceError,
 )
+from qwen_rerank.testing.faults import refuses, says
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from tests.support.clients import CLIENTS, arank, rank
-from tests.support.loopback import (
-    KEY,
-    FlatDashScope,
-    LoopbackDashScope,
-    refuses,
-    says,
-)
+from tests.support.servers import FlatDashScope
 
 TEXTS = [f"score={at / 10}" for at in range(5)]
 REFUSALS = [
@@ -55,7 +51,7 @@ def test_a_service_with_flat_bodies_is_understood_and_remembered(make: Callable[
 
 @pytest.mark.parametrize("message", REFUSALS)
 def test_requests_that_are_refused_together_wait_for_one_trial(message: str) -> None:
-    with FlatDashScope(refused=message, documents_limit=1) as server:
+    with FlatDashScope(refused=message, limits=Limits(documents=1)) as server:
         server.answer_only_when(5)
         scorer = scorer_of(server, limits=Limits(1, item_tokens=4_000, request_tokens=30_000))
         scores = scorer.score("q", TEXTS)

@@ -22,8 +22,8 @@ from qwen_rerank import Content, DashScopeScorer, Limits
 from qwen_rerank.scorers.http import payload
 from qwen_rerank.scorers.http.io_loop import shared_io_loop
 from qwen_rerank.scorers.http.payload import PIECE, json_pieces
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from qwen_rerank.text.tokenizer import count_tokens
-from tests.support.loopback import KEY, LoopbackDashScope
 from tests.support.transport import RawServer, http_response, ranking_of, read_request
 
 AT_MOST = 0.020  # seconds
@@ -106,8 +106,8 @@ async def test_long_texts_block_no_loop(
 ) -> None:
     count_tokens("loaded")
     texts = [f"score=0.{number} " + "中文字 " * 20_000 for number in range(1, 9)]
-    scorer = DashScopeScorer(limits=Limits(item_tokens=10**6, request_tokens=10**6))
-    dashscope.request_tokens = 10**6
+    dashscope.limits = Limits(item_tokens=10**6, request_tokens=10**6)
+    scorer = DashScopeScorer(limits=dashscope.limits)
     await measure_from_here(longest)
     assert len((await scorer.ascore("which?", texts)).values) == len(texts)
     assert max((await of_both_loops(longest)).values()) < AT_MOST

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from qwen_rerank import DashScopeScorer, QwenRerankError
 from qwen_rerank.scorers.http.masking import masked, one_line
-from tests.support.loopback import LoopbackDashScope, says
+from qwen_rerank.testing.faults import says
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 KEY = "sk-0a1b2c3d4e5f6a7b8c9d0e1f<2&3/4+5"
 

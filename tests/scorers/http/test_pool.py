@@ -14,18 +14,9 @@ import pytest
 
 from qwen_rerank import Content, DashScopeScorer, InvalidInputError, QwenRerankError
 from qwen_rerank.scorers.http.pool import ConnectionPool, Endpoint
+from qwen_rerank.testing.faults import babbles, breaks_off, drops, hangs, refuses, says, streams
+from qwen_rerank.testing.loopback import Fault, LoopbackDashScope
 from tests.support.interpreter import python
-from tests.support.loopback import (
-    Fault,
-    LoopbackDashScope,
-    babbles,
-    breaks_off,
-    drops,
-    hangs,
-    refuses,
-    says,
-    streams,
-)
 from tests.support.transport import RawServer, http_response, ranking_of, read_request
 
 KEY = "sk-0123456789abcdef0123456789abcdef"

@@ -13,8 +13,8 @@ import trustme
 
 from qwen_rerank import InvalidInputError
 from qwen_rerank.scorers.http.proxies import proxy_for
+from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from tests.support.interpreter import python
-from tests.support.loopback import KEY, LoopbackDashScope
 from tests.support.transport import ConnectProxy, TLSFront
 
 ME = f"Basic {b64encode(b'me:m!ne').decode()}"

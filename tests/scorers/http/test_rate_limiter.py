@@ -37,9 +37,10 @@ from qwen_rerank.scorers.http.rate_limiter import (
     RateLimiters,
     RateLimits,
 )
+from qwen_rerank.testing.faults import refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from tests.support.clients import CLIENTS, arank, rank
 from tests.support.interpreter import python
-from tests.support.loopback import LoopbackDashScope, refuses, token_count
 from tests.support.media import PNG
 from tests.support.servers import VLLM
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qwen_rerank import BadResponseError, DashScopeScorer, Limits, Scores, ServerScorer
-from tests.support.loopback import LoopbackDashScope, edits
+from qwen_rerank.testing.faults import edits
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.support.servers import MODEL, SERVERS
 
 TEXTS = [f"score=0.{digit}" for digit in (2, 9, 5, 7)]

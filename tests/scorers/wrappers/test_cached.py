@@ -30,8 +30,8 @@ from qwen_rerank import (
     ServiceError,
     Usage,
 )
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.scorers.wrappers.conftest import WAYS, Score
-from tests.support.loopback import LoopbackDashScope
 from tests.support.wrapped import Piecewise, Pointwise
 
 

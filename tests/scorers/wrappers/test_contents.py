@@ -18,7 +18,7 @@ from qwen_rerank import (
     RerankEngine,
     Scorer,
 )
-from tests.support.loopback import LoopbackDashScope
+from qwen_rerank.testing.loopback import LoopbackDashScope
 
 MODEL = "qwen3-vl-rerank"
 

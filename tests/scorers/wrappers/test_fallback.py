@@ -24,18 +24,10 @@ from qwen_rerank import (
     Scores,
     ServiceError,
 )
+from qwen_rerank.testing.fake import score_of
+from qwen_rerank.testing.faults import breaks_off, drops, edits, hangs, refuses, says
+from qwen_rerank.testing.loopback import Fault, LoopbackDashScope
 from tests.scorers.wrappers.conftest import Score
-from tests.support.loopback import (
-    Fault,
-    LoopbackDashScope,
-    breaks_off,
-    drops,
-    edits,
-    hangs,
-    refuses,
-    says,
-    score_of,
-)
 from tests.support.wrapped import Down, Piecewise, Pointwise
 
 QUERY = "penguins eat krill"

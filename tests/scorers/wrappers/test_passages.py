@@ -35,10 +35,10 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.wrappers import passages
+from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from qwen_rerank.text import chunking
 from qwen_rerank.text.chunking import passages_of
 from tests.scorers.wrappers.conftest import Score
-from tests.support.loopback import LoopbackDashScope, token_count
 from tests.support.scorers import AsyncOnly
 
 
