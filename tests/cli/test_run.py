@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from qwen_rerank.cli.candidates import Candidates
-from qwen_rerank.cli.text_index import TextIndex
+from qwen_rerank.batch.candidates import Candidates
+from qwen_rerank.batch.text_index import TextIndex
 from qwen_rerank.evaluation import read_run
 from qwen_rerank.testing.faults import edits, refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope
@@ -392,7 +392,7 @@ class TestContinuing:
         for changed, message in (
             (["--model", "qwen3-rerank"], "scorer was"),
             (["--top-n", "2"], "--top-n was None and is 2"),
-            (["--field", "text"], "--field was"),
+            (["--field", "text"], "field was"),
         ):
             refused = cli(*files.arguments, *changed)
             assert refused.code == 2

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import typer
 
+from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.cli.options import (
     ScorerMaker,
     takes_scorer_options,
 )
-from qwen_rerank.cli.output import Output, format_usage
+from qwen_rerank.cli.output import Output
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 
 __all__ = ["check"]

@@ -82,19 +82,24 @@ _NO_KEY = (
 
 _OPTIONS = {
     "base_url": "--url",
+    "corpus": "--corpus",
     "dialect": "--dialect",
     "instruct": "--instruct",
+    "keep_refused": "--keep-refused",
     "max_concurrency": "--concurrency",
     "model": "--model",
+    "overwrite": "--overwrite",
+    "queries": "--queries",
     "region": "--region",
     "requests_per_minute": "--requests-per-minute",
+    "restart": "--restart",
     "timeout": "--timeout",
     "tokens_per_minute": "--tokens-per-minute",
     "top_n": "--top-n",
 }
 """The options for arguments in Python. Arguments without an option are left as they are."""
 
-_ASSIGNMENT = re.compile(rf'\b({"|".join(_OPTIONS)})=(?:"([^"]+)")?')
+_ASSIGNMENT = re.compile(rf'\b({"|".join(_OPTIONS)})=(?:"([^"]+)"|True|…)?')
 _NAME = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(?!=)")
 
 

@@ -13,9 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from qwen_rerank.scorers.base import Usage
-
-__all__ = ["Output", "format_usage", "one_line", "print_error", "printable"]
+__all__ = ["Output", "one_line", "print_error", "printable"]
 
 _UNLIMITED_WIDTH = 100_000
 """The width of a file or a pipe, where nothing is cut."""
@@ -133,12 +131,6 @@ def _console(stream: TextIO) -> Console:
         markup=False,
         emoji=False,
     )
-
-
-def format_usage(usage: Usage) -> str:
-    """Return the billed tokens, and their price in dollars if it is known."""
-    tokens = f"{usage.tokens:,} tokens"
-    return tokens if usage.cost is None else f"{tokens}, ${usage.cost:.4f}"
 
 
 def one_line(text: str) -> str:

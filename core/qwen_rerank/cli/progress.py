@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-from qwen_rerank.cli.candidates import Counts
-from qwen_rerank.cli.journal import Journal
-from qwen_rerank.cli.output import Output, format_usage
+from qwen_rerank.batch.progress import Progress, ProgressBar, format_usage
+from qwen_rerank.batch.run import RunReranking
+from qwen_rerank.cli.output import Output
 
 __all__ = ["RunProgress"]
 
@@ -30,36 +20,27 @@ class RunProgress:
 
     Args:
         output: Where to show them.
-        counts: How much there is to do.
-        journal: What is finished.
+        reranking: What is done.
     """
 
-    def __init__(self, output: Output, counts: Counts, journal: Journal) -> None:
+    def __init__(self, output: Output, reranking: RunReranking) -> None:
         self._output = output
-        self._counts = counts
-        self._journal = journal
-        self._finished_before = len(journal.finished)
+        self._counts = reranking.counts
+        self._journal = reranking.journal
+        self._finished_before = len(self._journal.finished)
         self._started = time.monotonic()
-        self._bar = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("queries"),
-            _QueriesPerSecond(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[usage]}"),
-            console=output.notes,
-            expand=True,
-        )
-        self._task = self._bar.add_task(
-            "",
-            total=counts.queries,
-            completed=self._finished_before,
-            usage=format_usage(journal.usage),
-        )
+        self._bar = ProgressBar(self._counts.queries, output.notes)
 
-    def advance(self) -> None:
-        """Count another finished query."""
-        self._bar.update(self._task, advance=1, usage=format_usage(self._journal.usage))
+    def show(self, progress: Progress) -> None:
+        """Show how far the run is; queries that were finished before are not in `progress`."""
+        self._bar.show(
+            replace(
+                progress,
+                finished=progress.finished + self._finished_before,
+                earlier=self._finished_before,
+                total=self._counts.queries,
+            )
+        )
 
     def __enter__(self) -> Self:
         if self._finished_before:
@@ -106,15 +87,8 @@ class RunProgress:
             )
         if journal.without_text:
             note(f"{journal.without_text:,} documents have no text and come after the others.")
-        if journal.refused:
-            note(f"{journal.refused:,} queries were refused and keep their order.")
+        if journal.unranked:
+            note(f"{journal.unranked:,} queries were refused and keep their order.")
         if self._output.repeated_warnings:
             note(f"{self._output.repeated_warnings:,} repeated warnings are not shown.")
         note(f"Written to {out}.")
-
-
-class _QueriesPerSecond(ProgressColumn):
-    """The rate of a progress bar."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")

@@ -34,7 +34,7 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check
 from qwen_rerank.telemetry import ranking_span
 from qwen_rerank.validation import check_top_n
 
-__all__ = ["MANY", "RerankEngine", "offloaded"]
+__all__ = ["MANY", "RerankEngine", "offloaded", "ranking_of_records"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class RerankEngine:
             function from record to text. A `Content` or content blocks can stand in for text.
         options: See `RankingOptions`.
 
+    Attributes:
+        scorer: The scorer.
+        options: What the order depends on besides the scores: the options by name, with defaults.
+
     Raises:
         InvalidInputError: An argument cannot be used.
         MissingDependencyError: `diversity` is set, but the extra `embedded` is not installed.
@@ -79,6 +83,7 @@ class RerankEngine:
         check_scorer(scorer, "scorer must be a Scorer")
         _check_callback(chosen["usage_callback"])
         self.scorer = scorer
+        self.options = {name: value for name, value in chosen.items() if name != "usage_callback"}
         self._reader = ItemReader(rerank_field, _RECORD_FIELDS)
         self._missing = chosen["missing"]
         self._ordering = Ordering(chosen["min_score"], chosen["blend"], chosen["diversity"])
@@ -104,7 +109,7 @@ class RerankEngine:
         """
         flat, lists = flattened_records(records)
         ranking = self.rank(query, self.candidates(flat, lists), top_n)
-        return _ranking_of_records(flat, ranking)
+        return ranking_of_records(flat, ranking)
 
     async def arerank(self, query: Item, records: RecordLists, top_n: int | None = None) -> Ranking:
         """The same as `rerank`, without blocking the event loop."""
@@ -113,7 +118,7 @@ class RerankEngine:
         candidates = await offloaded(is_long, self.candidates, flat, lists)
         ranking = await self.arank(query, candidates, top_n)
         is_long = len(ranking.indices) > MANY
-        return await offloaded(is_long, _ranking_of_records, flat, ranking)
+        return await offloaded(is_long, ranking_of_records, flat, ranking)
 
     def takes_long(self, documents: int) -> bool:
         """Whether reading this many documents would block an event loop for too long."""
@@ -316,7 +321,7 @@ def _document_name(candidates: Candidates, index: int) -> str:
     return f"the one at index {index}" if id_ in (None, "") else repr(id_)
 
 
-def _ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:
+def ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:
     """Return the records of a ranking, each with its score."""
     chosen = list(map(records.__getitem__, ranking.indices))
     scores = ranking.scores_or(record.score for record in chosen)

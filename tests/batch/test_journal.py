@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from qwen_rerank import InvalidInputError, Usage
-from qwen_rerank.cli.journal import FinishedQuery, Journal
+from qwen_rerank.batch.journal import FinishedQuery, Journal
 
 OPTIONS = {"scorer": ("DashScopeScorer", "qwen3-rerank", None), "--top-n": None}
 QUERIES = [
     FinishedQuery("q1", [("a", 0.9), ("b", 0.1)], Usage(requests=1, tokens=10, cost=0.5)),
     FinishedQuery("q2", [("企鹅", 0.1234567890123456), ("c", None)], Usage(requests=2, cost=1.0)),
-    FinishedQuery("q3", [], Usage(), refused=True),
+    FinishedQuery("q3", [], Usage(), unranked=True),
 ]
 
 
@@ -39,7 +39,7 @@ def test_a_reopened_journal_has_what_was_added(tmp_path: Path) -> None:
         assert list(journal.finished) == ["q1", "q2", "q3"]
         assert rankings(journal) == [query.ranking for query in QUERIES]
         assert journal.usage == Usage(requests=3, tokens=10, cost=1.5)
-        assert journal.refused == 1
+        assert journal.unranked == 1
         assert journal.without_text == 1
 
 

@@ -136,7 +136,7 @@ class TextIndex:
         if _line_hash(line) != hash_:
             raise InvalidInputError(
                 f"{self.path} has changed since it was first read: {id_!r} is different.",
-                remedy="Restore the file, or start over with --restart.",
+                remedy="Restore the file, or start over with restart=True.",
             )
         return self._parse(line)[1]
 

@@ -1,4 +1,4 @@
-"""The journal of a run: finished queries are on disk, and are not paid for twice.
+"""The journal of a job: finished queries are on disk, and are not paid for twice.
 
 A file of JSON Lines that is only appended to. The first line has the options that the rankings
 depend on; each other line is a finished query. A process that is killed leaves at most one torn
@@ -53,13 +53,23 @@ class FinishedQuery:
         query_id: The id of the query.
         ranking: Its documents, best first.
         usage: What it cost.
-        refused: Whether the service's content inspection refused it, so that nothing was ranked.
+        unranked: Whether no model ranked it, and the documents are in retrieval order.
+        model: The name of the model that gave the scores.
+        skipped: How many documents were left out because their text is missing or blank.
+        duplicates: How many were left out because they are copies.
+        over_budget: How many were left out because of max_candidates.
+        digest: A hash of what was ranked.
     """
 
     query_id: str
     ranking: ScoredIds
     usage: Usage
-    refused: bool = False
+    unranked: bool = False
+    model: str = ""
+    skipped: int = 0
+    duplicates: int = 0
+    over_budget: int = 0
+    digest: str = ""
 
 
 _finished_query = TypeAdapter(FinishedQuery)
@@ -85,7 +95,7 @@ class Journal:
 
     Attributes:
         usage: What all finished queries have cost.
-        refused: How many queries were refused.
+        unranked: How many queries kept their order because no model ranked them.
         without_text: How many documents have no score because they have no text.
 
     Raises:
@@ -96,7 +106,7 @@ class Journal:
 
     def __init__(self, path: Path, options: Mapping[str, Any], *, restart: bool = False) -> None:
         self.usage = Usage()
-        self.refused = 0
+        self.unranked = 0
         self.without_text = 0
         self._path = path
         self._lines: dict[str, _Line] = {}
@@ -143,11 +153,19 @@ class Journal:
             InvalidInputError: The ranking does not have the expected number of these documents, in
                 the order of their scores.
         """
+        ranking = self.read(query_id).ranking
+        self._check_ranking(ranking, document_ids, top_n, self._lines[query_id].number)
+        return ranking
+
+    def read(self, query_id: str) -> FinishedQuery:
+        """Return a finished query.
+
+        Raises:
+            InvalidInputError: Its line is corrupted.
+        """
         line = self._lines[query_id]
         self._reader.seek(line.offset)
-        ranking = self._parse(self._reader.readline(), line.number).ranking
-        self._check_ranking(ranking, document_ids, top_n, line.number)
-        return ranking
+        return self._parse(self._reader.readline(), line.number)
 
     def remove(self) -> None:
         """Delete the file, and close it."""
@@ -208,8 +226,8 @@ class Journal:
         if differing:
             raise InvalidInputError(
                 f"{self._path} was written with other options: {'; '.join(differing)}.",
-                remedy="Use the same options, write to another file, or start over with --restart, "
-                "which pays for the finished queries again.",
+                remedy="Use the same options, write to another file, or start over with "
+                "restart=True, which pays for the finished queries again.",
             )
 
     def _parse(self, line: bytes, number: int) -> FinishedQuery:
@@ -237,15 +255,15 @@ class Journal:
     def _not_a_journal(self) -> InvalidInputError:
         return InvalidInputError(
             f"{self._path} exists and is not a journal.",
-            remedy="Move it away, or write to another file with --out.",
+            remedy="Move it away, or choose another file.",
         )
 
     def _corrupted(self, number: int, problem: str) -> InvalidInputError:
         return InvalidInputError(
             f"{self._path}, line {number} is corrupted: {problem}.",
-            remedy="Delete the line to rank its query again, or start over with --restart."
+            remedy="Delete the line to rank its query again, or start over with restart=True."
             if number > 1
-            else "Start over with --restart.",
+            else "Start over with restart=True.",
         )
 
     def _count(self, query: FinishedQuery, offset: int) -> None:
@@ -257,8 +275,8 @@ class Journal:
             )
         self._lines[query.query_id] = _Line(self._last_line, offset)
         self.usage += query.usage
-        if query.refused:
-            self.refused += 1
+        if query.unranked:
+            self.unranked += 1
         else:
             self.without_text += sum(score is None for _, score in query.ranking)
 

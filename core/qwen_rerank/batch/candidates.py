@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qwen_rerank.cli.text_index import TextIndex
+from qwen_rerank.batch.text_index import TextIndex
 from qwen_rerank.datasets import (
     is_json_lines,
     iter_run,
@@ -75,7 +75,7 @@ class Candidates:
 
     Attributes:
         counts: How much there is to do.
-        digests: The SHA-256 of each input file, by the option that names the file.
+        digests: The SHA-256 of each input file, by the argument that names the file.
 
     Raises:
         InvalidInputError: A line is invalid, a query is listed twice, or a query or a document
@@ -93,7 +93,7 @@ class Candidates:
         self._entry_hashes: dict[str, bytes] = {}
         self.counts = self._first_pass()
         self.digests = {name: index.digest for name, index in self._indexes().items()}
-        self.digests["--candidates"] = self._candidates_digest()
+        self.digests["candidates"] = self._candidates_digest()
 
     def jobs(self, finished: Collection[str]) -> Iterator[Job]:
         """Yield the queries that are not finished, in the order of the file.
@@ -119,11 +119,11 @@ class Candidates:
         for name, index in self._indexes().items():
             if index.current_digest() != self.digests[name]:
                 raise _changed(index.path)
-        if self._candidates_digest() != self.digests["--candidates"]:
+        if self._candidates_digest() != self.digests["candidates"]:
             raise _changed(self._path)
 
     def _indexes(self) -> dict[str, TextIndex]:
-        indexes = {"--queries": self._queries, "--corpus": self._corpus}
+        indexes = {"queries": self._queries, "corpus": self._corpus}
         return {name: index for name, index in indexes.items() if index is not None}
 
     def _candidates_digest(self) -> str:
@@ -154,8 +154,8 @@ class Candidates:
 
     def _check(self, entry: _Entry, to_rank: Mapping[str, str | None]) -> None:
         if entry.query is None:
-            self._check_texts("--queries", self._queries, [entry.query_id], entry)
-        self._check_texts("--corpus", self._corpus, _without_text(to_rank), entry)
+            self._check_texts("queries", self._queries, [entry.query_id], entry)
+        self._check_texts("corpus", self._corpus, _without_text(to_rank), entry)
         if not self._query(entry).strip():
             raise InvalidInputError(
                 f"The text of query {entry.query_id!r} is blank.",
@@ -168,7 +168,7 @@ class Candidates:
         if index is None and ids:
             raise InvalidInputError(
                 f"{self._path} has no text for {ids[0]!r} (query {entry.query_id!r}).",
-                remedy=f"Pass {option}, the file with the texts.",
+                remedy=f"Pass {option}=…, the file with the texts.",
             )
         if index is not None and (missing := index.missing(ids)):
             others = f", nor for {len(missing) - 1} others" if missing[1:] else ""
@@ -235,7 +235,7 @@ class Candidates:
 def _changed(path: Path) -> InvalidInputError:
     return InvalidInputError(
         f"{path} has changed since it was first read.",
-        remedy="Restore the file, or start over with --restart.",
+        remedy="Restore the file, or start over with restart=True.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
-from qwen_rerank.cli.journal import ScoredIds, sync_folder
+from qwen_rerank.batch.journal import ScoredIds, sync_folder
 from qwen_rerank.errors import InvalidInputError
 
 __all__ = ["already_exists", "write_run"]
@@ -61,7 +61,7 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
 def already_exists(path: Path) -> InvalidInputError:
     """Return the error for a result that exists and must not be replaced."""
     return InvalidInputError(
-        f"{path} already exists.", remedy="Pass --overwrite, or another file with --out."
+        f"{path} already exists.", remedy="Pass overwrite=True, or another file."
     )
 
 
