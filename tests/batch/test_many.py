@@ -28,8 +28,9 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.batch import Progress, arerank_many, rerank_many
+from qwen_rerank.testing.faults import edits, hangs, refuses
+from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.process import environment
-from tests.support.loopback import LoopbackDashScope, edits, hangs, refuses
 
 ANSWERS = edits(lambda _: None)
 TEXTS = ["score=0.1", "score=0.9", "score=0.5"]
