@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_serializer
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
@@ -23,6 +24,7 @@ from qwen_rerank.inputs.content import Item
 from qwen_rerank.scorers.base import Usage
 
 __all__ = [
+    "NOT_SAVED",
     "DashScopeArguments",
     "DashScopeOptions",
     "DocumentField",
@@ -32,8 +34,11 @@ __all__ = [
     "RequestArguments",
     "RequestOptions",
     "UsageCallback",
+    "as_secret",
     "descriptions",
     "with_defaults",
+    "with_secrets",
+    "without_user",
 ]
 
 DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], Item | None]]
@@ -42,13 +47,23 @@ DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], 
 Missing: TypeAlias = Literal["skip", "keep", "error"]
 """What to do with a document without text: leave it out, keep it after the others, or raise."""
 
+T = TypeVar("T", bound=Mapping[str, Any])
+
 UsageCallback: TypeAlias = Callable[[Usage], object]
 """Called with what each ranking cost."""
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     _Key: TypeAlias = SecretStr | str  # either can be passed; it is a SecretStr from then on
+    _SSLContext: TypeAlias = SSLContext
 else:
     _Key = SecretStr
+    _SSLContext = Any  # the scorer checks it
+
+
+NOT_SAVED = "***"
+"""What pickles and dumps hold in the place of a secret."""
 
 
 class RequestOptions(BaseModel):
@@ -78,6 +93,28 @@ class RequestOptions(BaseModel):
     """Tokens that may go out in any minute, as the Qwen tokenizer counts them; None for no limit.
     It is also the largest size of a request.
     """
+    headers: dict[str, _Key] | None = None
+    """Headers for every request, such as those that a gateway asks for. Reprs, dumps, pickles and
+    messages never contain their values. The key and what describes the body can't be set here.
+    """
+    proxy: _Key | None = None
+    """The proxy for every request, as http://user:password@host:port; None for the one that the
+    environment names. The user and the password are never shown.
+    """
+    ca_bundle: str | Path | None = None
+    """A PEM file or a folder with the certificate authorities to trust, instead of the usual
+    ones.
+    """
+    ssl_context: SkipJsonSchema[_SSLContext | None] = None
+    """An ssl.SSLContext of your own, such as one with a client certificate."""
+
+    @field_serializer("headers")
+    def _serialize_headers(self, value: dict[str, Any] | None) -> dict[str, str] | None:
+        return None if value is None else dict.fromkeys(value, NOT_SAVED)
+
+    @field_serializer("proxy")
+    def _serialize_proxy(self, value: SecretStr | None) -> str | None:
+        return None if value is None else without_user(value)
 
 
 class RequestArguments(TypedDict, total=False):
@@ -90,6 +127,18 @@ class RequestArguments(TypedDict, total=False):
     max_concurrency: int
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    headers: Mapping[str, _Key] | None
+    proxy: _Key | None
+    ca_bundle: str | Path | None
+    ssl_context: _SSLContext | None
+
+
+def without_user(address: SecretStr | str) -> str:
+    """Return a proxy's address with a mark in the place of its user and password."""
+    plain = address if isinstance(address, str) else address.get_secret_value()
+    user, at, rest = plain.rpartition("@")
+    scheme, separator, _ = user.partition("://")
+    return f"{scheme}{separator}{NOT_SAVED}@{rest}" if at else rest
 
 
 def _key_from_environment() -> SecretStr | None:
@@ -204,6 +253,25 @@ def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dic
         if name not in fields:
             raise unknown_option(name, fields)
     return {name: field.get_default() for name, field in fields.items()} | dict(arguments)
+
+
+def with_secrets(options: T) -> T:
+    """Return the options, with those that are secret as SecretStr.
+
+    Do this first: the local variables of a frame that an error passes through can be recorded.
+    """
+    hidden = dict(options)
+    for name in ("api_key", "dashscope_api_key", "proxy"):
+        if name in hidden:
+            hidden[name] = as_secret(hidden[name])
+    if isinstance(headers := hidden.get("headers"), Mapping):
+        hidden["headers"] = {name: as_secret(value) for name, value in headers.items()}
+    return cast(T, hidden)
+
+
+def as_secret(value: Any) -> Any:
+    """Return a string as SecretStr, and anything else as it is."""
+    return SecretStr(value) if isinstance(value, str) else value
 
 
 def unknown_option(name: str, names: Sequence[str] | Mapping[str, Any]) -> InvalidInputError:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, checked_query
-from qwen_rerank.options import DocumentField
+from qwen_rerank.options import DocumentField, as_secret, with_secrets
 from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
@@ -70,6 +70,7 @@ class QwenReRanker:
         scorer: Scorer | None = None,
         **options: Any,
     ) -> None:
+        options, api_key = with_secrets(options), as_secret(api_key)
         checked_query(query)
         check_top_n(topn, "topn")
         if "top_n" in options:

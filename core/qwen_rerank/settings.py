@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from pydantic import (
     ConfigDict,
     PrivateAttr,
+    SecretStr,
     field_serializer,
     field_validator,
 )
@@ -17,7 +18,14 @@ from pydantic.json_schema import SkipJsonSchema
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
-from qwen_rerank.options import DashScopeOptions, DocumentField, RankingOptions
+from qwen_rerank.options import (
+    NOT_SAVED,
+    DashScopeOptions,
+    DocumentField,
+    RankingOptions,
+    with_secrets,
+    without_user,
+)
 from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.ranking.result import RankedIndices
@@ -70,6 +78,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     if not TYPE_CHECKING:  # type checkers take the signature from the fields
 
         def __init__(self, **options: Any) -> None:
+            options = with_secrets(options)
             super().__init__(**options)
             _ = self.engine  # bad options are errors here, not at the first query
 
@@ -124,13 +133,16 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         default = RerankSettings.model_fields[name].default
         return name in self.model_fields_set and getattr(self, name) not in (default, None)
 
-    @field_serializer("scorer", "rerank_field", "usage_callback")
+    @field_serializer("scorer", "rerank_field", "usage_callback", "ssl_context")
     def _serialize(self, value: Any) -> Any:
         if isinstance(value, Scorer):
             return {_NOT_SAVED: value.model}
-        return {_NOT_SAVED: getattr(value, "__name__", "function")} if callable(value) else value
+        if callable(value):
+            return {_NOT_SAVED: getattr(value, "__name__", "function")}
+        is_plain = value is None or isinstance(value, str | Sequence)
+        return value if is_plain else {_NOT_SAVED: type(value).__name__}
 
-    @field_validator("scorer", "rerank_field", "usage_callback", mode="before")
+    @field_validator("scorer", "rerank_field", "usage_callback", "ssl_context", mode="before")
     @classmethod
     def _refuse_not_saved(cls, value: Any) -> Any:
         if isinstance(value, dict) and _NOT_SAVED in value:
@@ -142,7 +154,14 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
     def __getstate__(self) -> dict[Any, Any]:
         # Without the key and the engine that holds it: it is read from DASHSCOPE_API_KEY again.
-        keyless = self.model_copy(update={"api_key": None})
+        if self.ssl_context is not None:
+            raise InvalidInputError("ssl_context cannot be pickled.", remedy="Pass ca_bundle=.")
+        hidden: dict[str, Any] = {"api_key": None}
+        if self.headers is not None:
+            hidden["headers"] = dict.fromkeys(self.headers, SecretStr(NOT_SAVED))
+        if self.proxy is not None:
+            hidden["proxy"] = SecretStr(without_user(self.proxy))
+        keyless = self.model_copy(update=hidden)
         keyless._built = None
         state = super(RerankSettings, keyless).__getstate__()
         missing = RerankSettings.model_fields.keys() - state["__dict__"].keys()
@@ -155,9 +174,10 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # Functions are shared, as scorers are: a bound method may store something in its object.
+        # A TLS context cannot be copied.
         memo = {} if memo is None else memo
-        for own in (self.rerank_field, self.usage_callback):
-            if callable(own):
+        for own in (self.rerank_field, self.usage_callback, self.ssl_context):
+            if callable(own) or own is self.ssl_context:
                 memo[id(own)] = own
         return super().__deepcopy__(memo)
 

@@ -115,13 +115,44 @@ def ranking_of(scores: Sequence[float]) -> bytes:
 
 
 @dataclass
-class TLSFront(Threaded):
+class _Relay(Threaded):
+    """Passes what clients send on to another port. Ends all connections when it stops."""
+
+    @asynccontextmanager
+    async def _relaying(self, context: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0, ssl=context)
+        self.port = server.sockets[0].getsockname()[1]
+        yield
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await self.carry(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        self._tasks.discard(task)
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handle one connection."""
+        raise NotImplementedError
+
+
+@dataclass
+class TLSFront(_Relay):
     """Ends TLS in front of a loopback service.
 
     Attributes:
         server: The service.
         context: The certificate.
-        carried: The number of bytes that clients sent through it, after the handshake.
+        carried: The number of connections on which a client sent something after the handshake.
     """
 
     server: LoopbackDashScope
@@ -134,24 +165,21 @@ class TLSFront(Threaded):
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        front = await asyncio.start_server(self._carry, "127.0.0.1", 0, ssl=self.context)
-        self.port = front.sockets[0].getsockname()[1]
-        yield
-        front.close()
+        async with self._relaying(self.context):
+            yield
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.read(1)
+        if not first:
+            return
+        self.carried += 1
         inner, outer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        responses = asyncio.create_task(_pour(inner, writer))
-        with suppress(ConnectionError):
-            while chunk := await reader.read(1 << 16):
-                self.carried += len(chunk)
-                outer.write(chunk)
-        outer.close()
-        await responses
+        outer.write(first)
+        await _exchange(reader, writer, inner, outer)
 
 
 @dataclass
-class ConnectProxy(Threaded):
+class ConnectProxy(_Relay):
     """A proxy that connects all clients to one port of this machine.
 
     Attributes:
@@ -164,18 +192,32 @@ class ConnectProxy(Threaded):
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        proxy = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = proxy.sockets[0].getsockname()[1]
-        yield
-        proxy.close()
+        async with self._relaying():
+            yield
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
         inner, outer = await asyncio.open_connection("127.0.0.1", self.target)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        responses = asyncio.create_task(_pour(inner, writer))
+        await _exchange(reader, writer, inner, outer)
+
+
+async def _exchange(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    inner: asyncio.StreamReader,
+    outer: asyncio.StreamWriter,
+) -> None:
+    """Pass everything on, in both directions, until both sides have closed."""
+    responses = asyncio.create_task(_pour(inner, writer))
+    try:
         await _pour(reader, outer)
         await responses
+    finally:
+        responses.cancel()
+        outer.close()
+        with suppress(OSError):
+            await outer.wait_closed()
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -116,8 +116,11 @@ def _declared(name: str) -> inspect.Parameter:
 
 
 _DESCRIPTIONS = descriptions(DashScopeOptions)
-_REQUESTS = frozenset(RequestOptions.model_fields)
-_SERVICE = _REQUESTS | {"model", "url", "instruct"}
+_NOT_IN_SHELL = ("headers", "proxy", "ca_bundle", "ssl_context")
+"""Secrets, and what environment variables are for."""
+
+_REQUESTS = tuple(name for name in RequestOptions.model_fields if name not in _NOT_IN_SHELL)
+_SERVICE = frozenset({*_REQUESTS, "model", "url", "instruct"})
 
 _PARAMETERS = {
     each.name: each
@@ -127,7 +130,7 @@ _PARAMETERS = {
         _parameter("url", _Url),
         _parameter("dialect", _Dialect),
         _parameter("passages", _Passages, False),
-        *map(_declared, ("instruct", "region", "workspace", *RequestOptions.model_fields)),
+        *map(_declared, ("instruct", "region", "workspace", *_REQUESTS)),
     )
 }
 """The options that describe a scorer."""

@@ -14,7 +14,13 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import MissingKeyError
 from qwen_rerank.inputs.content import Modality
-from qwen_rerank.options import DashScopeArguments, DashScopeOptions, with_defaults
+from qwen_rerank.options import (
+    DashScopeArguments,
+    DashScopeOptions,
+    as_secret,
+    with_defaults,
+    with_secrets,
+)
 from qwen_rerank.scorers.catalog import (
     Limits,
     catalog_entry,
@@ -27,6 +33,7 @@ from qwen_rerank.scorers.http.auth import Headers, bearer, checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
+from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.validation import check_text
 
@@ -66,6 +73,7 @@ class DashScopeScorer(HttpScorer):
         limits: Limits | None = None,
         **options: Unpack[DashScopeArguments],
     ) -> None:
+        options, api_key = with_secrets(options), as_secret(api_key)
         chosen = cast(DashScopeArguments, with_defaults(DashScopeOptions, options))
         region, instruct = chosen["region"], chosen["instruct"]
         check_text("model", model)
@@ -86,6 +94,7 @@ class DashScopeScorer(HttpScorer):
             max_concurrency=chosen["max_concurrency"],
             limits=limits or published_limits(model, served_in),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
+            route=Route.of(chosen, self._headers()),
             price=published_price(model, served_in),
         )
 

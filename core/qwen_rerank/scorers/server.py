@@ -12,14 +12,21 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.options import RequestArguments, RequestOptions, with_defaults
+from qwen_rerank.options import (
+    RequestArguments,
+    RequestOptions,
+    as_secret,
+    with_defaults,
+    with_secrets,
+)
 from qwen_rerank.scorers.base import Scores, probabilities
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
-from qwen_rerank.scorers.http.auth import Headers, checked_key
+from qwen_rerank.scorers.http.auth import Headers, bearer, checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
+from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 from qwen_rerank.validation import check_whole
@@ -83,6 +90,7 @@ class ServerScorer(HttpScorer):
         logits: bool = False,
         **options: Unpack[RequestArguments],
     ) -> None:
+        options, api_key = with_secrets(options), as_secret(api_key)
         defaults = with_defaults(RequestOptions, {"timeout": _TIMEOUT, **options})
         chosen = cast(RequestArguments, defaults)
         url = checked_url("url", url, example=_EXAMPLE)
@@ -111,6 +119,7 @@ class ServerScorer(HttpScorer):
             max_concurrency=chosen["max_concurrency"],
             limits=_limits(server, batch_size),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
+            route=Route.of(chosen, self._headers()),
         )
 
     @property
@@ -154,7 +163,7 @@ class ServerScorer(HttpScorer):
         if not self._is_keyed:
             return {}
         key = self._api_key or _key_of_unpickled(self)
-        return {"Authorization": f"Bearer {key.get_secret_value()}"}
+        return {"Authorization": bearer(key)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pydantic import SecretStr
 
 from qwen_rerank.errors import MissingKeyError
+from qwen_rerank.options import as_secret
 
 __all__ = ["Headers", "bearer", "checked_key"]
 
@@ -30,11 +31,16 @@ def checked_key(name: str, key: str | SecretStr) -> SecretStr:
     Raises:
         MissingKeyError: The string cannot be a key. It is not quoted.
     """
-    plain = key.get_secret_value() if isinstance(key, SecretStr) else key
-    is_usable = isinstance(plain, str) and plain and plain.isascii() and plain.isprintable()
-    if not is_usable or " " in plain:
+    secret = as_secret(key)
+    del key
+    if not _is_usable(secret):
         raise MissingKeyError(
             f"The {name} is empty, or has spaces or other characters that a key cannot have.",
             remedy="Copy it again, without quotes or a line break.",
         )
-    return SecretStr(plain)
+    return cast(SecretStr, secret)
+
+
+def _is_usable(key: object) -> bool:
+    plain = key.get_secret_value() if isinstance(key, SecretStr) else ""
+    return bool(plain) and plain.isascii() and plain.isprintable() and " " not in plain

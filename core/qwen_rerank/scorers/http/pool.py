@@ -19,6 +19,7 @@ from yarl import URL
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.http.auth import Headers
 from qwen_rerank.scorers.http.proxies import proxy_for
+from qwen_rerank.scorers.http.route import Route
 
 __all__ = [
     "MAX_RESPONSE_BYTES",
@@ -36,6 +37,8 @@ MAX_RESPONSE_BYTES = 16 * 2**20
 """The largest response that is read. Scores take about 60 bytes per document."""
 
 _KEEP_ALIVE = 15.0
+
+_USUAL = Route()
 
 
 def _default_max_connections() -> int:
@@ -139,7 +142,7 @@ class ConnectionPool:
         return slot
 
     async def post(
-        self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes]
+        self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes], route: Route = _USUAL
     ) -> HTTPResponse:
         """Send a POST request.
 
@@ -147,6 +150,8 @@ class ConnectionPool:
             endpoint: Where to send it.
             headers: The headers, besides Host and Content-Length.
             body: The body, in pieces. Other tasks of the loop run between two of them.
+            route: Through which proxy to send it, and whom to trust. Requests on different routes
+                do not share connections.
 
         Raises:
             UnreachableError: The server or the proxy could not be reached, or its certificate is
@@ -154,11 +159,11 @@ class ConnectionPool:
             ConnectionLostError: The connection was closed before the response was complete.
             InvalidResponseError: The response is not HTTP.
             ResponseTooLargeError: The response is larger than `MAX_RESPONSE_BYTES`.
-            InvalidInputError: See `proxy_for`.
+            InvalidInputError: See `proxy_for` and `Route.context`.
         """
         failure: Exception
         try:
-            return await self._post(endpoint, headers, body)
+            return await self._post(endpoint, headers, body, route)
         except (ResponseTooLargeError, InvalidInputError):
             raise
         except aiohttp.ClientError as error:
@@ -168,15 +173,16 @@ class ConnectionPool:
         raise failure  # out here: the frames and the context of aiohttp's error hold the key
 
     async def _post(
-        self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes]
+        self, endpoint: Endpoint, headers: Headers, body: Sequence[bytes], route: Route
     ) -> HTTPResponse:
-        upload = _Upload(body)
+        upload, context = _Upload(body), route.context
         for _ in range(2):
             async with self._open().post(
                 endpoint.url,
                 data=upload.data(),
                 allow_redirects=False,
-                **_headers_and_proxy(endpoint.url, headers, upload.size),  # no name for the key
+                ssl=True if context is None else context,  # True: the session's
+                **_headers_and_proxy(endpoint.url, headers, upload.size, route),  # no local of it
             ) as response:
                 if response.status != 200 or upload.is_sent:
                     return HTTPResponse(response.status, response.headers, await _read(response))
@@ -275,9 +281,10 @@ def _message_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _headers_and_proxy(url: URL, headers: Headers, length: int) -> dict[str, Any]:
+def _headers_and_proxy(url: URL, headers: Headers, length: int, route: Route) -> dict[str, Any]:
     """What aiohttp needs to send the headers, and through a proxy if there is one."""
-    proxy = proxy_for(url.scheme, url.host or "", url.port or 0)  # its errors pass no plain key
+    # Its errors pass no plain key.
+    proxy = route.proxy or proxy_for(url.scheme, url.host or "", url.port or 0)
     plain = {**_plain(headers), "Content-Length": str(length)}
     if proxy is None:
         return {"headers": plain}

@@ -7,19 +7,20 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.options import NOT_SAVED
 from qwen_rerank.scorers.http.addresses import is_loopback
 
-__all__ = ["Proxy", "proxy_for"]
+__all__ = ["Proxy", "parsed_proxy", "proxy_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,10 @@ class Proxy:
         """The headers for the proxy itself."""
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
+    def without_secrets(self) -> Proxy:
+        """The proxy, with a mark in the place of its user and password."""
+        return replace(self, authorization=self.authorization and SecretStr(NOT_SAVED))
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
@@ -79,6 +84,34 @@ def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
             "special characters in the proxy's password.",
         )
     return proxy
+
+
+def parsed_proxy(address: SecretStr | str) -> Proxy:
+    """Return the proxy at an address such as `http://user:password@host:port`.
+
+    Raises:
+        InvalidInputError: The address is not that of an HTTP proxy. It is not quoted, as it can
+            hold a password.
+    """
+    proxy = _parsed_or_none(address)
+    if proxy is None:
+        raise InvalidInputError(
+            "proxy must be the address of an HTTP proxy: http://host:port or https://host:port, "
+            "with user:password@ before the host if it needs them.",
+            remedy="Percent-encode special characters in the password. SOCKS is not supported.",
+        )
+    return proxy
+
+
+def _parsed_or_none(address: SecretStr | str) -> Proxy | None:
+    """Return the proxy, or None: an error raised here would show the address."""
+    plain = address.get_secret_value() if isinstance(address, SecretStr) else address
+    try:
+        parts = urlsplit(plain)
+        is_plain = parts.path in ("", "/") and not parts.query and not parts.fragment
+        return _proxy_of(parts) if is_plain else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _address(scheme: str) -> str:
@@ -115,12 +148,19 @@ def _parse_proxy(address: str, host: str) -> Proxy | None:
     if parts.scheme.startswith("socks"):
         _log.warning("SOCKS proxies are not supported: connecting to %s directly.", host)
         return None
+    return _proxy_of(parts)
+
+
+def _proxy_of(parts: SplitResult) -> Proxy:
+    """Return the proxy at an address; ValueError if it is not one."""
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
     authorization = None
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = SecretStr(f"Basic {b64encode(user.encode()).decode()}")
+        is_mark = parts.username == NOT_SAVED
+        encoded = f"Basic {b64encode(user.encode()).decode()}"
+        authorization = SecretStr(NOT_SAVED if is_mark else encoded)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return Proxy(parts.scheme, parts.hostname, port, authorization)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +28,7 @@ from qwen_rerank.scorers.http.pool import (
     ResponseTooLargeError,
     UnreachableError,
 )
+from qwen_rerank.scorers.http.route import Route
 
 __all__ = ["RerankRequest", "ScoredResponse"]
 
@@ -39,6 +40,9 @@ _MAX_FACT = 100
 
 _MAX_READ = 10_000
 """How many characters of a service's message are processed."""
+
+_MIN_SECRET = 8
+"""The least characters of a header's value that are masked in messages."""
 
 _MAX_QUICK_BYTES = 512 * 2**10
 """The largest body that is parsed on the I/O loop, which takes a few milliseconds."""
@@ -84,6 +88,7 @@ class RerankRequest:
         dialect: Reads the response.
         count: The number of documents in the request.
         top_n: How many results the request asks for; None for all.
+        route: Through which proxy it goes, and whom to trust.
     """
 
     endpoint: Endpoint
@@ -92,6 +97,7 @@ class RerankRequest:
     dialect: Dialect
     count: int
     top_n: int | None
+    route: Route
 
     async def send(self, pool: ConnectionPool) -> HTTPResponse:
         """Send the request and return the response, whatever it says.
@@ -99,12 +105,11 @@ class RerankRequest:
         Raises:
             ServiceError: The connection could not be made or was lost, or the response is not HTTP.
             BadResponseError: The response is too large.
-            InvalidInputError: The address of the proxy is invalid.
+            InvalidInputError: The address of the proxy is invalid, or `ca_bundle` cannot be read.
         """
         try:
-            return await pool.post(
-                self.endpoint, {**_common_headers(), **self.headers}, self.payload
-            )
+            headers = {**_common_headers(), **self.headers}
+            return await pool.post(self.endpoint, headers, self.payload, self.route)
         except UnreachableError as error:
             raise self._connection_error("Could not connect to", error) from error
         except ConnectionLostError as error:
@@ -200,7 +205,10 @@ class RerankRequest:
 
     def _shown(self, text: str, max_length: int = _MAX_FACT) -> str:
         """Return a service's text without the key, on one line."""
-        return one_line(masked(text[:_MAX_READ], _key_of(self.headers)), max_length)
+        text = text[:_MAX_READ]
+        for secret in _secrets_of(self.headers):
+            text = masked(text, secret)
+        return one_line(text, max_length)
 
 
 def _values_by_index(ranking: RankingResponse, count: int) -> list[float] | None:
@@ -226,10 +234,13 @@ def _is_top(ranking: RankingResponse, top_n: int, count: int) -> bool:
     )
 
 
-def _key_of(headers: Headers) -> SecretStr:
-    value = headers.get("Authorization", "")
-    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-    return SecretStr(plain.removeprefix("Bearer "))
+def _secrets_of(headers: Headers) -> Iterator[SecretStr]:
+    """Return the key, and the other secret values that are too long to be ordinary words."""
+    for name, value in headers.items():
+        if isinstance(value, SecretStr):
+            secret = value.get_secret_value().removeprefix("Bearer ")
+            if name == "Authorization" or len(secret) >= _MIN_SECRET:
+                yield SecretStr(secret)
 
 
 def _too_large() -> BadResponseError:

@@ -23,6 +23,7 @@ from qwen_rerank.scorers.http.io_loop import IOLoop, shared_io_loop
 from qwen_rerank.scorers.http.payload import PIECE, json_pieces, size_of
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
+from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.telemetry import request_span
 from qwen_rerank.text.tokenizer import count_tokens, is_loaded
 from qwen_rerank.validation import check_text, check_whole
@@ -60,6 +61,7 @@ class HttpScorer(Scorer):
         max_concurrency: The number of requests that one call sends at the same time, at least 1.
         limits: The size limits of a request.
         rate_limits: The most that may be sent in any minute.
+        route: The proxy, further headers and trusted authorities.
         price: The price of tokens; None if it is not known.
 
     Raises:
@@ -79,6 +81,7 @@ class HttpScorer(Scorer):
         max_concurrency: int,
         limits: Limits,
         rate_limits: RateLimits,
+        route: Route | None = None,
         price: Price | None = None,
     ) -> None:
         check_text("model", model)
@@ -97,6 +100,7 @@ class HttpScorer(Scorer):
             tokens = min(limits.request_tokens, rate_limits.tokens)
             self._limits = replace(limits, request_tokens=tokens)
         self._rate_limits = rate_limits
+        self._route = Route() if route is None else route
         self._price = price
         self._token_ratio = TokenRatio()
         self._is_closed = False
@@ -374,8 +378,15 @@ class _Call:
             payload = [to_json(body)]
         else:
             payload = await asyncio.to_thread(json_pieces, body)
-        headers, count = scorer._headers(), len(documents)
-        return RerankRequest(scorer._endpoint, headers, payload, scorer._dialect, count, top_n)
+        return RerankRequest(
+            scorer._endpoint,
+            scorer._route.all_headers(scorer._headers()),
+            payload,
+            scorer._dialect,
+            len(documents),
+            top_n,
+            scorer._route,
+        )
 
     async def _turn_waiter(self, documents: Sequence[Item]) -> Callable[[], Awaitable[None]]:
         """Return a function that waits until a request with these documents may be sent."""
