@@ -36,8 +36,8 @@ HAS_TORCH = find_spec("torch") is not None
 
 SERVER = "http://localhost:8000"
 MODEL = "Qwen/Qwen3-Reranker-0.6B"
-PAGES_WITH_OWN_PROCESS = {"tracing.md"}
-"""Pages that set up OpenTelemetry and logging."""
+PAGES_WITH_OWN_PROCESS = {"tracing.md", "chat.md"}
+"""The first sets up OpenTelemetry and logging; LlamaIndex's chat memory leaves a database open."""
 
 USER_COMMANDS = {"vllm", "python", "llama-server", "xinference"}
 """Commands that start other servers. The tests don't run them."""
