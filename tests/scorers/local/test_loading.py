@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank import InvalidInputError, LocalScorer, MissingDependencyError
+from qwen_rerank import BadResponseError, InvalidInputError, LocalScorer, MissingDependencyError
 from tests.scorers.local import WHY_SKIPPED
 
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
@@ -24,7 +24,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from qwen_rerank.scorers.local.loading import choose_device, choose_dtype
+from qwen_rerank.scorers.local.hardware import choose_device, choose_dtype
+from qwen_rerank.scorers.local.source import Source, check_kind
 from tests.support import tiny_qwen
 
 CPU = torch.device("cpu")
@@ -39,14 +40,89 @@ def test_an_untied_head_is_used(tmp_path: Path) -> None:
     assert values[0] != values[1]
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"nowhere.*Pass a folder that contains the model"):
-        LocalScorer(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("model", ["./nope", "~/nope", "some/where/nope"])
+def test_a_folder_that_does_not_exist_is_named(model: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is no folder '/.*nope'.*Pass a folder"):
+        LocalScorer(model)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="Could not load the model"):
+def damage(content: bytes, name: str = "model.safetensors") -> Any:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def remove(pattern: str) -> Any:
+    return lambda folder: [path.unlink() for path in folder.glob(pattern)]
+
+
+def quantize(method: str) -> Any:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        details = {"quant_method": method, "bits": 4, "group_size": 128, "quant_config": {}}
+        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": details}))
+
+    return change
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
+    "damaged weights": (
+        damage(bytes(5_000)),
+        InvalidInputError,
+        r"model\.safetensors is damaged or incomplete.*download it again",
+    ),
+    "a damaged config": (
+        damage(b"{", "config.json"),
+        InvalidInputError,
+        r"config\.json is damaged or incomplete.*download it again",
+    ),
+    "a pointer for weights": (
+        damage(POINTER),
+        InvalidInputError,
+        r"model\.safetensors is a Git LFS pointer.*git lfs pull",
+    ),
+    "a pointer for a tokenizer": (
+        damage(POINTER, "tokenizer.json"),
+        InvalidInputError,
+        r"tokenizer\.json is a Git LFS pointer.*git lfs pull",
+    ),
+    "no config": (remove("config.json"), InvalidInputError, "the folder has no config.json"),
+    "no weights": (
+        remove("model*"),
+        InvalidInputError,
+        r"no file named model\.safetensors|no file",
+    ),
+    "no tokenizer": (
+        remove("tokenizer*"),
+        InvalidInputError,
+        r"no tokenizer.*Copy tokenizer\.json",
+    ),
+    "AWQ": (quantize("awq"), MissingDependencyError, r"AWQ.*pip install.*weights in bfloat16"),
+    "GPTQ": (quantize("gptq"), MissingDependencyError, r"GPTQ.*pip install.*weights in bfloat16"),
+    "HQQ": (quantize("hqq"), MissingDependencyError, r"HQQ.*install.*weights in bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), UNUSABLE.values(), ids=list(UNUSABLE))
+def test_files_that_can_not_be_used_are_named_with_what_to_do(
+    folder: str, tmp_path: Path, change: Any, kind: type[Exception], message: str
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    change(tmp_path)
+    with pytest.raises(kind, match=message):
         LocalScorer(str(tmp_path))
+
+
+def test_a_gguf_file_and_a_folder_with_one_point_to_llama_cpp(tmp_path: Path) -> None:
+    file = tmp_path / "Qwen3-Reranker-0.6B-Q8_0.gguf"
+    file.write_bytes(b"GGUF")
+    for model in (file, tmp_path):
+        with pytest.raises(InvalidInputError, match=r"GGUF format.*llama-server.*ServerScorer"):
+            LocalScorer(str(model))
+
+
+def test_a_file_is_not_a_folder(folder: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"it is a file\. Pass the folder that contains it"):
+        LocalScorer(f"{folder}/model.safetensors")
 
 
 def test_an_id_that_can_not_be_found_says_what_to_do() -> None:
@@ -122,6 +198,62 @@ def test_a_reranker_saved_by_sentence_transformers_is_accepted(folder: str, tmp_
     assert values[0] == values[1]
 
 
+def test_an_embedding_model_without_its_pooling_folder_is_refused(
+    embedding: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By modules.json, or without that by the names of the weights of a model without a head."""
+    shutil.rmtree(embedding / "1_Pooling")
+    with pytest.raises(InvalidInputError, match="is an embedding model"):
+        LocalScorer(str(embedding))
+    bare = tiny_qwen.save(tmp_path_factory.mktemp("bare"), tiny_qwen.random_model(Qwen3Model))
+    shutil.copy(embedding / "config.json", bare)
+    with pytest.raises(InvalidInputError, match="the weights of a decoder without a head"):
+        LocalScorer(str(bare))
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B-FP8"])
+def test_chat_and_base_models_are_refused_by_their_ids(model: str) -> None:
+    source = Source(model, str(Path(__file__).parent), None)
+    with pytest.raises(InvalidInputError, match=r"embedding, chat or base model.*Qwen3-Reranker"):
+        check_kind(source)
+
+
+def test_a_model_with_settings_for_chat_is_loaded_with_a_warning(
+    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    LocalScorer(str(tmp_path)).close()
+    assert "like a chat model" in caplog.text
+    assert "check()" in caplog.text
+
+
+def test_a_model_that_ranks_at_random_fails_its_check(shared: LocalScorer) -> None:
+    with pytest.raises(BadResponseError, match=r"LocalScorer.*not a reranker"):
+        shared.check()
+
+
+def test_by_default_the_length_is_bound_by_the_positions_of_the_model(
+    folder: str, tmp_path: Path
+) -> None:
+    small = tiny_qwen.save(tmp_path, tiny_qwen.random_model(max_position_embeddings=4_096))
+    lengths = []
+    for path in (str(small), folder):
+        with LocalScorer(path) as scorer:
+            assert scorer._loaded is not None
+            lengths.append(scorer._loaded.prompt.max_length)
+    assert lengths == [4_096, 8_192]
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_loading_shows_progress_only_if_asked(
+    folder: str, progress: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loaded = LocalScorer(folder, progress=progress)
+    loaded.close()
+    assert ("%" in capfd.readouterr().err) is progress
+
+
 def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
     tiny_qwen.save(tmp_path, tiny_qwen.random_model(Qwen3Model))
     config = json.loads((tmp_path / "config.json").read_text())
@@ -166,7 +298,7 @@ def test_a_model_must_be_a_name(model: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="device='cuda' can't be used"):
+    with pytest.raises(InvalidInputError, match=r"device='cuda' can't be used here.*Omit it"):
         choose_device("cuda")
 
 

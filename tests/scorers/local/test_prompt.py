@@ -100,11 +100,11 @@ def test_long_texts_are_truncated_before_the_suffix(real: Any) -> None:
     assert all(list(rest[-9:]) == real(SUFFIX)["input_ids"] for rest in rests)
 
 
-def test_a_query_that_fills_the_prompt_is_truncated_before_the_suffix(real: Any) -> None:
-    prompt = Prompt(real, DEFAULT_INSTRUCT, 70)
-    shared, rests, truncated = prompt.tokenize("krill " * 50, ["a", "b"])
-    assert (len(shared), truncated) == (61, 2)
-    assert [list(rest) for rest in rests] == [real(SUFFIX)["input_ids"]] * 2
+def test_a_query_that_leaves_no_room_for_texts_is_blamed_itself(real: Any) -> None:
+    prompt = Prompt(real, DEFAULT_INSTRUCT, 150)
+    message = r"The query is too long.* has at least 252 tokens, and max_length=150.*Shorten the"
+    with pytest.raises(InvalidInputError, match=message):
+        prompt.tokenize("krill " * 90, ["a", "b"])
 
 
 def test_of_a_huge_text_no_more_is_tokenized_than_has_room(
@@ -116,7 +116,8 @@ def test_of_a_huge_text_no_more_is_tokenized_than_has_room(
     encode = prompt._encode
     monkeypatch.setattr(prompt, "_encode", lambda bodies: encoded.extend(bodies) or encode(bodies))
     assert prompt.tokenize(QUERY, [text]) == prompt.tokenize(QUERY, [text[:9_000]])
-    assert prompt.tokenize(text, [text]).truncated == 1
+    with pytest.raises(InvalidInputError, match="The query is too long"):
+        prompt.tokenize(text, [text])
     assert max(map(len, encoded)) < 20_000
 
 

@@ -129,7 +129,7 @@ def test_the_instruct_is_part_of_the_prompt(folder: str, official: Official) -> 
     assert values != close([official(QUERY, text) for text in TEXTS["Chinese"]])
 
 
-@pytest.mark.parametrize("room", [1, 60, 200])
+@pytest.mark.parametrize("room", [42, 60, 200])
 def test_a_long_text_is_truncated_before_the_suffix(
     folder: str, official: Official, caplog: pytest.LogCaptureFixture, room: int
 ) -> None:

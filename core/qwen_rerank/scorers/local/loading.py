@@ -1,99 +1,147 @@
-"""Load a model: find its files, check its kind, and choose its device and dtype."""
+"""Load a model: its tokenizer, its weights with an adapter merged, and the decoder that runs it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
 )
-from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 
-from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.scorers.local.adapter import Adapter, find_adapter, merge
 from qwen_rerank.scorers.local.compatibility import check_modules, check_result
 from qwen_rerank.scorers.local.decoder import Decoder
 from qwen_rerank.scorers.local.prompt import without_added_tokens
+from qwen_rerank.scorers.local.source import (
+    Hub,
+    Source,
+    check_kind,
+    check_weights,
+    load_errors,
+    locate,
+    unreadable,
+    unsuitable,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DType", "Hub", "choose_device", "choose_dtype", "load", "yes_and_no"]
+__all__ = ["load", "yes_and_no"]
 
-DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
-Hub: TypeAlias = Literal["huggingface", "modelscope"]
-
-_DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
 
 
 def load(
-    model: str, *, revision: str | None, hub: Hub, device: torch.device, dtype: torch.dtype
+    model: str,
+    *,
+    revision: str | None,
+    hub: Hub,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: bool = False,
 ) -> tuple[PreTrainedTokenizerBase, Decoder]:
     """Load a Qwen3 reranker, as published or converted to a sequence classifier with one label.
 
+    Args:
+        model: A folder, or an id on the hub, of a model or of a LoRA adapter.
+        revision: The branch, tag or commit on the hub.
+        hub: Where to look up an id.
+        device: Where it will run.
+        dtype: The dtype of its weights and of what it computes.
+        progress: Whether downloading and loading show progress bars.
+
     Raises:
         InvalidInputError: The model can't be found or read, or is not such a model.
-        MissingDependencyError: hub="modelscope" and the modelscope package is not installed, or
-            the installed transformers has other modules than LocalScorer expects.
+        MissingDependencyError: A package that the model, its format or the hub needs is not
+            installed, or the installed transformers has other modules than LocalScorer expects.
     """
-    if hub not in get_args(Hub):
-        raise InvalidInputError(f'hub must be "huggingface" or "modelscope", got {hub!r}.')
-    source = model
-    if hub == "modelscope" and not Path(model).is_dir():
-        source, revision = _from_modelscope(model, revision), None
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model_class = _model_class(model, config, embeds=_embeds(source, revision))
-        loaded, report = model_class.from_pretrained(
-            source, revision=revision, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise _unreadable(model, error) from error
-    if report["missing_keys"]:
-        raise _unsuitable(model, f"has no weights for {', '.join(sorted(report['missing_keys']))}")
-    loaded = loaded.to(device).eval()
+    source = locate(model, revision, hub)
+    with _progress_bars(shown=progress):
+        adapter = find_adapter(source, hub)
+        base = adapter.base if adapter else source
+        with load_errors(base):
+            config = AutoConfig.from_pretrained(base.location, revision=base.revision)
+            check_kind(base)
+            tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
+        loaded = _load_weights(base, config, adapter, dtype)
+        loaded = loaded.to(device).eval()
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
-        raise _unsuitable(model, "has layers with a sliding window")
+        raise unsuitable(model, "has layers with a sliding window")
     decoder = Decoder(loaded.model, _relevance_direction(model, loaded, tokenizer))
     check_result(loaded.model, decoder)
     return tokenizer, decoder
 
 
-def _model_class(model: str, config: PretrainedConfig, *, embeds: bool) -> Any:
+def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    if not source.has(*_TOKENIZER_FILES):
+        raise unreadable(
+            source.name,
+            "it has no tokenizer",
+            "Copy tokenizer.json and tokenizer_config.json of the model it was made from beside "
+            "its weights.",
+        )
+    return AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+
+
+def _load_weights(
+    base: Source, config: PretrainedConfig, adapter: Adapter | None, dtype: torch.dtype
+) -> PreTrainedModel:
+    classifies = adapter is not None and adapter.classifies
+    model_class = _model_class(base.name, config, classifies=classifies)
+    location: str | None = base.location
+    options: dict[str, Any] = {"num_labels": 1} if classifies else {}
+    with load_errors(base, _quantization_remedy(config)):
+        if adapter is not None and adapter.source == base:
+            # From a folder, transformers would apply the adapter, and 4.56 would also load the
+            # base that the adapter names instead of the one in the folder.
+            config.update(options)
+            location, options = None, {"config": config, "state_dict": _state_dict(base)}
+        loaded, report = model_class.from_pretrained(
+            location, revision=base.revision, dtype=dtype, output_loading_info=True, **options
+        )
+    missing = set(report["missing_keys"]) - ({"score.weight"} if classifies else set())
+    if missing:
+        raise unsuitable(base.name, f"has no weights for {', '.join(sorted(missing))}")
+    check_weights(base)
+    return loaded if adapter is None else merge(loaded, adapter)
+
+
+def _model_class(model: str, config: PretrainedConfig, *, classifies: bool) -> Any:
+    """The class to load it with. An adapter that classifies makes a classifier of its base."""
     architecture = next(iter(config.architectures or ()), "unknown")
-    if architecture == "Qwen3ForCausalLM" and embeds:
-        raise _unsuitable(model, "is an embedding model: its repository has a pooling module")
     if architecture == "Qwen3ForCausalLM":
-        return AutoModelForCausalLM
+        return Qwen3ForSequenceClassification if classifies else Qwen3ForCausalLM
     if architecture != "Qwen3ForSequenceClassification":
-        raise _unsuitable(model, f"has the architecture {architecture}")
+        raise unsuitable(model, f"has the architecture {architecture}")
     if config.num_labels != 1:
-        raise _unsuitable(model, f"is a classifier with {config.num_labels} labels")
-    return AutoModelForSequenceClassification
+        raise unsuitable(model, f"is a classifier with {config.num_labels} labels")
+    return Qwen3ForSequenceClassification
 
 
-def _embeds(source: str, revision: str | None) -> bool:
-    """Whether the model is an embedding model, such as Qwen3-Embedding.
+def _state_dict(source: Source) -> dict[str, torch.Tensor]:
+    return {
+        name: weight for path in source.weight_files() for name, weight in load_file(path).items()
+    }
 
-    It has the architecture of Qwen3-Reranker. But its repository has sentence-transformers' pooling
-    module; that of a reranker has a LogitScore module instead, if any.
-    """
-    try:
-        return cached_file(source, "1_Pooling/config.json", revision=revision) is not None
-    except OSError:  # it has none, or the hub can't be reached
-        return False
+
+def _quantization_remedy(config: PretrainedConfig) -> str | None:
+    """What helps if a quantized model can't be loaded; None for one that is not quantized."""
+    details: dict[str, Any] | None = getattr(config, "quantization_config", None)
+    if not details:
+        return None
+    return (
+        f"Its weights are quantized with {details.get('quant_method', 'an unknown method')}: "
+        "install the package for that, or choose the model with weights in bfloat16."
+    )
 
 
 def _relevance_direction(
@@ -116,93 +164,18 @@ def yes_and_no(model: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int
     plain = without_added_tokens(tokenizer)
     ids = [plain.encode(word, add_special_tokens=False).ids for word in ("yes", "no")]
     if any(len(tokens) != 1 for tokens in ids):
-        raise _unsuitable(model, 'has a tokenizer in which "yes" or "no" is not a single token')
+        raise unsuitable(model, 'has a tokenizer in which "yes" or "no" is not a single token')
     return ids[0][0], ids[1][0]
 
 
-def choose_device(device: str | None) -> torch.device:
-    """Return the device with this name; by default CUDA, else Apple's mps, else the CPU.
-
-    Raises:
-        InvalidInputError: The device does not exist or can't be used.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+@contextmanager
+def _progress_bars(*, shown: bool) -> Iterator[None]:
+    """Hide the progress bars of transformers and huggingface_hub, unless they shall be shown."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise InvalidInputError(
-            f"device={device!r} can't be used: {error}",
-            remedy='Omit it, or pass "cuda", "cuda:1", "mps" or "cpu".',
-        ) from error
-    return chosen
-
-
-def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """The dtype with this name; "auto" is the fastest one that is precise enough on the device.
-
-    That is bfloat16 if the hardware computes in it, like all Apple devices and all CUDA devices
-    since Ampere. Otherwise it is float16 on CUDA and float32 on a CPU.
-
-    Raises:
-        InvalidInputError: The name is unknown, or float16 on a CPU.
-    """
-    if dtype == "auto":
-        return _fastest(device)
-    if dtype not in _DTYPES:
-        raise InvalidInputError(
-            f"dtype must be one of {', '.join(map(repr, ('auto', *_DTYPES)))}, got {dtype!r}."
-        )
-    if device.type == "cpu" and dtype == "float16":
-        raise InvalidInputError(
-            'dtype="float16" is 10 times slower than "float32" on a CPU.',
-            remedy='Omit it, or pass "bfloat16" or "float32".',
-        )
-    return _DTYPES[dtype]
-
-
-def _fastest(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu" and not _computes_in_bfloat16():
-        return torch.float32
-    return torch.bfloat16
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether an x86 CPU multiplies bfloat16 in hardware, 3 times as fast as float32."""
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # since torch 2.11
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def _from_modelscope(model: str, revision: str | None) -> str:
-    try:
-        from modelscope import snapshot_download
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'hub="modelscope" needs the modelscope package ({error}).',
-            remedy="Install it: pip install modelscope",
-        ) from error
-    folder: str = snapshot_download(model, revision=revision)
-    return folder
-
-
-def _unreadable(model: str, error: Exception) -> InvalidInputError:
-    return InvalidInputError(
-        f"Could not load the model {model!r}: {error}",
-        remedy="Pass a folder that contains the model, or its id on a hub that can be reached "
-        '(hub="modelscope" loads it from ModelScope).',
-    )
-
-
-def _unsuitable(model: str, why: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"The model {model!r} {why}.",
-        remedy="Choose a Qwen3-Reranker, or one converted to a sequence classifier with one label.",
-    )
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -74,6 +74,7 @@ class Prompt:
         self._tokenizer = without_added_tokens(tokenizer)
         fixed = len(self._prefix) + len(self._suffix)
         check_whole("max_length", max_length, at_least=fixed + 1)
+        self.max_length = max_length
         self._max_body = max_length - fixed
         # Longer texts never fit, so a huge text is not tokenized whole.
         self._max_characters = self._max_body * max(map(len, self._tokenizer.get_vocab()))
@@ -82,7 +83,8 @@ class Prompt:
         """Tokenize the prompts of the texts, in the order of the texts.
 
         Raises:
-            InvalidInputError: The query or a text is not a string that UTF-8 can encode.
+            InvalidInputError: The query or a text is not a string that UTF-8 can encode, or the
+                query leaves no room for the texts.
         """
         check_query(query)
         _check_encodable("The query", query)
@@ -93,6 +95,8 @@ class Prompt:
             prompt_body(self._instruct, query, text[: self._max_characters]) for text in texts
         ]
         head, *bodies_ids = self._encode([prompt_body(self._instruct, query), *bodies])
+        if texts and len(head) >= self._max_body:
+            raise self._query_too_long(len(head))
         prompts = [self._prefix + ids[: self._max_body] + self._suffix for ids in bodies_ids]
         shared = self._prefix + head[: self._max_body]
         # The tokens at the end of the head may depend on what follows: share only equal ones.
@@ -102,6 +106,15 @@ class Prompt:
             tuple(shared),
             [tuple(prompt[len(shared) :]) for prompt in prompts],
             sum(len(ids) > self._max_body for ids in bodies_ids),
+        )
+
+    def _query_too_long(self, tokens: int) -> InvalidInputError:
+        fixed = self.max_length - self._max_body
+        return InvalidInputError(
+            f"The query is too long: with the prompt and the instruct it has at least "
+            f"{tokens + fixed:,} tokens, and max_length={self.max_length:,} leaves no room for the "
+            "texts.",
+            remedy="Shorten the query, or raise max_length=.",
         )
 
     def _encode(self, bodies: list[str]) -> list[list[int]]:

@@ -14,11 +14,13 @@ from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
+from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.batching import BatchRunner
-    from qwen_rerank.scorers.local.loading import DType, Hub
+    from qwen_rerank.scorers.local.hardware import DType
+    from qwen_rerank.scorers.local.source import Hub
 
 __all__ = ["LocalScorer"]
 
@@ -29,6 +31,9 @@ _log = logging.getLogger(__name__)
 # large batches to be busy.
 _CPU_BATCH_TOKENS = 4_096
 _GPU_BATCH_TOKENS = 16_384
+
+_MAX_LENGTH = 8_192
+"""The authors' own maximum, in QwenLM/Qwen3-Embedding's examples/qwen3_reranker_transformers.py."""
 
 
 class LocalScorer(Scorer):
@@ -42,25 +47,28 @@ class LocalScorer(Scorer):
     loops they come from. A call that is cancelled or interrupted ends after the current batch.
 
     Args:
-        model: A folder, or an id on the hub.
+        model: A folder, or an id on the hub. It can also be that of a LoRA adapter in PEFT's
+            format, alone or in one folder with its base model; the adapter is merged into the
+            weights, which needs the peft package.
         instruct: What relevant means; the model's authors recommend English. By default, the
             authors' own.
         device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
             computes in it, otherwise float16 on CUDA and float32 on a CPU.
         max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
-            60; at most the number of the model's positions. Longer texts lose their end, which is
-            logged.
+            60; at most the number of the model's positions. None for 8192, or the number of
+            positions if that is lower. Longer texts lose their end, which is logged.
         batch_tokens: The maximum number of tokens per batch; None for 4096 on a CPU and 16384
             elsewhere. It is halved when the device runs out of memory.
         revision: The branch, tag or commit on the hub.
         hub: Where to look up an id: `"huggingface"`, or `"modelscope"`, which needs the modelscope
             package.
-        progress: Whether calls of more than two seconds show a progress bar.
+        progress: Whether loading, and calls of more than two seconds, show progress bars.
 
     Raises:
-        MissingDependencyError: torch, transformers or modelscope is not installed, or the installed
-            transformers has other Qwen3 modules than LocalScorer expects.
+        MissingDependencyError: torch, transformers, or a package that the model's format or the hub
+            needs is not installed, or the installed transformers has other Qwen3 modules than
+            LocalScorer expects.
         InvalidInputError: The model can't be loaded or is not such a reranker, or another argument
             is not valid.
     """
@@ -72,7 +80,7 @@ class LocalScorer(Scorer):
         instruct: str = DEFAULT_INSTRUCT,
         device: str | None = None,
         dtype: DType = "auto",
-        max_length: int = 8192,
+        max_length: int | None = None,
         batch_tokens: int | None = None,
         revision: str | None = None,
         hub: Hub = "huggingface",
@@ -90,6 +98,7 @@ class LocalScorer(Scorer):
             "progress": progress,
         }
         self._loaded: _Loaded | None = _load_model(**self._options)
+        self._max_length = self._loaded.prompt.max_length
         self._worker = Worker()
 
     @property
@@ -101,8 +110,9 @@ class LocalScorer(Scorer):
     @property
     def fingerprint(self) -> tuple[Any, ...]:
         """The model, its revision and hub, the instruct, the dtype and the maximum length."""
-        names = ("revision", "hub", "instruct", "dtype", "max_length")
-        return (*super().fingerprint, *(self._options[name] for name in names))
+        names = ("revision", "hub", "instruct", "dtype")
+        options = (self._options[name] for name in names)
+        return (*super().fingerprint, *options, self._max_length)
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         """Score the texts; see `Scorer.score`.
@@ -112,8 +122,8 @@ class LocalScorer(Scorer):
             prompts share counts once, and so do equal texts.
 
         Raises:
-            InvalidInputError: The query is blank, a text is not a string that UTF-8 can encode, or
-                the device has too little memory for a single text.
+            InvalidInputError: The query is blank or fills `max_length`, a text is not a string that
+                UTF-8 can encode, or the device has too little memory for a single text.
         """
         cancelled = Event()
         try:
@@ -130,6 +140,24 @@ class LocalScorer(Scorer):
         finally:
             cancelled.set()
 
+    def check(self) -> Scores:
+        """Check that the model scores a relevant text above irrelevant ones.
+
+        Embedding, chat and base models can have the same architecture and files as a reranker.
+        Their scores look normal and mean nothing. Call this after you choose a model.
+
+        Returns:
+            The scores of the texts that were scored. The first is that of the relevant text.
+
+        Raises:
+            BadResponseError: The relevant text does not score above all others.
+        """
+        return check_relevant_first(self, self.score(QUERY, TEXTS))
+
+    async def acheck(self) -> Scores:
+        """The same as `check`."""
+        return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
+
     def close(self) -> None:
         """Release the model and its memory, after the calls in progress."""
         self._worker.close()
@@ -145,11 +173,12 @@ class LocalScorer(Scorer):
     def _logged(self, scores: Scores, truncated: int) -> Scores:
         if truncated:
             _log.warning(
-                "%d of %d texts were truncated: with the prompt they exceed max_length=%d tokens. "
+                "%d of %d texts were truncated: with the prompt and the query they exceed "
+                "max_length=%d tokens. "
                 "Wrap the scorer in PassageScorer to score long texts by their passages.",
                 truncated,
                 len(scores.values),
-                self._options["max_length"],
+                self._max_length,
             )
         return scores
 
@@ -169,7 +198,7 @@ def _load_model(
     instruct: str,
     device: str | None,
     dtype: DType,
-    max_length: int,
+    max_length: int | None,
     batch_tokens: int | None,
     revision: str | None,
     hub: Hub,
@@ -179,7 +208,7 @@ def _load_model(
     if batch_tokens is not None:
         check_whole("batch_tokens", batch_tokens, at_least=1)
     try:
-        from qwen_rerank.scorers.local import loading
+        from qwen_rerank.scorers.local import hardware, loading
         from qwen_rerank.scorers.local.batching import BatchRunner
     except ImportError as error:
         raise MissingDependencyError(
@@ -187,14 +216,17 @@ def _load_model(
             remedy='Install them: pip install "qwen-rerank[local]"',
         ) from error
 
-    chosen_device = loading.choose_device(device)
+    chosen_device = hardware.choose_device(device)
     tokenizer, decoder = loading.load(
         model,
         revision=revision,
         hub=hub,
         device=chosen_device,
-        dtype=loading.choose_dtype(dtype, chosen_device),
+        dtype=hardware.choose_dtype(dtype, chosen_device),
+        progress=progress,
     )
+    if max_length is None:
+        max_length = min(_MAX_LENGTH, decoder.max_positions)
     prompt = Prompt(tokenizer, instruct, max_length)
     if max_length > decoder.max_positions:
         raise InvalidInputError(

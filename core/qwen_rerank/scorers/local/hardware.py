@@ -1,0 +1,102 @@
+"""Choose the device and the dtype that a model runs in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from qwen_rerank.errors import InvalidInputError
+
+__all__ = ["DType", "choose_device", "choose_dtype"]
+
+DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device with this name; by default CUDA, else Apple's mps, else the CPU.
+
+    Raises:
+        InvalidInputError: The device does not exist or can't be used.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        reason = re.split(r"\n|\. |\.$", str(error))[0]
+        raise InvalidInputError(
+            f"device={device!r} can't be used here: {_why_unusable(device) or reason}.",
+            remedy=f"Omit it, or pass one that torch has here: {', '.join(_devices())}.",
+        ) from error
+    return chosen
+
+
+def _devices() -> list[str]:
+    """The names of the devices of this machine, quoted."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [f'"{name}"' for name in (*names, "cpu")]
+
+
+def _why_unusable(device: object) -> str | None:
+    """The usual reasons, which torch does not name so that one knows what to do."""
+    kind = str(device).partition(":")[0]
+    if kind == "cuda" and not torch.backends.cuda.is_built():
+        return "the installed torch was built without CUDA"
+    if kind == "cuda" and not torch.cuda.is_available():
+        return "torch finds no NVIDIA GPU or no working driver for one"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "torch finds no Apple GPU"
+    return None
+
+
+def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The dtype with this name; "auto" is the fastest one that is precise enough on the device.
+
+    That is bfloat16 if the hardware computes in it, like all Apple devices and all CUDA devices
+    since Ampere. Otherwise it is float16 on CUDA and float32 on a CPU.
+
+    Raises:
+        InvalidInputError: The name is unknown, or float16 on a CPU.
+    """
+    if dtype == "auto":
+        return _fastest(device)
+    if dtype not in _DTYPES:
+        raise InvalidInputError(
+            f"dtype must be one of {', '.join(map(repr, ('auto', *_DTYPES)))}, got {dtype!r}."
+        )
+    if device.type == "cpu" and dtype == "float16":
+        raise InvalidInputError(
+            'dtype="float16" is 10 times slower than "float32" on a CPU.',
+            remedy='Omit it, or pass "bfloat16" or "float32".',
+        )
+    return _DTYPES[dtype]
+
+
+def _fastest(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and not _computes_in_bfloat16():
+        return torch.float32
+    return torch.bfloat16
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether an x86 CPU multiplies bfloat16 in hardware, 3 times as fast as float32."""
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # since torch 2.11
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -1,0 +1,276 @@
+"""Where a model is, and what its files say about it before and after its weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.utils import cached_file
+
+from qwen_rerank.errors import InvalidInputError, MissingDependencyError, QwenRerankError
+
+__all__ = [
+    "Hub",
+    "Source",
+    "check_kind",
+    "check_weights",
+    "load_errors",
+    "locate",
+    "unreadable",
+    "unsuitable",
+]
+
+Hub: TypeAlias = Literal["huggingface", "modelscope"]
+
+_log = logging.getLogger(__name__)
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_CHECKED_FILES = (".safetensors", ".bin", ".json", ".txt")
+_USUAL_REMEDY = (
+    "Pass a folder that contains the model, or its id on a hub that can be reached "
+    '(hub="modelscope" loads it from ModelScope).'
+)
+_EMBEDDING_MODULES = {"Pooling", "Normalize"}
+_NOT_RERANKERS = re.compile(r"Qwen/Qwen3-(Embedding-.*|[\d.]+B(-.*)?)")
+"""The published models that have Qwen3-Reranker's architecture and do something else."""
+
+
+class Source(NamedTuple):
+    """Where to load a model from.
+
+    Attributes:
+        name: What the user passed, for errors.
+        location: A folder, or an id on the Hugging Face hub.
+        revision: The branch, tag or commit on the hub.
+    """
+
+    name: str
+    location: str
+    revision: str | None
+
+    def file(self, name: str) -> Path | None:
+        """The path of a file; None if there is none, or if the hub can't be reached."""
+        try:
+            found = cached_file(self.location, name, revision=self.revision)
+        except OSError:
+            return None
+        return found and Path(found)
+
+    def has(self, *names: str) -> bool:
+        """Whether it has any of these files."""
+        return any(self.file(name) for name in names)
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file; None if there is none."""
+        path = self.file(name)
+        return path and json.loads(path.read_text(encoding="utf-8"))
+
+    def weight_files(self) -> list[Path]:
+        """Its safetensors files; none if its weights are in another format."""
+        index = self.json("model.safetensors.index.json")
+        names = set(index["weight_map"].values()) if index else {"model.safetensors"}
+        return [path for name in sorted(names) if (path := self.file(name))]
+
+    def folder(self) -> Path | None:
+        """The folder of its files, which for an id is in the hub's cache."""
+        if Path(self.location).is_dir():
+            return Path(self.location)
+        config = self.file("config.json")
+        return config and config.parent
+
+
+def locate(model: str, revision: str | None, hub: Hub) -> Source:
+    """Find a model.
+
+    Raises:
+        InvalidInputError: The path does not exist or is a file, or the folder has no model that
+            LocalScorer can read.
+        MissingDependencyError: hub="modelscope" and the modelscope package is not installed.
+    """
+    if hub not in get_args(Hub):
+        raise InvalidInputError(f'hub must be "huggingface" or "modelscope", got {hub!r}.')
+    path = Path(model).expanduser()
+    if model.lower().endswith(".gguf"):
+        raise _gguf(model)
+    if path.is_file():
+        raise unreadable(model, "it is a file", "Pass the folder that contains it.")
+    if path.is_dir():
+        _check_files(model, path)
+        return Source(model, str(path), revision)
+    if _is_path(model):
+        why = f"there is no folder {str(path.absolute())!r}"
+        raise unreadable(model, why, "Pass a folder that contains the model, or its id on a hub.")
+    if hub == "modelscope":
+        return Source(model, _from_modelscope(model, revision), None)
+    return Source(model, model, revision)
+
+
+def check_kind(source: Source) -> None:
+    """Refuse models that have Qwen3-Reranker's architecture and, by their files, are others.
+
+    Raises:
+        InvalidInputError: It is an embedding model, or a published chat or base model.
+    """
+    modules = source.json("modules.json") or []
+    kinds = {str(module.get("type")).rpartition(".")[2] for module in modules}
+    settings = source.json("config_sentence_transformers.json") or {}
+    if (
+        kinds & _EMBEDDING_MODULES
+        or settings.get("similarity_fn_name")
+        or source.has("1_Pooling/config.json")
+    ):
+        raise unsuitable(
+            source.name, "is an embedding model, by the files of sentence-transformers beside it"
+        )
+    if _NOT_RERANKERS.fullmatch(source.name):
+        raise unsuitable(source.name, "is an embedding, chat or base model")
+    if (source.json("generation_config.json") or {}).get("do_sample"):
+        _log.warning(
+            "The model %r has settings for writing texts, like a chat model. Unless it was "
+            "trained to rerank, its scores mean nothing: call check() to find out.",
+            source.name,
+        )
+
+
+def check_weights(source: Source) -> None:
+    """Refuse the weights of a decoder without its head, such as those of Qwen3-Embedding.
+
+    transformers loads them into a model whose head is tied to the embeddings without a word.
+
+    Raises:
+        InvalidInputError: They are.
+    """
+    names = list(_weight_names(source))
+    if names and not any(name.startswith(("model.", "score.")) for name in names):
+        raise unsuitable(
+            source.name,
+            "has the weights of a decoder without a head, like an embedding model",
+        )
+
+
+@contextmanager
+def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
+    """Convert what transformers and its helpers raise while they load a model.
+
+    Args:
+        source: The model.
+        remedy: What to do if its files are not damaged; None for what usually helps.
+    """
+    try:
+        yield
+    except QwenRerankError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise InvalidInputError(
+            f"The device does not have enough memory for the model {source.name!r}.",
+            remedy='Choose a smaller model, or pass device="cpu".',
+        ) from error
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The model {source.name!r} needs a package that is not installed: {_reason(error)}.",
+            remedy=remedy or "Install it.",
+        ) from error
+    except Exception as error:  # tokenizers raises nothing more specific
+        if damaged := _damaged_file(source):
+            raise unreadable(
+                source.name,
+                f"{damaged} is damaged or incomplete ({_reason(error)})",
+                "Delete it and download it again.",
+            ) from error
+        raise unreadable(source.name, _reason(error), remedy or _USUAL_REMEDY) from error
+
+
+def unreadable(model: str, why: str, remedy: str) -> InvalidInputError:
+    """The error for a model that can't be loaded."""
+    return InvalidInputError(f"Could not load the model {model!r}: {why}.", remedy=remedy)
+
+
+def unsuitable(model: str, why: str) -> InvalidInputError:
+    """The error for a model that can be read and does not rerank."""
+    return InvalidInputError(
+        f"The model {model!r} {why}.",
+        remedy="Choose a Qwen3-Reranker, or one converted to a sequence classifier with one label.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shorten(lines[0], 400, placeholder=" …").rstrip(". :")
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "~", "/")) or "\\" in model or model.count("/") > 1
+
+
+def _check_files(model: str, folder: Path) -> None:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    for path in files:
+        if path.suffix in _CHECKED_FILES and _is_lfs_pointer(path):
+            raise unreadable(
+                model,
+                f"{path.name} is a Git LFS pointer, which stands for a file that was not "
+                "downloaded",
+                "Run git lfs pull in the folder.",
+            )
+    names = {path.name for path in files}
+    if names & {"config.json", "adapter_config.json"}:
+        return
+    if any(name.endswith(".gguf") for name in names):
+        raise _gguf(model)
+    raise unreadable(
+        model, "the folder has no config.json", "Pass a folder that contains the model."
+    )
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def _gguf(model: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The model {model!r} is in llama.cpp's GGUF format, which LocalScorer can't read.",
+        remedy="Serve it with llama-server and use ServerScorer, or pass a folder with the "
+        "original weights in safetensors format.",
+    )
+
+
+def _from_modelscope(model: str, revision: str | None) -> str:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'hub="modelscope" needs the modelscope package ({error}).',
+            remedy="Install it: pip install modelscope",
+        ) from error
+    folder: str = snapshot_download(model, revision=revision)
+    return folder
+
+
+def _weight_names(source: Source) -> Iterator[str]:
+    for path in source.weight_files():
+        with safe_open(path, framework="pt") as weights:
+            yield from weights.keys()
+
+
+def _damaged_file(source: Source) -> str | None:
+    """The path of a file that can't be read; None if all can."""
+    folder = source.folder()
+    for path in sorted(folder.iterdir()) if folder else ():
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError):
+            return str(path)
+    return None
