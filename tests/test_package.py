@@ -42,7 +42,7 @@ def test_the_wheel_has_the_three_typed_packages_and_nothing_else(dist: Path) -> 
     sources = {
         str(path.relative_to(ROOT / ("core" if package == "qwen_rerank" else "")))
         for package in PACKAGES
-        for path in (ROOT / ("core" if package == "qwen_rerank" else "") / package).rglob("*.py*")
+        for path in (ROOT / ("core" if package == "qwen_rerank" else "") / package).rglob("*.*")
         if "__pycache__" not in path.parts
     }
     assert sources <= set(names)

@@ -76,6 +76,20 @@ class TestEval:
         assert "Queries: 1 better," in outcome.err
         assert "Queries: 1 better," in (folder / "gains.svg").read_text()
 
+    def test_a_page_has_the_texts_of_the_queries_and_documents(
+        self, cli: Cli, both: list[Any], folder: Path
+    ) -> None:
+        (folder / "queries.tsv").write_text("q1\tWhat do penguins eat?\nq9\tNot in the runs\n")
+        (folder / "corpus.tsv").write_text("a\tPenguins eat krill.\nz\tNot in the runs\n")
+        options = ["--queries", folder / "queries.tsv", "--corpus", folder / "corpus.tsv"]
+        outcome = cli(*both, "--html", folder / "report.html", *options)
+        assert outcome.code == 0
+        assert outcome.err.endswith("report.html: 2 queries\n")
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert "What do penguins eat?" in page
+        assert "Penguins eat krill." in page
+        assert "Not in the runs" not in page
+
     @pytest.mark.parametrize("plot", ["gains.doc", "nowhere/gains.svg"])
     def test_a_plot_that_cannot_be_written_is_named_before_anything_is_printed(
         self, cli: Cli, both: list[Any], folder: Path, plot: str

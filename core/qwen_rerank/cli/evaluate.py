@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,9 @@ import typer
 
 from qwen_rerank.cli.options import AsJson
 from qwen_rerank.cli.output import Output, one_line
+from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation import DEFAULT_MEASURES, compare, read_judgements, read_run
+from qwen_rerank.evaluation import DEFAULT_MEASURES, Report, compare, read_judgements, read_run
 
 __all__ = ["evaluate"]
 
@@ -46,12 +49,28 @@ def evaluate(
             "measure, in a .png, .svg or .pdf file."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page to look at every query, in one .html file. With --queries and "
+            "--corpus it has their texts."
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="For --html: the queries, as for the command run.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="For --html: the documents, as for the command run.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure runs side by side, with a paired randomisation test."""
     output: Output = ctx.obj
     runs = {name: read_run(file) for name, file in _files_by_name(run).items()}
     report = compare(runs, read_judgements(qrels), measures=measure or DEFAULT_MEASURES)
+    if html is not None:
+        html.write_text(_page(report, queries, corpus), encoding="utf-8")
+        output.note(f"{html}: {len(report.queries)} queries")
     if plot is not None:
         gains = report.plot_gains()
         gains.save(plot)
@@ -60,6 +79,22 @@ def evaluate(
         output.json(report.to_dict(), indent=2)
     else:
         output.result(str(report))
+
+
+def _page(report: Report, queries: Path | None, corpus: Path | None) -> str:
+    """Return the page of a report, with the texts of the queries and documents in these files."""
+    ids = {id_ for run in report.runs.values() for ranking in run.values() for id_ in ranking}
+    texts = _texts(queries, report.queries)
+    named = {query_id: texts.get(query_id, "") for query_id in report.queries}
+    return replace(report, queries=named).to_html(documents=_texts(corpus, ids))
+
+
+def _texts(path: Path | None, ids: Iterable[str]) -> dict[str, str]:
+    """Return the texts in a file, which may be large, of these ids."""
+    if path is None:
+        return {}
+    with closing(TextIndex(path, None)) as index:
+        return index.texts(ids)
 
 
 def _files_by_name(runs: Sequence[str]) -> dict[str, Path]:

@@ -27,7 +27,7 @@ from qwen_rerank.evaluation.runs import (
 from qwen_rerank.evaluation.second_stage import Reranked, Reranker, SecondStage, second_stage
 from qwen_rerank.inputs.fields import RerankField
 from qwen_rerank.ranking.records import Record
-from qwen_rerank.scorers.base import Usage
+from qwen_rerank.scorers.base import Passage, Usage
 from qwen_rerank.validation import check_query, check_whole
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ class _Outcome:
     usage: Usage | None
     unranked: bool
     fallback: str | None
+    passages: dict[str, Passage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,10 @@ class _Evaluation:
             runs[second] = {id_: outcomes[id_].after for id_ in self.queries}
         report = build_report(runs, self.all_queries, self.judgements, self.measures)
         notes = (*report.notes, *_second_stage_notes(second, list(outcomes.values())))
-        return replace(report, usage=_total_usage(outcomes.values()), notes=notes)
+        passages = {second: {id_: outcomes[id_].passages for id_ in self.queries}}
+        return replace(
+            report, usage=_total_usage(outcomes.values()), notes=notes, passages=passages
+        )
 
 
 @contextmanager
@@ -278,7 +282,17 @@ def _noting_query(query_id: str, query: str) -> Iterator[None]:
 
 def _outcome(retrieved: Iterable[Record], reranked: Reranked) -> _Outcome:
     before, after = best_first(retrieved), best_first(reranked.records)
-    return _Outcome(before, after, reranked.usage, reranked.unranked, reranked.fallback)
+    return _Outcome(
+        before, after, reranked.usage, reranked.unranked, reranked.fallback, _passages(reranked)
+    )
+
+
+def _passages(reranked: Reranked) -> dict[str, Passage]:
+    """Return the passages that won; of several records with one id, the first counts."""
+    passages: dict[str, Passage | None] = {}
+    for record in reranked.records:
+        passages.setdefault(record.id, record.passage)
+    return {id_: passage for id_, passage in passages.items() if passage is not None}
 
 
 def _total_usage(outcomes: Iterable[_Outcome]) -> Usage | None:

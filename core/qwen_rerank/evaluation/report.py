@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.evaluation.html import PageContent, page
 from qwen_rerank.evaluation.measuring import parse_measures
 from qwen_rerank.evaluation.packages import import_optional
 from qwen_rerank.evaluation.plots import RankChanges, plot_gains, plot_scores
-from qwen_rerank.evaluation.runs import Run
+from qwen_rerank.evaluation.runs import Run, with_string_ids
 from qwen_rerank.evaluation.significance import Comparison, compare_values
 from qwen_rerank.evaluation.tables import (
     Row,
@@ -21,7 +22,8 @@ from qwen_rerank.evaluation.tables import (
     caption,
     comparison_row,
 )
-from qwen_rerank.scorers.base import Usage
+from qwen_rerank.scorers.base import Passage, Usage
+from qwen_rerank.validation import check_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -54,6 +56,8 @@ class Report:
         notes: What was left out, or counts as 0.
         rounds: How many rounds the randomisation test runs.
         seed: The seed of its random signs.
+        passages: The passages that scores belong to, by run, query id and document id, where the
+            texts were chunked.
     """
 
     runs: Mapping[str, Run]
@@ -64,6 +68,7 @@ class Report:
     notes: tuple[str, ...] = ()
     rounds: int = 10_000
     seed: int = 0
+    passages: Mapping[str, Mapping[str, Mapping[str, Passage]]] = field(default_factory=dict)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -136,6 +141,7 @@ class Report:
             judgements=_select(self.judgements, wanted),
             queries=_select(self.queries, wanted),
             usage=None,
+            passages={name: _select(each, wanted) for name, each in self.passages.items()},
             notes=(f"{len(wanted)} of {len(self.queries)} queries.",),
         )
 
@@ -171,6 +177,48 @@ class Report:
         frame: pandas.DataFrame = pd.DataFrame(columns, index=list(self.queries))
         frame.columns.names = ["measure", "run"]
         return frame.rename_axis("query")
+
+    def to_html(
+        self,
+        *,
+        documents: Mapping[str, str] | None = None,
+        languages: Mapping[str, str] | None = None,
+        depth: int = 50,
+        title: str = "Reranking report",
+    ) -> str:
+        """Return a page to look at every query: what moved, and why.
+
+        The page is one file that loads nothing, so you can open it from disk, store it or send it.
+        It has the table of means, histograms, a table of the queries to sort and filter, and the
+        rankings of each query side by side. Save it with
+        `Path("report.html").write_text(report.to_html(), encoding="utf-8")`.
+
+        Args:
+            documents: The texts of documents by id. Without them, the page has only their ids.
+            languages: The languages of queries by id, to filter by. By default, queries are
+                grouped by their script, such as Latin.
+            depth: How many documents of each ranking to include, at least 1.
+            title: The heading.
+
+        Raises:
+            InvalidInputError: An argument is invalid.
+        """
+        check_whole("depth", depth, at_least=1)
+        return page(
+            PageContent(
+                title=title,
+                summary=self._sections(),
+                sentences=self._caption(),
+                runs=self.runs,
+                values=self.values,
+                judgements=self.judgements,
+                queries=self.queries,
+                documents=with_string_ids(documents or {}, "documents"),
+                passages=self.passages,
+                languages=None if languages is None else with_string_ids(languages, "languages"),
+                depth=depth,
+            )
+        )
 
     def plot_gains(
         self,

@@ -116,9 +116,10 @@ class _EngineStage:
             return Reranked(ranked, ranking.usage, unranked=True)
         if ranking.skipped + ranking.scores.count(None) == len(records):
             raise _no_text(query, len(records))
+        passages = ranking.passages or [None] * len(ranking.indices)
         ranked = [
-            records[index].scored(score)
-            for index, score in zip(ranking.indices, ranking.scores, strict=True)
+            records[index].scored(score, passage)
+            for index, score, passage in zip(ranking.indices, ranking.scores, passages, strict=True)
         ]
         fallback = None if ranking.model == self._engine.scorer.model else ranking.model
         return Reranked(ranked, ranking.usage, fallback=fallback)
