@@ -16,9 +16,9 @@ import trustme
 from langchain_qwen_rerank import QwenRerank
 from qwen_rerank import DashScopeScorer, InvalidInputError, QwenRerankError, ServerScorer
 from qwen_rerank.errors import ServiceError
-from tests.support.clients import CLIENTS, PLUGINS, arank, rank
 from qwen_rerank.testing.faults import refuses, says
 from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
+from tests.support.clients import CLIENTS, PLUGINS, arank, rank
 from tests.support.servers import VLLM
 from tests.support.transport import ConnectProxy, TLSFront
 
