@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank import Usage
-from qwen_rerank.cli.output import format_usage
+from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.catalog import CATALOG
 from qwen_rerank.testing.faults import edits, refuses

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from qwen_rerank.batch.text_index import TextIndex
 from qwen_rerank.cli.options import AsJson
 from qwen_rerank.cli.output import Output, one_line
-from qwen_rerank.cli.text_index import TextIndex
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import DEFAULT_MEASURES, Report, compare, read_judgements, read_run
 
