@@ -93,6 +93,11 @@ class RequestOptions(BaseModel):
     """Tokens that may go out in any minute, as the Qwen tokenizer counts them; None for no limit.
     It is also the largest size of a request.
     """
+    truncate: bool = True
+    """Whether to score only the beginning of a text that is longer than the model reads; false to
+    raise an error that names the documents, before anything is sent. The part is cut off after a
+    token, counted in `Usage.truncated`, and logged.
+    """
     headers: dict[str, _Key] | None = None
     """Headers for every request, such as those that a gateway asks for. Reprs, dumps, pickles and
     messages never contain their values. The key and what describes the body can't be set here.
@@ -127,6 +132,7 @@ class RequestArguments(TypedDict, total=False):
     max_concurrency: int
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    truncate: bool
     headers: Mapping[str, _Key] | None
     proxy: _Key | None
     ca_bundle: str | Path | None

@@ -21,6 +21,8 @@ class Usage:
         seconds: Time spent scoring, in seconds.
         cache_hits: Texts whose score came from a CachedScorer's store.
         skipped_by_cascade: Texts that the second scorer of a CascadeScorer did not score.
+        truncated: Texts, and the query if it was too long, of which the scorer read only the
+            beginning, because of a model's limit. A server's own truncation is not counted.
         cost: Estimated cost in US dollars at list prices; None if a price is not known.
     """
 
@@ -32,6 +34,7 @@ class Usage:
     seconds: float = 0.0
     cache_hits: int = 0
     skipped_by_cascade: int = 0
+    truncated: int = 0
     cost: float | None = None
 
     def __add__(self, other: Usage) -> Usage:

@@ -162,8 +162,9 @@ def test_texts_over_the_item_limit_fit_even_if_the_service_counts_before_it_cuts
     texts = [f"score=0.{index} " + "word " * 6_000 for index in range(1, 8)]
     scores = DashScopeScorer().score("q", texts)
     assert scores.values == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert scores.usage.truncated == 7
     (warning,) = caplog.messages
-    assert re.search("7 of 8 items .* 4000 tokens .* PassageScorer", warning)
+    assert re.search("7 of 8 items .* 4000 tokens .*: text 0, .* text 6. .*PassageScorer", warning)
 
 
 def test_a_request_that_was_estimated_too_small_is_counted_and_split(

@@ -33,7 +33,7 @@ from qwen_rerank import (
 )
 from qwen_rerank.scorers.http.dialects.servers import SERVERS as DIALECTS
 from qwen_rerank.testing.faults import breaks_off, drops, hangs, refuses, says
-from qwen_rerank.testing.loopback import Fault
+from qwen_rerank.testing.loopback import Fault, token_count
 from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinference
 
 INSTRUCTED = {"vllm": "instruction", "sglang": "instruct", "dashscope": "instruct"}
@@ -112,6 +112,32 @@ def test_options_that_are_not_given_are_not_sent(server: Server, name: str) -> N
         extra = {"model": MODEL}
     assert request.body == {"query": "q", server.texts: ["one", "two"], **extra}
     assert "Authorization" not in request.headers
+
+
+def test_longer_items_are_truncated_to_max_item_tokens(server: Server, name: str) -> None:
+    scorer = scorer_of(server, name, max_item_tokens=20)
+    scores = scorer.score("q " * 30, ["short score=0.1", "score=0.2 " + "word " * 30])
+    assert (scores.values, scores.usage.truncated) == ([0.1, 0.2], 2)
+    (request,) = server.received
+    assert max(map(token_count, (request.query, *request.documents))) == 20
+    limits = {each: request.body[each] for each in request.body if each.startswith("max_tokens")}
+    is_vllm = name == "vllm"
+    assert limits == ({"max_tokens_per_query": 20, "max_tokens_per_doc": 20} if is_vllm else {})
+
+
+def test_no_item_is_truncated_with_truncate_false(server: Server, name: str) -> None:
+    scorer = scorer_of(server, name, max_item_tokens=20, truncate=False)
+    with pytest.raises(InvalidInputError, match=r"1 of 2 items .* exceed the 20 tokens .*: text 0"):
+        scorer.score("q", ["word " * 30])
+    assert server.received == []
+    scorer.score("q", ["short"])
+    assert server.received[0].body.get("truncate") is (False if name == "tei" else None)
+
+
+def test_the_compatible_endpoint_has_the_limits_of_the_model() -> None:
+    url = "https://dashscope.aliyuncs.com"
+    for model, item_tokens in (("qwen3-rerank", 4_000), ("qwen3.7-text-rerank", 30_000)):
+        assert ServerScorer(url, model=model, api_key=KEY).limits.item_tokens == item_tokens
 
 
 def test_the_model_and_the_key_are_sent(server: Server, name: str) -> None:

@@ -71,6 +71,8 @@ class VLLM(OfFastAPI):
         model: str | None = None
         instruction: str | None = None
         top_n: int = Field(default=0, ge=0)
+        max_tokens_per_query: int = Field(default=0, ge=0)
+        max_tokens_per_doc: int = Field(default=0, ge=0)
 
     def refusal(self, body: dict[str, Any]) -> web.Response | None:
         if body.get("model") not in (None, MODEL):

@@ -179,7 +179,7 @@ def _server(url: str | None = None, **options: Any) -> Scorer:
 _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
     ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | {"region", "workspace"}),
     ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset()),
-    ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct"})),
+    ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct", "truncate"})),
     ScorerKind.SERVER: (_server, _SERVICE | {"dialect"}),
 }
 """How to create each scorer, and which options it takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
@@ -22,6 +23,7 @@ __all__ = [
     "simplest",
     "text_of",
     "well_formed",
+    "with_text",
 ]
 
 Modality: TypeAlias = Literal["text", "image", "video"]
@@ -96,6 +98,15 @@ Item: TypeAlias = str | Content
 def text_of(item: Item) -> str:
     """Return the text of an item, or "" if it does not have one."""
     return item if isinstance(item, str) else item.text or ""
+
+
+def with_text(item: Item, text: str) -> Item:
+    """Return the item with another text, and the same image or video."""
+    if isinstance(item, str):
+        return text
+    changed = copy.copy(item)
+    object.__setattr__(changed, "text", text)
+    return changed
 
 
 def simplest(item: Item) -> Item | None:

@@ -31,6 +31,7 @@ from qwen_rerank.ranking.ordering import Ordering, Prepared, reordered
 from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
 from qwen_rerank.ranking.result import RankedIndices, Ranking
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
+from qwen_rerank.scorers.truncation import naming_documents
 from qwen_rerank.telemetry import ranking_span
 from qwen_rerank.validation import check_top_n
 
@@ -149,7 +150,7 @@ class RerankEngine:
         with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
             prepared = self._prepare(query, candidates, top_n)
             scores = Scores([])
-            with self._reported_failure():
+            with self._reported_failure(), naming_documents(_document_namer(candidates)):
                 if top := self._scores_needed(prepared):
                     scores = self.scorer.score_top(*prepared.arguments, top)
                 elif prepared.items:
@@ -167,7 +168,7 @@ class RerankEngine:
         with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
             prepared = await offloaded(is_long, self._prepare, query, candidates, top_n)
             scores = Scores([])
-            with self._reported_failure():
+            with self._reported_failure(), naming_documents(_document_namer(candidates)):
                 if top := self._scores_needed(prepared):
                     scores = await self.scorer.ascore_top(*prepared.arguments, top)
                 elif prepared.items:
@@ -318,7 +319,18 @@ def _distinct_indices(items: Sequence[Item], distinct: Sequence[Item]) -> Sequen
 def _document_name(candidates: Candidates, index: int) -> str:
     """Return a document's name for messages: its id, if it has one."""
     id_ = candidates.ids[index]
-    return f"the one at index {index}" if id_ in (None, "") else repr(id_)
+    return f"at index {index}" if id_ in (None, "") else repr(id_)
+
+
+def _document_namer(candidates: Candidates) -> Callable[[Item], str | None]:
+    """Return a function that names the first document with an item, in messages of a scorer."""
+
+    def name(item: Item) -> str | None:
+        if item not in candidates.items:
+            return None
+        return f"document {_document_name(candidates, candidates.items.index(item))}"
+
+    return name
 
 
 def ranking_of_records(records: Sequence[Record], ranking: RankedIndices) -> Ranking:

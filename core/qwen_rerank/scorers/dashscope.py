@@ -43,6 +43,8 @@ __all__ = ["DashScopeScorer"]
 class DashScopeScorer(HttpScorer):
     """Scores with DashScope's TextReRank: any number of texts, of any length.
 
+    Only the beginning of a text is sent if it exceeds the model's limit, unless `truncate=False`.
+
     With qwen3-vl-rerank, the query and each text can also be a `Content` with an image, a video, or
     text and one of them.
 
@@ -95,6 +97,7 @@ class DashScopeScorer(HttpScorer):
             limits=limits or published_limits(model, served_in),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
             route=Route.of(chosen, self._headers()),
+            truncate=chosen["truncate"],
             price=published_price(model, served_in),
         )
 

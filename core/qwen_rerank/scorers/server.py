@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, Unpack, cast
 from urllib.parse import urlsplit
@@ -20,8 +20,13 @@ from qwen_rerank.options import (
     with_secrets,
 )
 from qwen_rerank.scorers.base import Scores, probabilities
-from qwen_rerank.scorers.catalog import Limits
-from qwen_rerank.scorers.http.addresses import checked_url, is_dashscope, warn_if_unencrypted
+from qwen_rerank.scorers.catalog import Limits, published_limits
+from qwen_rerank.scorers.http.addresses import (
+    checked_url,
+    dashscope_region,
+    is_dashscope,
+    warn_if_unencrypted,
+)
 from qwen_rerank.scorers.http.auth import Headers, bearer, checked_key
 from qwen_rerank.scorers.http.dialects.servers import ANY_SCORE, COMMON, SERVERS, ServerDialect
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
@@ -51,7 +56,8 @@ class ServerScorer(HttpScorer):
     """Scores with your own server: vLLM, SGLang, llama.cpp, Infinity, TEI and others.
 
     It sends, retries, checks and cancels like DashScopeScorer. Each request has at most
-    `batch_size` texts, of any length: the server knows how much its model can read.
+    `batch_size` texts. With `max_item_tokens`, only the beginning of a longer text is sent. Without
+    it, texts of any length are: some servers truncate them, others refuse them.
 
     Scores are what the server returns: in [0, 1] or, with some servers and models, logits;
     docs/scorers.md says which. `logits=True` turns logits into probabilities in the same order.
@@ -68,9 +74,14 @@ class ServerScorer(HttpScorer):
             `reranking` or `reranks` and there is no instruct, except for TEI.
         batch_size: Texts per request, at least 1. If None, 128; for TEI the 32 that it accepts by
             default, and for DashScope its published limits.
+        max_item_tokens: The most tokens of the query, and of each text, that the model can read
+            together with its prompt; at least 1. Longer ones are truncated, or refused with
+            `truncate=False`. Qwen's tokens are counted; vLLM also counts its model's own. None for
+            no limit; for DashScope, its published one.
         logits: Whether the server returns logits. A score is then the sigmoid of its logit.
-        options: See `RequestOptions`. The default timeout is 60 s here, and retries also wait for a
-            server that is still loading its model and answers with 503.
+        options: See `RequestOptions`; TEI is also told whether to truncate. The default timeout is
+            60 s here, and retries also wait for a server that is still loading its model and
+            answers with 503.
 
     Raises:
         InvalidInputError: An argument cannot be used, or the address does not show which server it
@@ -87,6 +98,7 @@ class ServerScorer(HttpScorer):
         instruct: str | None = None,
         dialect: ServerName | None = None,
         batch_size: int | None = None,
+        max_item_tokens: int | None = None,
         logits: bool = False,
         **options: Unpack[RequestArguments],
     ) -> None:
@@ -110,6 +122,7 @@ class ServerScorer(HttpScorer):
                 server,
                 path=parts.path,
                 names_model=model is not None,
+                extra=_extra(server, chosen["truncate"], max_item_tokens),
                 score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
@@ -117,9 +130,10 @@ class ServerScorer(HttpScorer):
                 chosen["timeout"], chosen["deadline"], chosen["max_retries"], chosen["backoff"]
             ),
             max_concurrency=chosen["max_concurrency"],
-            limits=_limits(server, batch_size),
+            limits=_limits(server, model, url, batch_size, max_item_tokens),
             rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
             route=Route.of(chosen, self._headers()),
+            truncate=chosen["truncate"],
         )
 
     @property
@@ -229,11 +243,35 @@ def _check_fit(dialect: ServerDialect, model: str | None, instruct: str | None) 
         )
 
 
-def _limits(dialect: ServerDialect, batch_size: int | None) -> Limits:
-    if batch_size is None:
-        return dialect.limits
-    check_whole("batch_size", batch_size, at_least=1)
-    return replace(dialect.limits, documents=batch_size)
+def _extra(
+    dialect: ServerDialect, truncate: bool, max_item_tokens: int | None
+) -> Mapping[str, Any]:
+    """Return what else is in every request."""
+    extra = dict(dialect.extra)
+    if dialect.truncate is not None:
+        extra[dialect.truncate] = truncate
+    if max_item_tokens is not None:
+        extra |= dict.fromkeys(dialect.item_limits, max_item_tokens)
+    return extra
+
+
+def _limits(
+    dialect: ServerDialect,
+    model: str | None,
+    url: str,
+    batch_size: int | None,
+    max_item_tokens: int | None,
+) -> Limits:
+    limits = dialect.limits
+    if dialect is SERVERS["dashscope"] and model is not None:
+        limits = published_limits(model, dashscope_region(url, None))
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, at_least=1)
+        limits = replace(limits, documents=batch_size)
+    if max_item_tokens is not None:
+        check_whole("max_item_tokens", max_item_tokens, at_least=1)
+        limits = replace(limits, item_tokens=max_item_tokens)
+    return limits
 
 
 def _key_of_unpickled(scorer: ServerScorer) -> SecretStr:

@@ -217,8 +217,10 @@ class LoopbackDashScope(Loopback):
     Attributes:
         region: The region whose limits apply; None for Beijing's.
         limits: The limits of all models; None for the published ones.
-        cuts_before_counting: Whether a text that is over its limit is cut, as the documentation of
-            June 2026 says, or counted in full, as November's says.
+        cuts_before_counting: Whether a text that is over its limit is cut before the tokens of the
+            request are counted.
+        refuses_long: Whether a request with a text that is over its limit is refused, as the
+            documentation of November 2026 says, instead of cutting it, as that of June says.
         key: The only API key that it accepts.
         faults: What it does instead of responding, one for each of the next requests.
         received: The requests that arrived, in order.
@@ -236,6 +238,7 @@ class LoopbackDashScope(Loopback):
     region: str | None = None
     limits: Limits | None = None
     cuts_before_counting: bool = True
+    refuses_long: bool = False
     key: str = KEY
 
     @property
@@ -259,6 +262,8 @@ class LoopbackDashScope(Loopback):
             return self.error(400, "InvalidParameter", "instruct is not supported.")
         if not _fits(documents, limits):
             return self.error(400, "InvalidParameter", f"{len(documents)} documents are too many.")
+        if self.refuses_long and _longest(query, documents) > limits.item_tokens:
+            return self.error(400, "InvalidParameter", "An item has too many tokens.")
         if self._tokens(query, documents, limits) > limits.request_tokens:
             return self.error(400, "InvalidParameter", "The request has too many tokens.")
         return None
@@ -291,6 +296,11 @@ class LoopbackDashScope(Loopback):
         if self.cuts_before_counting:
             counts = [min(count, limits.item_tokens) for count in counts]
         return counts[0] * len(documents) + sum(counts[1:])
+
+
+def _longest(query: Any, documents: list[Any]) -> int:
+    """Return the number of tokens of the longest item of a request."""
+    return max(token_count(text_of(item)) for item in (query, *documents))
 
 
 def _fits(documents: list[Any], limits: Limits) -> bool:

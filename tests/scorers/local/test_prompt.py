@@ -68,7 +68,7 @@ def test_shared_and_rest_are_the_tokens_of_the_whole_prompt(
 ) -> None:
     prefix, suffix = (real(part)["input_ids"] for part in (PREFIX, SUFFIX))
     shared, rests, truncated = prompt.tokenize(query, texts)
-    assert truncated == 0
+    assert truncated == []
     for text, rest in zip(texts, rests, strict=True):
         whole = without_added_tokens(real).encode(prompt_body(DEFAULT_INSTRUCT, query, text)).ids
         assert [*shared, *rest] == [*prefix, *whole, *suffix]
@@ -95,7 +95,7 @@ def test_control_tokens_in_query_instruct_and_text_are_plain_text(real: Any, wor
 def test_long_texts_are_truncated_before_the_suffix(real: Any) -> None:
     prompt = Prompt(real, DEFAULT_INSTRUCT, 100)
     shared, rests, truncated = prompt.tokenize(QUERY, ["yes " * 50, "yes", "no " * 50])
-    assert truncated == 2
+    assert truncated == [0, 2]
     assert [len(shared) + len(rest) for rest in rests] == [100, len(shared) + 1 + 9, 100]
     assert all(list(rest[-9:]) == real(SUFFIX)["input_ids"] for rest in rests)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank import LocalScorer
+from qwen_rerank import InvalidInputError, LocalScorer, Record, RerankEngine
 from tests.scorers.local import WHY_SKIPPED
 
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
@@ -136,12 +136,23 @@ def test_a_long_text_is_truncated_before_the_suffix(
     max_length = len(official.tokens(PREFIX)) + room + len(official.tokens(SUFFIX))
     texts = [LONG, LONG[:800], LONG[::-1]]
     with LocalScorer(folder, max_length=max_length, dtype="float32") as scorer:
-        values = scorer.score(QUERY, texts).values
+        scores = scorer.score(QUERY, texts)
     expected = [official(QUERY, text, max_length=max_length) for text in texts]
-    assert values == close(expected)
+    assert scores.values == close(expected)
+    assert scores.usage.truncated == 3
     (warning,) = [each for each in caplog.records if each.name.startswith("qwen_rerank")]
     message = warning.getMessage()
-    assert re.search("3 of 3 texts were truncated.*max_length=.*PassageScorer", message)
+    assert re.search("3 of 3 texts exceed max_length=.*: text 0, text 1, text 2", message)
+    assert "were truncated" in message
+
+
+def test_a_long_text_can_be_an_error_that_names_its_document(folder: str) -> None:
+    with LocalScorer(folder, max_length=300, truncate=False) as scorer:
+        engine = RerankEngine(scorer, rerank_field="text")
+        records = [Record("short", {"text": "krill"}), Record("long", {"text": LONG * 10})]
+        with pytest.raises(InvalidInputError, match=r"1 of 2 texts exceed .*: document 'long'"):
+            engine.rerank(QUERY, records)
+        assert len(engine.rerank(QUERY, records[:1])) == 1
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])

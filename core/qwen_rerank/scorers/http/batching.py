@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 from qwen_rerank.inputs.content import Content, Item, text_of
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.text.normalization import normalize
+from qwen_rerank.text.tokenizer import exceeds
 from qwen_rerank.validation import is_utf8, not_utf8
 
 __all__ = ["Plan", "TokenRatio", "byte_bound", "pack", "plan"]
@@ -24,13 +25,14 @@ class Plan(NamedTuple):
     Attributes:
         requests: For each request, the indices of its texts in ascending order. Every index is in
             exactly one.
-        oversized: The number of items, the query included, that exceed the token limit per item.
+        oversized: The items that exceed the token limit per item: 0 for the query, 1 for the first
+            text, and so on. If there are any, `requests` is empty: shorten them and plan again.
         estimated_bytes: The bytes of all texts, and of the query once per text, if tokens were
             estimated from them; 0 if they were not.
     """
 
     requests: list[list[int]]
-    oversized: int = 0
+    oversized: Sequence[int] = ()
     estimated_bytes: int = 0
 
     @property
@@ -86,7 +88,7 @@ def plan(
     else by the ratio of tokens to bytes, which is known from earlier calls or taken from a sample
     of the texts. An estimate can be too low, though this is rare. The service then refuses the
     request, and it is planned again with exact counts. Items that may exceed the limit per item are
-    always counted.
+    always counted, and those that do are listed instead of batched.
 
     Args:
         query: The query, which is part of every request.
@@ -109,16 +111,17 @@ def plan(
     if {*map(type, items)} <= {str}:
         return plan_texts(cast(Sequence[str], items), limits)
     _byte_bounds(text_of(query), [text_of(item) for item in items])  # errors name the index here
-    plans = []
+    plans, oversized = [], set[int]()
     for kind, indices in _by_kind(items).items():
         texts = [text_of(items[index]) for index in indices]
         part = plan_texts(texts, replace(limits, documents=getattr(limits, kind)))
         plans.append(part._replace(requests=[[indices[i] for i in each] for each in part.requests]))
-    of_query = plan_texts([], limits).oversized
+        oversized.update(indices[number - 1] + 1 if number else 0 for number in part.oversized)
+    if oversized:
+        return Plan([], sorted(oversized))
     return Plan(
         [request for part in plans for request in part.requests],
-        of_query + sum(part.oversized - of_query for part in plans),
-        sum(part.estimated_bytes for part in plans),
+        estimated_bytes=sum(part.estimated_bytes for part in plans),
     )
 
 
@@ -147,14 +150,17 @@ def _plan_texts(
     if _fit_one_request(bounds, limits):
         return Plan([list(range(len(texts)))] if texts else [])
     count = cache(count_tokens)
-    long = _count_long(query, texts, bounds, limits, count)
-    oversized = sum(tokens > limits.item_tokens for tokens in long.values())
+    may_exceed = [n for n, bound in enumerate(bounds) if bound > limits.item_tokens]
+    items = {number: texts[number - 1] if number else query for number in may_exceed}
+    if oversized := [n for n in items if exceeds(items[n], limits.item_tokens, count)]:
+        return Plan([], oversized)
+    long = {number: count(item) for number, item in items.items()}
     by_documents = _round_up(math.ceil(len(texts) / limits.documents), concurrency)
     if _estimate_requests(bounds, long, 1.0, limits, concurrency) <= by_documents:
-        return Plan(pack(_sizes(bounds, long, 1.0), limits, concurrency), oversized)
+        return Plan(pack(_sizes(bounds, long, 1.0), limits, concurrency))
     if exact:
         sizes = [long.get(number) or count(item) for number, item in enumerate((query, *texts))]
-        return Plan(pack(sizes, limits, concurrency), oversized)
+        return Plan(pack(sizes, limits, concurrency))
     if _estimate_requests(bounds, long, _SAFE_RATIO, limits, concurrency) <= by_documents:
         ratio = _SAFE_RATIO
     elif ratio is None:
@@ -164,14 +170,11 @@ def _plan_texts(
         requests = [list(range(len(texts)))]
     else:
         requests = pack(_sizes(bounds, long, ratio), limits, concurrency)
-    return Plan(requests, oversized, bounds[0] * (len(texts) - 1) + sum(bounds))
+    return Plan(requests, estimated_bytes=bounds[0] * (len(texts) - 1) + sum(bounds))
 
 
 _SAFE_RATIO = 0.5
 """More than prose has: the examples' English has 0.23 tokens per byte, and their Chinese 0.26."""
-
-_MAX_BYTES_PER_TOKEN = 128
-"""The longest token in the Qwen tokenizer's vocabulary."""
 
 _SAMPLE = 16
 """How many texts are counted for an estimate, spread evenly over all of them."""
@@ -185,30 +188,6 @@ def _fit_one_request(bounds: Sequence[int], limits: Limits) -> bool:
         and max(bounds) <= limits.item_tokens
         and bounds[0] * documents + total <= limits.request_tokens
     )
-
-
-def _count_long(
-    query: str,
-    texts: Sequence[str],
-    bounds: Sequence[int],
-    limits: Limits,
-    count: Callable[[str], int],
-) -> dict[int, int]:
-    """The tokens of the items that may exceed the limit per item: 0 is the query, 1 the first text.
-
-    What is longer than a whole request in any case is not counted; the least that it can have is
-    enough to know.
-    """
-    tokens: dict[int, int] = {}
-    if max(bounds) <= limits.item_tokens:
-        return tokens
-    for number, bound in enumerate(bounds):
-        if bound > limits.item_tokens:
-            least = bound // _MAX_BYTES_PER_TOKEN
-            is_clear = least > max(limits.item_tokens, limits.request_tokens)
-            item = query if number == 0 else texts[number - 1]
-            tokens[number] = least if is_clear else count(item)
-    return tokens
 
 
 def _sizes(bounds: Sequence[int], counted: Mapping[int, int], ratio: float) -> list[int]:
@@ -257,9 +236,7 @@ def pack(sizes: Sequence[int], limits: Limits, concurrency: int) -> list[list[in
     cost nothing, and smaller ones are answered sooner. If one request is not enough, there are as
     many as run at the same time, or a multiple of that.
 
-    It is not published whether the service cuts a text that exceeds the limit per item before it
-    counts the request's tokens. Here it counts in full, which is on the safe side. A text that is
-    larger than a whole request is sent alone, in the hope that it is cut.
+    A text that is larger than a whole request, which the limits rarely allow, is sent alone.
 
     Args:
         sizes: The tokens of the query, and then those of each text.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pydantic_core import to_json
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
-from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of
+from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of, with_text
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Limits, Price
 from qwen_rerank.scorers.http.batching import Plan, TokenRatio, plan
@@ -24,8 +24,9 @@ from qwen_rerank.scorers.http.payload import PIECE, json_pieces, size_of
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import CallContext, RetryPolicy
 from qwen_rerank.scorers.http.route import Route
+from qwen_rerank.scorers.truncation import check_truncation, name_of
 from qwen_rerank.telemetry import request_span
-from qwen_rerank.text.tokenizer import count_tokens, is_loaded
+from qwen_rerank.text.tokenizer import count_tokens, is_loaded, truncated
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class HttpScorer(Scorer):
         limits: The size limits of a request.
         rate_limits: The most that may be sent in any minute.
         route: The proxy, further headers and trusted authorities.
+        truncate: Whether to truncate items that exceed the limit per item, or refuse them.
         price: The price of tokens; None if it is not known.
 
     Raises:
@@ -82,6 +84,7 @@ class HttpScorer(Scorer):
         limits: Limits,
         rate_limits: RateLimits,
         route: Route | None = None,
+        truncate: bool = True,
         price: Price | None = None,
     ) -> None:
         check_text("model", model)
@@ -101,6 +104,7 @@ class HttpScorer(Scorer):
             self._limits = replace(limits, request_tokens=tokens)
         self._rate_limits = rate_limits
         self._route = Route() if route is None else route
+        self._truncate = truncate
         self._price = price
         self._token_ratio = TokenRatio()
         self._is_closed = False
@@ -116,8 +120,8 @@ class HttpScorer(Scorer):
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """The class, the model and the instruction."""
-        return (*super().fingerprint, self._instruct)
+        """The class, the model, the instruction, and how many tokens of a text are read."""
+        return (*super().fingerprint, self._instruct, self._limits.item_tokens)
 
     @property
     def limits(self) -> Limits:
@@ -141,8 +145,9 @@ class HttpScorer(Scorer):
             ContentBlockedError: The service's content inspection refused a text.
             BadResponseError: The response is not a complete ranking.
             InvalidInputError: The query is blank; a text is not valid Unicode, holds an image or a
-                video that the model does not take, or has more tokens than `tokens_per_minute`; or
-                the service says that the request is invalid.
+                video that the model does not take, or has more tokens than `tokens_per_minute`; or,
+                with `truncate=False`, than the model reads; or the service says that the request is
+                invalid.
         """
         return self._score(query, texts)
 
@@ -171,52 +176,67 @@ class HttpScorer(Scorer):
 
     def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
         context, inputs = CallContext(self._retry_policy), _Inputs.of(query, texts)
-        planned = self._plan(inputs, _counter(context))
+        inputs, planned = self._plan(inputs, _counter(context))
         return self._io_loop.run(self._send(context, inputs, planned, top_n))
 
     async def _ascore(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
         context, inputs = CallContext(self._retry_policy), _Inputs.of(query, texts)
-        planned = await self._aplan(inputs, _counter(context))
+        inputs, planned = await self._aplan(inputs, _counter(context))
         return await self._io_loop.arun(self._send(context, inputs, planned, top_n))
 
-    def _plan(self, inputs: _Inputs, count: Callable[[str], int]) -> Plan:
+    def _plan(self, inputs: _Inputs, count: Callable[[str], int]) -> tuple[_Inputs, Plan]:
+        """Return what to send, truncated if need be, and how to batch it."""
         if self._is_closed:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
-        query, texts = inputs.query, inputs.texts
-        checked_query(query)
+        checked_query(inputs.query)
         if not inputs.are_texts:
-            check_modalities(self.modalities, self._model, query, texts, "Text {}".format)
-        ratio = self._token_ratio.estimate
-        planned = plan(query, texts, self._limits, self._max_concurrency, count, ratio=ratio)
-        self._log_plan(planned, len(texts))
-        return planned
+            check_modalities(
+                self.modalities, self._model, inputs.query, inputs.texts, "Text {}".format
+            )
+        planned = self._batched(inputs, count)
+        if planned.oversized:
+            inputs = self._truncated(inputs, planned.oversized, count)
+            planned = self._batched(inputs, count)
+        _log.debug(
+            "plan for %s: texts=%d requests=%d estimated=%s",
+            self._model,
+            len(inputs.texts),
+            len(planned.requests),
+            planned.is_estimated,
+        )
+        return inputs, planned
 
-    async def _aplan(self, inputs: _Inputs, count: Callable[[str], int]) -> Plan:
+    def _batched(self, inputs: _Inputs, count: Callable[[str], int]) -> Plan:
+        ratio, concurrency = self._token_ratio.estimate, self._max_concurrency
+        return plan(inputs.query, inputs.texts, self._limits, concurrency, count, ratio=ratio)
+
+    def _truncated(
+        self, inputs: _Inputs, numbers: Sequence[int], count: Callable[[str], int]
+    ) -> _Inputs:
+        """Return the inputs with these items truncated: 0 is the query, 1 the first text."""
+        items, limit = [inputs.query, *inputs.texts], self._limits.item_tokens
+        names = (
+            name_of(items[number], number - 1) if number else "the query" for number in numbers
+        )
+        check_truncation(
+            self._truncate,
+            f"{len(numbers)} of {len(items)} items (the query and the texts) exceed the {limit} "
+            f"tokens that {self._model} reads per item",
+            names,
+            len(numbers),
+        )
+        for number in numbers:
+            text = truncated(text_of(items[number]), limit, count)
+            items[number] = with_text(items[number], text)
+        return _Inputs(items[0], items[1:], inputs.are_texts, truncated=len(numbers))
+
+    async def _aplan(self, inputs: _Inputs, count: Callable[[str], int]) -> tuple[_Inputs, Plan]:
         """Plan in a worker thread if that takes long: many or long texts, or tokens to count."""
         is_quick = inputs.size(inputs.texts) <= _MAX_QUICK_CHARACTERS
         if is_quick and len(inputs.texts) <= self._limits.documents:
             with suppress(_TooMuchToCountError):
                 return self._plan(inputs, _limited_counter())
         return await asyncio.to_thread(self._plan, inputs, count)
-
-    def _log_plan(self, planned: Plan, count: int) -> None:
-        _log.debug(
-            "plan for %s: texts=%d requests=%d estimated=%s",
-            self._model,
-            count,
-            len(planned.requests),
-            planned.is_estimated,
-        )
-        if planned.oversized:
-            _log.warning(
-                "%d of %d items (the query and the texts) exceed the %d tokens that %s reads per "
-                "item: the service ignores the rest. Wrap the scorer in a PassageScorer to score "
-                "long texts in passages.",
-                planned.oversized,
-                count + 1,
-                self._limits.item_tokens,
-                self._model,
-            )
 
     async def _send(
         self,
@@ -237,7 +257,7 @@ class HttpScorer(Scorer):
             error.usage = call.usage() if call.parts else None
             raise
         scores = call.scores()
-        if planned.is_estimated and inputs.are_texts and not planned.oversized:
+        if planned.is_estimated and inputs.are_texts:
             self._token_ratio.learn(scores.usage.tokens, planned.estimated_bytes)
         return scores
 
@@ -250,11 +270,13 @@ class _Inputs:
         query: The query.
         texts: The texts, or other items.
         are_texts: Whether all of them and the query are strings.
+        truncated: How many of them, the query included, were truncated.
     """
 
     query: Item
     texts: Sequence[Item]
     are_texts: bool
+    truncated: int = 0
 
     @classmethod
     def of(cls, query: Item, texts: Sequence[Item]) -> _Inputs:
@@ -432,6 +454,7 @@ class _Call:
             texts_sent=sum(len(part.indices) for part in self.parts),
             retries=sum(part.retries for part in self.parts),
             seconds=self._context.elapsed,
+            truncated=self._inputs.truncated,
             cost=None if price is None else price.of(sum(tokens)),
         )
 

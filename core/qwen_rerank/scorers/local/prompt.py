@@ -46,12 +46,12 @@ class TokenizedPrompts(NamedTuple):
     Attributes:
         shared: What all prompts start with: the prefix, the instruct and the query.
         rests: What follows in the prompt of each text. It ends with the suffix, so it isn't empty.
-        truncated: How many texts were too long and lost their end.
+        truncated: The indices of the texts that were too long and lost their end.
     """
 
     shared: Tokens
     rests: list[Tokens]
-    truncated: int
+    truncated: list[int]
 
 
 class Prompt:
@@ -105,7 +105,7 @@ class Prompt:
         return TokenizedPrompts(
             tuple(shared),
             [tuple(prompt[len(shared) :]) for prompt in prompts],
-            sum(len(ids) > self._max_body for ids in bodies_ids),
+            [index for index, ids in enumerate(bodies_ids) if len(ids) > self._max_body],
         )
 
     def _query_too_long(self, tokens: int) -> InvalidInputError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,7 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
+from qwen_rerank.scorers.truncation import check_truncation, name_of
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from qwen_rerank.scorers.local.source import Hub
 
 __all__ = ["LocalScorer"]
-
-_log = logging.getLogger(__name__)
 
 # Tokens per batch. With a quarter of that a CPU loses a tenth of its speed; with more, a call only
 # takes longer to cancel (on two cores, a batch of the 0.6B model takes seven seconds). A GPU needs
@@ -57,7 +56,9 @@ class LocalScorer(Scorer):
             computes in it, otherwise float16 on CUDA and float32 on a CPU.
         max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
             60; at most the number of the model's positions. None for 8192, or the number of
-            positions if that is lower. Longer texts lose their end, which is logged.
+            positions if that is lower.
+        truncate: Whether texts that make a prompt longer than `max_length` lose their end, which is
+            counted in the usage and logged; false to raise an error that names them instead.
         batch_tokens: The maximum number of tokens per batch; None for 4096 on a CPU and 16384
             elsewhere. It is halved when the device runs out of memory.
         revision: The branch, tag or commit on the hub.
@@ -81,6 +82,7 @@ class LocalScorer(Scorer):
         device: str | None = None,
         dtype: DType = "auto",
         max_length: int | None = None,
+        truncate: bool = True,
         batch_tokens: int | None = None,
         revision: str | None = None,
         hub: Hub = "huggingface",
@@ -97,6 +99,7 @@ class LocalScorer(Scorer):
             "hub": hub,
             "progress": progress,
         }
+        self._truncate = truncate
         self._loaded: _Loaded | None = _load_model(**self._options)
         self._max_length = self._loaded.prompt.max_length
         self._worker = Worker()
@@ -123,11 +126,12 @@ class LocalScorer(Scorer):
 
         Raises:
             InvalidInputError: The query is blank or fills `max_length`, a text is not a string that
-                UTF-8 can encode, or the device has too little memory for a single text.
+                UTF-8 can encode, a text is too long and `truncate=False`, or the device has too
+                little memory for a single text.
         """
         cancelled = Event()
         try:
-            return self._logged(*self._worker.run(self._task(query, texts, cancelled)))
+            return self._worker.run(self._task(query, texts, cancelled))
         finally:
             cancelled.set()
 
@@ -136,7 +140,7 @@ class LocalScorer(Scorer):
         cancelled = Event()
         future = self._worker.submit(self._task(query, texts, cancelled))
         try:
-            return self._logged(*await asyncio.wrap_future(future))
+            return await asyncio.wrap_future(future)
         finally:
             cancelled.set()
 
@@ -163,28 +167,41 @@ class LocalScorer(Scorer):
         self._worker.close()
         self._loaded = None
 
-    def _task(
-        self, query: str, texts: Sequence[str], cancelled: Event
-    ) -> Callable[[], tuple[Scores, int]]:
+    def _task(self, query: str, texts: Sequence[str], cancelled: Event) -> Callable[[], Scores]:
         if self._loaded is None:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
-        return partial(_score_prompts, self._loaded, query, texts, cancelled)
+        task = partial(self._score_prompts, self._loaded, query, texts, cancelled)
+        return partial(copy_context().run, task)
 
-    def _logged(self, scores: Scores, truncated: int) -> Scores:
+    def _score_prompts(
+        self, loaded: _Loaded, query: str, texts: Sequence[str], cancelled: Event
+    ) -> Scores:
+        start = time.perf_counter()
+        shared, rests, truncated = loaded.prompt.tokenize(query, texts)
         if truncated:
-            _log.warning(
-                "%d of %d texts were truncated: with the prompt and the query they exceed "
-                "max_length=%d tokens. "
-                "Wrap the scorer in PassageScorer to score long texts by their passages.",
-                truncated,
-                len(scores.values),
-                self._max_length,
-            )
-        return scores
+            self._check_truncation(texts, truncated)
+        logits = loaded.runner.logits(shared, rests, cancelled)
+        usage = Usage(
+            tokens=len(shared) + sum(map(len, logits)),
+            texts_sent=len(texts),
+            seconds=time.perf_counter() - start,
+            truncated=len(truncated),
+            cost=0.0,
+        )
+        return probabilities(Scores([logits[rest] for rest in rests], usage))
+
+    def _check_truncation(self, texts: Sequence[str], truncated: Sequence[int]) -> None:
+        check_truncation(
+            self._truncate,
+            f"{len(truncated)} of {len(texts)} texts exceed max_length="
+            f"{self._max_length} tokens with the prompt and the query",
+            (name_of(texts[index], index) for index in truncated),
+            len(truncated),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the weights, which are loaded again on unpickling.
-        return partial(type(self), **self._options), ()
+        return partial(type(self), **self._options, truncate=self._truncate), ()
 
 
 class _Loaded(NamedTuple):
@@ -235,19 +252,3 @@ def _load_model(
         )
     default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
     return _Loaded(prompt, BatchRunner(decoder, batch_tokens or default, progress=progress))
-
-
-def _score_prompts(
-    loaded: _Loaded, query: str, texts: Sequence[str], cancelled: Event
-) -> tuple[Scores, int]:
-    """The scores, and how many texts were truncated."""
-    start = time.perf_counter()
-    shared, rests, truncated = loaded.prompt.tokenize(query, texts)
-    logits = loaded.runner.logits(shared, rests, cancelled)
-    usage = Usage(
-        tokens=len(shared) + sum(map(len, logits)),
-        texts_sent=len(texts),
-        seconds=time.perf_counter() - start,
-        cost=0.0,
-    )
-    return probabilities(Scores([logits[rest] for rest in rests], usage)), truncated

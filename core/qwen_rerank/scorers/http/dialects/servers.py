@@ -53,6 +53,10 @@ class ServerDialect(Dialect):
         context_option: The option that starts the server with a longer context, for messages.
         codes: Error types and remedies by the beginning of the server's own error code.
         takes_top_n: Whether the server's API has `top_n`.
+        truncate: The name in a request of the flag that lets the server truncate texts; None if it
+            has none.
+        item_limits: The names in a request of the most tokens to read of the query and of each
+            document, if the server takes them.
     """
 
     service: str
@@ -67,6 +71,8 @@ class ServerDialect(Dialect):
     context_option: str = "a longer context"
     codes: Mapping[str, ErrorMapping] = field(default_factory=dict)
     takes_top_n: bool = True
+    truncate: str | None = None
+    item_limits: Sequence[str] = ()
 
     @property
     def provider(self) -> str | None:
@@ -131,7 +137,11 @@ COMMON = ServerDialect("The server", takes_top_n=False)
 
 SERVERS: Mapping[str, ServerDialect] = {
     "vllm": ServerDialect(
-        "vLLM", instruct="instruction", context_option="a larger --max-model-len"
+        "vLLM",
+        instruct="instruction",
+        context_option="a larger --max-model-len",
+        # Not truncate_prompt_tokens: it would cut off the end of Qwen3-Reranker's prompt.
+        item_limits=("max_tokens_per_query", "max_tokens_per_doc"),
     ),
     "llama.cpp": ServerDialect(
         "llama.cpp", context_option="a larger --ctx-size, --batch-size and --ubatch-size"
@@ -148,7 +158,7 @@ SERVERS: Mapping[str, ServerDialect] = {
         "/rerank",
         documents="texts",
         takes_top_n=False,
-        extra={"truncate": True},
+        truncate="truncate",
         limits=replace(_LIMITS, documents=32),
     ),
     "localai": ServerDialect("LocalAI"),
