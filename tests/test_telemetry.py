@@ -100,6 +100,7 @@ def test_a_ranking_is_a_span_with_its_input_and_its_result_in_figures(
         "qwen_rerank.texts_sent": 2,
         "qwen_rerank.duplicate_texts": 0,
         "qwen_rerank.skipped_by_cascade": 0,
+        "qwen_rerank.truncated": 0,
         "qwen_rerank.cache_hits": 0,
         "qwen_rerank.retries": 0,
         "qwen_rerank.seconds": ranking.usage.seconds,
