@@ -13,7 +13,14 @@ author = "The qwen-rerank authors"
 copyright = author
 release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+myst_enable_extensions = ["colon_fence"]
 html_theme = "furo"
 html_title = f"{project} {release}"
 pygments_style = "default"  # colours the lines of a diff
@@ -38,7 +45,7 @@ nitpicky = True  # reports misread docstring sections
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"[A-Za-z_][\w.]*"),  # names from other packages, or not public
-    ("py:class", r"[\w.]+\.Callable\[\[\]"),  # Sphinx splits Callable[[], float] at the comma
+    ("py:class", r"[\w.]+\[.*"),  # Sphinx splits annotations such as Callable[[], float] at commas
 ]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 
+import qwen_rerank
 from qwen_rerank.settings import PluginSettings
 from qwen_rerank.testing.loopback import LoopbackDashScope
 from scripts import benchmark_table, picture
@@ -189,3 +190,8 @@ def test_the_readmes_have_the_same_names_and_links() -> None:
     for pattern in (r"^#+ ", r"\]\(([^)]+)\)", r"(?<!`)`([^`\n]+)`(?!`)", r"^```(\w*)$", r"^\| "):
         counts = [Counter(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)]
         assert counts[0] == counts[1], pattern
+
+
+def test_the_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api" / "qwen_rerank.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\.\. auto\w+:: (\w+)$", text, re.MULTILINE)) == {*qwen_rerank.__all__}
