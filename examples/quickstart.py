@@ -2,7 +2,7 @@
 
 Usage:
     make quickstart                                offline, without a key
-    DASHSCOPE_API_KEY=sk-... make quickstart       with DashScope's gte-rerank-v2
+    DASHSCOPE_API_KEY=sk-... make quickstart       with DashScope's qwen3-rerank
     make quickstart ARGS="--model qwen3-rerank"    with another DashScope model
 """
 
@@ -88,7 +88,7 @@ def with_llamaindex(passages: Iterable[Passage], scorer: Scorer) -> tuple[Search
 def choose_scorer(model: str | None) -> Scorer:
     """DashScope if there is a key or a model is chosen, the offline scorer otherwise."""
     if model or os.environ.get("DASHSCOPE_API_KEY"):
-        return DashScopeScorer(model or "gte-rerank-v2")
+        return DashScopeScorer(model or "qwen3-rerank")
     return EmbeddedScorer()
 
 

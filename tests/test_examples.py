@@ -85,7 +85,7 @@ class TestQuickstart:
 
     @pytest.mark.parametrize(
         ("arguments", "model"),
-        [((), "gte-rerank-v2"), (("--model", "qwen3-rerank"), "qwen3-rerank")],
+        [((), "qwen3-rerank"), (("--model", "gte-rerank-v2"), "gte-rerank-v2")],
     )
     def test_with_a_key_the_service_ranks_by_the_chosen_model(
         self, dashscope: LoopbackDashScope, arguments: tuple[str, ...], model: str

@@ -41,7 +41,7 @@ def test_a_successful_call_logs_its_plan_only(
     dashscope: LoopbackDashScope, score: Score, logged: Logged
 ) -> None:
     score(DashScopeScorer(limits=Limits(documents=2), max_concurrency=2), "q", ["a", "b", "c"])
-    plan = "plan for gte-rerank-v2: texts=3 requests=2 estimated=False"
+    plan = "plan for qwen3-rerank: texts=3 requests=2 estimated=False"
     assert logged() == [(SERVICE, logging.DEBUG, plan)]
 
 
@@ -49,7 +49,7 @@ def test_a_plan_with_estimated_tokens_says_so(
     dashscope: LoopbackDashScope, score: Score, logged: Logged
 ) -> None:
     score(DashScopeScorer(), "q", ["你好世界" * 200 + str(index) for index in range(20)])
-    assert logged()[0][2] == "plan for gte-rerank-v2: texts=20 requests=1 estimated=True"
+    assert logged()[0][2] == "plan for qwen3-rerank: texts=20 requests=1 estimated=True"
 
 
 def test_each_retry_is_logged_with_the_failure_and_the_wait(

@@ -131,7 +131,8 @@ def test_the_new_code_prints_what_the_page_says(
     assert capsys.readouterr().out == migration.printed
     (request,) = dashscope.received
     named = re.search(r'model="([\w.-]+)"', migration.code("+"))
-    assert request.model == (named[1] if named else "gte-rerank-v2")
+    default = "gte-rerank-v2" if migration.new is QwenReRanker else "qwen3-rerank"
+    assert request.model == (named[1] if named else default)
 
 
 @each

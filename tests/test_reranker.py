@@ -124,7 +124,7 @@ def test_a_scorer_can_replace_the_service() -> None:
         ({"query": "q", "rerank_field": 5}, "rerank_field"),
         ({"query": "q", "unknown": 1}, "unknown"),
         ({"query": "q", "top_n": 5}, "top_n"),
-        ({"query": "q", "model": "qwen3-rerank", "scorer": EmbeddedScorer()}, "model"),
+        ({"query": "q", "model": "qwen3-vl-rerank", "scorer": EmbeddedScorer()}, "model"),
     ],
 )
 def test_unusable_arguments_are_value_errors(

@@ -118,7 +118,7 @@ def test_a_request_is_a_child_span(
     assert dict(request.attributes) == {
         "gen_ai.operation.name": "rerank",
         "gen_ai.provider.name": "dashscope",
-        "gen_ai.request.model": "gte-rerank-v2",
+        "gen_ai.request.model": "qwen3-rerank",
         "gen_ai.usage.input_tokens": ranking.usage.tokens,
         "http.request.method": "POST",
         "http.response.status_code": 200,
@@ -189,7 +189,7 @@ def test_no_text_and_no_key_is_in_a_span(
     dashscope.faults.append(refuses(500, "InternalError", f"{TEXT} {KEY}"))
     rerank(DashScopeScorer(backoff=0))
     written = "".join(span.to_json() for span in spans())
-    assert "rerank gte-rerank-v2" in written
+    assert "rerank qwen3-rerank" in written
     assert TEXT not in written
     assert KEY not in written
 
@@ -227,7 +227,7 @@ async def test_at_every_face_a_ranking_is_a_child_of_the_current_span(
         else:
             rank(make(), ["score=0.5"])
     request, ranking, answer = spans()
-    assert (request.name, ranking.name, answer.name) == ("POST", "rerank gte-rerank-v2", "answer")
+    assert (request.name, ranking.name, answer.name) == ("POST", "rerank qwen3-rerank", "answer")
     assert request.parent.span_id == ranking.context.span_id
     assert ranking.parent.span_id == answer.context.span_id
     assert answer.parent is None
@@ -267,7 +267,7 @@ async def test_a_cancelled_ranking_ends_its_spans(
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.to_thread(dashscope.disconnected.wait, 30)
-    (ranking,) = named(spans(), "rerank gte-rerank-v2")
+    (ranking,) = named(spans(), "rerank qwen3-rerank")
     assert ranking.attributes["error.type"] == "asyncio.exceptions.CancelledError"
     assert ranking.status.status_code.name == "ERROR"
     assert len(named(spans(), "POST")) == 1

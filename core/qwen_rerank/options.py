@@ -155,8 +155,8 @@ def _key_from_environment() -> SecretStr | None:
 class DashScopeOptions(RequestOptions):
     """Which DashScope model to ask, where, and how."""
 
-    model: str = "gte-rerank-v2"
-    """The DashScope model: "qwen3-rerank", "qwen3-vl-rerank", "gte-rerank-v2" or another."""
+    model: str = "qwen3-rerank"
+    """The DashScope model: "qwen3-rerank", "qwen3.7-text-rerank", "qwen3-vl-rerank" or another."""
     api_key: _Key | None = Field(
         default_factory=_key_from_environment,
         validation_alias=AliasChoices("api_key", "dashscope_api_key"),

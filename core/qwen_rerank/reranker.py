@@ -37,6 +37,10 @@ class ScoredDocument(Protocol):
 D = TypeVar("D", bound=ScoredDocument)
 
 
+_ZVEC_MODEL = "gte-rerank-v2"
+"""The default in zvec (0.8.0)."""
+
+
 class QwenReRanker:
     """Reranks the results of a vector store's queries together, for one query text.
 
@@ -50,7 +54,7 @@ class QwenReRanker:
         rerank_field: The field with a document's text; several fields, for a text of `name: value`
             lines; a format string of field names; or a function from document to text. A `Content`
             or content blocks can stand in for text.
-        model: The DashScope model.
+        model: The DashScope model. The default is zvec's; the other classes use qwen3-rerank.
         api_key: The DashScope key; DASHSCOPE_API_KEY if None.
         scorer: The scorer to use instead of DashScope.
         options: The other options of `RerankSettings`, such as instruct, min_score or missing.
@@ -64,7 +68,7 @@ class QwenReRanker:
         query: Item,
         topn: int = 10,
         rerank_field: DocumentField = "content",
-        model: str = "gte-rerank-v2",
+        model: str = _ZVEC_MODEL,
         api_key: str | SecretStr | None = None,
         *,
         scorer: Scorer | None = None,
@@ -79,8 +83,10 @@ class QwenReRanker:
             )
         if api_key is not None:
             options["api_key"] = api_key
+        if scorer is None or model != _ZVEC_MODEL:
+            options["model"] = model
         self._settings = RerankSettings(
-            top_n=topn, rerank_field=rerank_field, model=model, scorer=scorer, **options
+            top_n=topn, rerank_field=rerank_field, scorer=scorer, **options
         )
         self._query = query
 

@@ -174,7 +174,7 @@ class TestPipes:
             _, err = process.communicate(b"penguin " * 5_000, timeout=60)
         warning, plan = err.splitlines()[:2]
         assert warning.startswith(b"Warning: 1 of 2 items")
-        assert plan.startswith(b"qwen_rerank.scorers.http.scorer: plan for gte-rerank-v2")
+        assert plan.startswith(b"qwen_rerank.scorers.http.scorer: plan for qwen3-rerank")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

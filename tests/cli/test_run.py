@@ -104,7 +104,7 @@ class TestResult:
         assert outcome.code == 0, outcome.err
         assert in_order(read_run(files.out)) == in_order(files.expected)
         first, *_ = files.out.read_text().splitlines()
-        assert first == "q0 Q0 d5 1 0.5 gte-rerank-v2"
+        assert first == "q0 Q0 d5 1 0.5 qwen3-rerank"
         assert len(dashscope.received) == len(QUERIES)
         assert {text for r in dashscope.received for text in r.documents} <= {
             f"T\n{text}" for text in DOCUMENTS.values()
@@ -162,7 +162,7 @@ class TestResult:
         (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps(entry).encode()))
         outcome = cli("run", "--candidates", tmp_path / "c.jsonl.gz", "-o", tmp_path / "out")
         assert outcome.code == 0, outcome.err
-        assert (tmp_path / "out").read_text() == "q Q0 x 1 0.1 gte-rerank-v2\n"
+        assert (tmp_path / "out").read_text() == "q Q0 x 1 0.1 qwen3-rerank\n"
 
     def test_texts_may_be_tab_separated(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope

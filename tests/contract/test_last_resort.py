@@ -207,4 +207,4 @@ def test_where_all_scorers_fail_the_error_names_each(
         with pytest.raises(ServiceError) as caught:
             entry_point.rank()
         (note,) = caught.value.__notes__
-        assert note.startswith("Before that, gte-rerank-v2 failed (")
+        assert note.startswith("Before that, qwen3-rerank failed (")

@@ -105,7 +105,7 @@ def test_a_query_with_an_image_is_sent_and_told_without_its_data(
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ({"type": "image", "url": URL}, "Document 'd1' holds an image, which gte-rerank-v2"),
+        ({"type": "image", "url": URL}, "Document 'd1' holds an image, which qwen3-rerank"),
         ({"type": "audio", "url": URL}, "x of document 'd1': A content block of type 'audio'"),
     ],
 )

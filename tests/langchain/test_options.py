@@ -226,18 +226,18 @@ def test_a_copy_works_with_the_key_of_the_original(
     assert compress(duplicate(QwenRerank(api_key="sk-passed")), FOUND, QUERY)
 
 
-def test_the_default_model_is_gte_rerank_v2(
+def test_the_default_model_is_qwen3_rerank(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
     compress(QwenRerank(), FOUND, QUERY)
-    assert dashscope.received[-1].model == "gte-rerank-v2"
+    assert dashscope.received[-1].model == "qwen3-rerank"
 
 
 def test_the_model_that_was_chosen_reaches_the_wire(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
-    compress(QwenRerank(model="qwen3-rerank", instruct="Find answers."), FOUND, QUERY)
-    assert dashscope.received[-1].model == "qwen3-rerank"
+    compress(QwenRerank(model="qwen3-vl-rerank", instruct="Find answers."), FOUND, QUERY)
+    assert dashscope.received[-1].model == "qwen3-vl-rerank"
     assert dashscope.received[-1].parameters["instruct"] == "Find answers."
 
 
@@ -246,18 +246,18 @@ def test_a_model_assigned_later_reaches_the_wire(
 ) -> None:
     compressor = QwenRerank()
     compress(compressor, FOUND, QUERY)
-    compressor.model = "qwen3-rerank"
+    compressor.model = "gte-rerank-v2"
     compress(compressor, FOUND, QUERY)
-    assert [request.model for request in dashscope.received] == ["gte-rerank-v2", "qwen3-rerank"]
+    assert [request.model for request in dashscope.received] == ["qwen3-rerank", "gte-rerank-v2"]
 
 
 def test_a_model_in_a_copy_reaches_the_wire_and_leaves_the_original(
     dashscope: LoopbackDashScope, compress: Compress
 ) -> None:
     compressor = QwenRerank()
-    compress(compressor.model_copy(update={"model": "qwen3-rerank"}), FOUND, QUERY)
+    compress(compressor.model_copy(update={"model": "gte-rerank-v2"}), FOUND, QUERY)
     compress(compressor, FOUND, QUERY)
-    assert [request.model for request in dashscope.received] == ["qwen3-rerank", "gte-rerank-v2"]
+    assert [request.model for request in dashscope.received] == ["gte-rerank-v2", "qwen3-rerank"]
 
 
 def test_options_assigned_later_count_at_once(
@@ -320,7 +320,7 @@ def test_a_scorer_needs_no_key(compress: Compress) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"model": "qwen3-rerank"}, {"api_key": KEY}, {"instruct": "Find answers."}, {"timeout": 5}],
+    [{"model": "gte-rerank-v2"}, {"api_key": KEY}, {"instruct": "Find answers."}, {"timeout": 5}],
 )
 def test_an_option_that_a_scorer_would_ignore_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(option))):
@@ -381,4 +381,4 @@ def test_the_options_have_a_json_schema() -> None:
 
 def test_compressors_with_the_same_options_are_equal(dashscope: LoopbackDashScope) -> None:
     assert QwenRerank() == QwenRerank()
-    assert QwenRerank() != QwenRerank(model="qwen3-rerank")
+    assert QwenRerank() != QwenRerank(model="gte-rerank-v2")

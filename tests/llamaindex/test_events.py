@@ -81,7 +81,7 @@ def test_the_end_says_what_it_cost(
     usage = end.tags["usage"]
     assert (usage["requests"], usage["texts_sent"], usage["duplicate_texts"]) == (1, 2, 1)
     assert usage["tokens"] > 0
-    assert usage["cost"] == pytest.approx(0.115e-6 * usage["tokens"])
+    assert usage["cost"] == pytest.approx(0.069e-6 * usage["tokens"])
     assert end.tags["skipped"] == 1
 
 
@@ -168,7 +168,7 @@ def test_callbacks_are_told(dashscope: LoopbackDashScope, postprocess: Postproce
     ranked = postprocess(rerank, NODES, query_str=QUERY)
     start, end = pair_of(debug)
     assert start[EventPayload.QUERY_STR] == QUERY
-    assert start[EventPayload.MODEL_NAME] == "gte-rerank-v2"
+    assert start[EventPayload.MODEL_NAME] == "qwen3-rerank"
     assert start[EventPayload.TOP_K] == 3
     assert start[EventPayload.NODES] == NODES
     assert end[EventPayload.NODES] == ranked

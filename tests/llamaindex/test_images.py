@@ -171,7 +171,7 @@ IMAGE = ImageNode(image_url=URL, id_="n1")
 @pytest.mark.parametrize(
     ("node", "named"),
     [
-        (IMAGE, "'n1' holds an image, which gte-rerank-v2 does not accept"),
+        (IMAGE, "'n1' holds an image, which qwen3-rerank does not accept"),
         (ImageNode(image_path="gone.png", id_="n2"), r"Node 'n2': Could not read .*'gone\.png'"),
         (ImageNode(image="?", id_="n3"), "Node 'n3': The base64 data"),
         (Node(image_resource=resource(data=b"%PDF-1.7 "), id_="n4"), "Node 'n4': image must be a "),

@@ -240,7 +240,7 @@ def test_an_option_that_cannot_be_used_is_refused_at_construction(options: dict[
         QwenRerank(scorer=EmbeddedScorer(), **options)
 
 
-@pytest.mark.parametrize("option", [{"model": "qwen3-rerank"}, {"api_key": KEY}, {"timeout": 5}])
+@pytest.mark.parametrize("option", [{"model": "gte-rerank-v2"}, {"api_key": KEY}, {"timeout": 5}])
 def test_an_option_that_a_scorer_would_ignore_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(option))):
         QwenRerank(scorer=EmbeddedScorer(), **option)
@@ -259,9 +259,9 @@ def test_options_assigned_later_count_at_once(
 ) -> None:
     rerank = QwenRerank()
     postprocess(rerank, NODES, query_str=QUERY)
-    rerank.model, rerank.top_n = "qwen3-rerank", 1
+    rerank.model, rerank.top_n = "gte-rerank-v2", 1
     assert len(postprocess(rerank, NODES, query_str=QUERY)) == 1
-    assert [request.model for request in dashscope.received] == ["gte-rerank-v2", "qwen3-rerank"]
+    assert [request.model for request in dashscope.received] == ["qwen3-rerank", "gte-rerank-v2"]
 
 
 @pytest.mark.parametrize(

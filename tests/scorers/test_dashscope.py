@@ -312,7 +312,7 @@ def test_retries_are_not_logged_as_errors(
     [
         ({"model": ""}, "model"),
         ({"model": None}, "model"),
-        ({"instruct": "Find."}, "gte-rerank-v2 does not take instruct"),
+        ({"model": "gte-rerank-v2", "instruct": "Find."}, "gte-rerank-v2 does not take instruct"),
         ({"model": "qwen3-rerank", "instruct": "\ud800"}, "instruct must be a non-blank string"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": None}, "timeout"),

@@ -56,8 +56,8 @@ class DashScopeScorer(HttpScorer):
     Scores are in [0, 1]. The usage has the cost by `published_prices`, if the price is known.
 
     Args:
-        model: `"qwen3-rerank"`, `"gte-rerank-v2"`, `"qwen3-vl-rerank"` or another of the service's
-            models.
+        model: `"qwen3-rerank"`, `"qwen3.7-text-rerank"`, `"qwen3-vl-rerank"` or another of the
+            service's models.
         api_key: The key; DASHSCOPE_API_KEY if None. Reprs, pickles and messages never contain it.
         limits: How much a request may hold; if None, what the service publishes for the model.
         options: See `DashScopeOptions`.
@@ -69,7 +69,7 @@ class DashScopeScorer(HttpScorer):
 
     def __init__(
         self,
-        model: str = "gte-rerank-v2",
+        model: str = "qwen3-rerank",
         api_key: str | SecretStr | None = None,
         *,
         limits: Limits | None = None,
