@@ -45,6 +45,67 @@ TOO_LONG = [
 ]
 """What llama.cpp and vLLM say, and with which status."""
 
+TOO_LONG_REMEDY = "PassageScorer"
+SAID: list[tuple[int, str, type[QwenRerankError], str]] = [
+    (404, "The model `m` does not exist.", InvalidInputError, "model="),
+    (400, "model 'm' not found", InvalidInputError, "model="),
+    (400, "Model not found in the model list, uid: m", InvalidInputError, "model="),
+    (400, "Invalid model: 'm'", InvalidInputError, "model="),
+    (400, "Score API is only enabled for num_labels == 1.", InvalidInputError, "hf_overrides"),
+    (400, "The model does not support Rerank (Score) API", InvalidInputError, "a reranker"),
+    (424, "model is not a re-ranker model", InvalidInputError, "a reranker"),
+    (400, "MultiModalParam is not supported for Qwen3", InvalidInputError, "multimodal=True"),
+    (
+        400,
+        "Requested sample logprobs of 20, which is greater than max allowed: 5",
+        InvalidInputError,
+        "--max-logprobs",
+    ),
+    (
+        400,
+        "Detected Qwen3 reranker chat template, but the server is not in generation mode.",
+        InvalidInputError,
+        "without --is-embedding",
+    ),
+    (400, "Invalid rerank request adaptation.", InvalidInputError, "--chat-template"),
+    (503, "The request queue is full.", ServiceError, "max_concurrency"),
+    (503, "Loading model", ServiceError, "has loaded its model"),
+    (429, "model m is currently overloaded", RateLimitError, "max_concurrency"),
+    (429, "Slow down.", RateLimitError, "the server's own limit"),
+    (
+        500,
+        "Unexpected keyword arguments: {'enable_qwen3_rerank_template': False}",
+        InvalidInputError,
+        "--model-engine vllm",
+    ),
+    (
+        503,
+        "server busy, please try again.  maximum pending requests exceeded",
+        ServiceError,
+        "OLLAMA_MAX_QUEUE",
+    ),
+    (
+        400,
+        "request (600 tokens) exceeds the available context size (512)",
+        InvalidInputError,
+        TOO_LONG_REMEDY,
+    ),
+    (
+        400,
+        "The input (9 tokens) is longer than the model's context length (8 tokens).",
+        InvalidInputError,
+        TOO_LONG_REMEDY,
+    ),
+    (400, "the input length exceeds the context length", InvalidInputError, TOO_LONG_REMEDY),
+    (
+        422,
+        "`inputs` must have less than 512 tokens. Given: 600",
+        InvalidInputError,
+        TOO_LONG_REMEDY,
+    ),
+]
+"""What servers say, the status, the type of the error, and a part of its remedy."""
+
 
 def scored(values: list[float]) -> list[str]:
     """Texts that a loopback server gives these scores."""
@@ -93,7 +154,8 @@ def scorer_of(server: Server, name: Any, **options: Any) -> ServerScorer:
 
 
 def test_every_server_that_can_be_named_has_a_loopback_server() -> None:
-    assert list(SERVERS) == list(DIALECTS) == list(get_args(ServerName))
+    others = ["completions", "ollama", "deepinfra", "generic"]  # in test_prompts.py
+    assert [*SERVERS, *others] == list(DIALECTS) == list(get_args(ServerName))
 
 
 # --- Requests and responses
@@ -282,7 +344,7 @@ def test_the_host_is_not_part_of_the_path(host: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "/v1", "/score", "/v1/chat/completions"])
 def test_an_ambiguous_address_is_refused_with_the_choices(path: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"'vllm', .* or 'dashscope'"):
+    with pytest.raises(InvalidInputError, match=r"'vllm', .* or 'generic'"):
         ServerScorer(f"http://localhost:8000{path}")
 
 
@@ -403,6 +465,16 @@ def test_a_server_that_does_not_rerank_is_an_error_with_a_remedy() -> None:
 def test_a_batch_that_is_too_large_for_the_server_is_an_error_with_a_remedy() -> None:
     with SERVERS["tei"]() as server, pytest.raises(InvalidInputError, match="Lower batch_size"):
         scorer_of(server, "tei", batch_size=64).score("q", ["a"] * 64)
+
+
+def test_what_servers_say_becomes_the_right_error_and_remedy(vllm: Server) -> None:
+    scorer = scorer_of(vllm, "vllm", max_retries=0)
+    for status, said, kind, remedy in SAID:
+        vllm.faults.append(refuses(status, "", said))
+        with pytest.raises(kind, match=re.escape(remedy)) as failure:
+            scorer.score("q", ["a"])
+        assert type(failure.value) is kind
+        assert said.split("  ")[0] in str(failure.value)
 
 
 @pytest.mark.parametrize(("status", "said"), TOO_LONG)

@@ -89,6 +89,7 @@ _OPTIONS = {
     "max_concurrency": "--concurrency",
     "model": "--model",
     "overwrite": "--overwrite",
+    "prompt": "--prompt",
     "queries": "--queries",
     "region": "--region",
     "requests_per_minute": "--requests-per-minute",

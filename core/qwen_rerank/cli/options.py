@@ -63,6 +63,10 @@ _Url: TypeAlias = Annotated[
 _Dialect: TypeAlias = Annotated[
     str | None, typer.Option(help="The kind of server, such as vllm, llama.cpp or tei.")
 ]
+_Prompt: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="qwen3 if the server has no prompt template for Qwen3-Reranker."),
+]
 _Passages: TypeAlias = Annotated[
     bool,
     typer.Option("--passages", help="Score long texts by their best passage, uncut."),
@@ -129,6 +133,7 @@ _PARAMETERS = {
         _parameter("model", _Model),
         _parameter("url", _Url),
         _parameter("dialect", _Dialect),
+        _parameter("prompt", _Prompt),
         _parameter("passages", _Passages, False),
         *map(_declared, ("instruct", "region", "workspace", *_REQUESTS)),
     )
@@ -180,6 +185,6 @@ _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
     ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | {"region", "workspace"}),
     ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset()),
     ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct", "truncate"})),
-    ScorerKind.SERVER: (_server, _SERVICE | {"dialect"}),
+    ScorerKind.SERVER: (_server, _SERVICE | {"dialect", "prompt"}),
 }
 """How to create each scorer, and which options it takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
-from qwen_rerank.inputs.content import Item
+from qwen_rerank.inputs.content import MULTIMODAL, TEXT_ONLY, Item, Modality
 from qwen_rerank.options import (
     RequestArguments,
     RequestOptions,
@@ -36,12 +37,28 @@ from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 from qwen_rerank.validation import check_whole
 
-__all__ = ["ServerName", "ServerScorer"]
+__all__ = ["PromptName", "ServerName", "ServerScorer"]
+
+_log = logging.getLogger(__name__)
 
 ServerName: TypeAlias = Literal[
-    "vllm", "llama.cpp", "sglang", "infinity", "tei", "localai", "xinference", "dashscope"
+    "vllm",
+    "llama.cpp",
+    "sglang",
+    "infinity",
+    "tei",
+    "localai",
+    "xinference",
+    "dashscope",
+    "completions",
+    "ollama",
+    "deepinfra",
+    "generic",
 ]
-"""The servers that ServerScorer knows."""
+"""The servers and services that ServerScorer knows."""
+
+PromptName: TypeAlias = Literal["qwen3"]
+"""The prompts that ServerScorer can write."""
 
 _EXAMPLE = "http://localhost:8000/v1/rerank"
 
@@ -53,7 +70,7 @@ _KEY = "QWEN_RERANK_SERVER_KEY"
 
 
 class ServerScorer(HttpScorer):
-    """Scores with your own server: vLLM, SGLang, llama.cpp, Infinity, TEI and others.
+    """Scores with your own server: vLLM, SGLang, llama.cpp, Infinity, TEI, Ollama and others.
 
     It sends, retries, checks and cancels like DashScopeScorer. Each request has at most
     `batch_size` texts. With `max_item_tokens`, only the beginning of a longer text is sent. Without
@@ -65,15 +82,22 @@ class ServerScorer(HttpScorer):
     Args:
         url: The address of the rerank endpoint, such as `"http://localhost:8000/v1/rerank"`; or the
             server's root or a part of the path, which the dialect completes.
-        model: The server's name of the model. Xinference and DashScope need it; others only if they
-            serve several models.
+        model: The server's name of the model. Xinference, Ollama and services need it; others only
+            if they serve several models.
         api_key: The key, if the server requires one. It is sent as a bearer token; reprs, pickles
             and messages never contain it. If None, no key is sent, even if the environment has one.
-        instruct: What relevant means, for vLLM, SGLang and DashScope; None for the model's default.
+        instruct: What relevant means; None for the model's default. vLLM, SGLang and DashScope take
+            it, and so does any server if we write the prompt.
         dialect: Which server it is, as in `ServerName`. Not needed if the path ends in `rerank`,
-            `reranking` or `reranks` and there is no instruct, except for TEI.
-        batch_size: Texts per request, at least 1. If None, 128; for TEI the 32 that it accepts by
-            default, and for DashScope its published limits.
+            `reranking` or `reranks` and there is no instruct, except for TEI. `"completions"` is
+            any LLM server that returns log-probabilities, and `"generic"` a service that hosts the
+            model behind a common rerank endpoint.
+        prompt: `"qwen3"` if the server has no prompt template for Qwen3-Reranker, so that we write
+            the prompt; None if it has one, or if the model needs none.
+        multimodal: Whether the server's model reads images and videos, like Qwen3-VL-Reranker; for
+            vLLM, SGLang and Xinference.
+        batch_size: Texts per request, at least 1. If None, 128; for TEI and `"completions"` 32, for
+            Ollama 1, and for DashScope its published limits.
         max_item_tokens: The most tokens of the query, and of each text, that the model can read
             together with its prompt; at least 1. Longer ones are truncated, or refused with
             `truncate=False`. Qwen's tokens are counted; vLLM also counts its model's own. None for
@@ -84,8 +108,8 @@ class ServerScorer(HttpScorer):
             answers with 503.
 
     Raises:
-        InvalidInputError: An argument cannot be used, or the address does not show which server it
-            is.
+        InvalidInputError: An argument cannot be used, the address does not show which server it is,
+            or the server joins the query and the text so that it can't get the right prompt.
         MissingKeyError: The string cannot be a key.
     """
 
@@ -97,6 +121,8 @@ class ServerScorer(HttpScorer):
         api_key: str | SecretStr | None = None,
         instruct: str | None = None,
         dialect: ServerName | None = None,
+        prompt: PromptName | None = None,
+        multimodal: bool = False,
         batch_size: int | None = None,
         max_item_tokens: int | None = None,
         logits: bool = False,
@@ -107,7 +133,12 @@ class ServerScorer(HttpScorer):
         chosen = cast(RequestArguments, defaults)
         url = checked_url("url", url, example=_EXAMPLE)
         server = _dialect(url, dialect)
-        _check_fit(server, model, instruct)
+        _check_fit(server, model, instruct, prompt)
+        if multimodal:
+            _check_multimodal(server, prompt)
+        is_prompted = prompt is not None or server.always_prompts
+        if model is not None:
+            server = replace(server, path=server.path.replace("{model}", model))
         url = _completed(url, server)
         parts = urlsplit(url)
         self._api_key = None if api_key is None else checked_key("server's API key", api_key)
@@ -122,7 +153,9 @@ class ServerScorer(HttpScorer):
                 server,
                 path=parts.path,
                 names_model=model is not None,
-                extra=_extra(server, chosen["truncate"], max_item_tokens),
+                extra=_extra(server, chosen["truncate"], None if is_prompted else max_item_tokens),
+                writes_prompt=is_prompted,
+                is_multimodal=multimodal,
                 score_range=ANY_SCORE if logits else server.score_range,
             ),
             instruct=instruct,
@@ -143,8 +176,17 @@ class ServerScorer(HttpScorer):
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """Also the address, as each server names its own models, and whether scores were logits."""
-        return (*super().fingerprint, self._url, self._logits)
+        """Also the address, as each server names its own models, and what else changes scores."""
+        return (*super().fingerprint, self._url, self._logits, self._server.writes_prompt)
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """Text; with `multimodal=True` also images and videos."""
+        return MULTIMODAL if self._server.is_multimodal else TEXT_ONLY
+
+    @property
+    def _server(self) -> ServerDialect:
+        return cast(ServerDialect, self._dialect)
 
     def check(self) -> Scores:
         """Check that the server scores a relevant text above irrelevant ones.
@@ -217,9 +259,9 @@ def _is_complete(path: str) -> bool:
 def _completed(url: str, dialect: ServerDialect) -> str:
     """Return the address, its path completed to the dialect's path."""
     parts = urlsplit(url)
-    if _is_complete(parts.path):
+    if _is_complete(parts.path) or parts.path.endswith(dialect.path):
         return url
-    if dialect is SERVERS["dashscope"] and is_dashscope(url):  # such as /compatible-mode/v1
+    if dialect.service == "DashScope" and is_dashscope(url):  # such as /compatible-mode/v1
         return parts._replace(path=dialect.path).geturl()
     steps = dialect.path.split("/")
     beginnings = ("/".join(steps[:count]) for count in range(len(steps), 1, -1))
@@ -227,26 +269,77 @@ def _completed(url: str, dialect: ServerDialect) -> str:
     return parts._replace(path=base + dialect.path).geturl()
 
 
-def _check_fit(dialect: ServerDialect, model: str | None, instruct: str | None) -> None:
+def _check_fit(
+    dialect: ServerDialect, model: str | None, instruct: str | None, prompt: str | None
+) -> None:
     if dialect.needs_model and model is None:
         raise InvalidInputError(
             f"{dialect.service} needs the name of a model.", remedy="Pass model=."
         )
-    if instruct is not None and dialect is COMMON:
+    if prompt is not None:
+        _check_prompt(dialect, prompt)
+    elif instruct is not None and not dialect.always_prompts:
+        _check_instruct(dialect, instruct)
+
+
+def _check_prompt(dialect: ServerDialect, prompt: str) -> None:
+    if prompt != "qwen3":
+        raise InvalidInputError(f"Unknown prompt {prompt!r}.", remedy="Use 'qwen3' or None.")
+    if dialect.prompt_obstacle is None:
+        return
+    if dialect is COMMON:
+        remedy = f"Pass dialect= too, as {_choices()}."
+    elif dialect.is_own:
+        remedy = (
+            "Serve the model for text generation and pass dialect='completions', or use vLLM or "
+            "LocalScorer."
+        )
+    else:
+        remedy = "Leave out prompt=."
+    raise InvalidInputError(
+        f"{dialect.service} can't get the prompt from us: {dialect.prompt_obstacle}.", remedy=remedy
+    )
+
+
+def _check_instruct(dialect: ServerDialect, instruct: str) -> None:
+    if dialect is COMMON:
         raise InvalidInputError(
             "Servers take instruct under different names, or not at all.",
             remedy=f"Pass dialect= too, as {_choices()}.",
         )
-    if instruct is not None and dialect.instruct is None:
+    if dialect.instruct is None:
         raise InvalidInputError(
-            f"{dialect.service} does not take instruct, got {instruct!r}.", remedy="Leave it out."
+            f"{dialect.service} does not take instruct, got {instruct!r}.",
+            remedy="Leave it out."
+            if dialect.prompt_obstacle
+            else 'Leave it out, or pass prompt="qwen3".',
+        )
+    if dialect is SERVERS["generic"]:
+        _log.warning(
+            "dialect='generic' sends instruct as 'instruction'. A service that does not know this "
+            "field may ignore it without an error; check() finds out."
+        )
+
+
+def _check_multimodal(dialect: ServerDialect, prompt: str | None) -> None:
+    if dialect.media is None:
+        known = [repr(name) for name, each in SERVERS.items() if each.media is not None]
+        raise InvalidInputError(
+            f"How {dialect.service} takes images is not known.",
+            remedy=f"Pass dialect= as {', '.join(known[:-1])} or {known[-1]}, or leave out "
+            "multimodal=True.",
+        )
+    if prompt is not None:
+        raise InvalidInputError(
+            "prompt='qwen3' is for text, and Qwen3-VL-Reranker has another prompt.",
+            remedy="Start the server with the model's own template, and leave out prompt=.",
         )
 
 
 def _extra(
     dialect: ServerDialect, truncate: bool, max_item_tokens: int | None
 ) -> Mapping[str, Any]:
-    """Return what else is in every request."""
+    """Return what else is in every request. Without a prompt of ours, the server cuts its parts."""
     extra = dict(dialect.extra)
     if dialect.truncate is not None:
         extra[dialect.truncate] = truncate
@@ -263,7 +356,7 @@ def _limits(
     max_item_tokens: int | None,
 ) -> Limits:
     limits = dialect.limits
-    if dialect is SERVERS["dashscope"] and model is not None:
+    if dialect.service == "DashScope" and model is not None:
         limits = published_limits(model, dashscope_region(url, None))
     if batch_size is not None:
         check_whole("batch_size", batch_size, at_least=1)

@@ -165,6 +165,7 @@ class RerankRequest:
             f"{self.dialect.service} returned {len(ranking.indices)} scores for {self.count} "
             f"documents: {len(sent - returned)} missing, {len(returned - sent)} of documents that "
             f"were not sent, {len(ranking.indices) - len(returned)} repeated.",
+            remedy=self.dialect.incomplete_remedy,
             request_id=self._shown(ranking.request_id or "") or None,
         )
 

@@ -1,6 +1,6 @@
 """Qwen3-Reranker's prompt, as token sequences.
 
-Source of the wording and the truncation: QwenLM/Qwen3-Embedding on GitHub, README and
+Source of the truncation: QwenLM/Qwen3-Embedding on GitHub,
 examples/qwen3_reranker_transformers.py.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.scorers.prompts import DEFAULT_INSTRUCT, PREFIX, SUFFIX, prompt_body
 from qwen_rerank.validation import check_query, check_text, check_whole, not_utf8
 
 if TYPE_CHECKING:
@@ -26,16 +27,6 @@ __all__ = [
     "prompt_body",
     "without_added_tokens",
 ]
-
-DEFAULT_INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
-
-PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
-    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
-    "<|im_start|>user\n"
-)
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-
 
 Tokens: TypeAlias = tuple[int, ...]
 
@@ -120,12 +111,6 @@ class Prompt:
     def _encode(self, bodies: list[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch(bodies, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
-
-
-def prompt_body(instruct: str, query: str, text: str | None = None) -> str:
-    """The part between prefix and suffix. Without a text, it ends where the text would begin."""
-    head = f"<Instruct>: {instruct}\n<Query>: {query}\n<Document>:"
-    return head if text is None else f"{head} {text}"
 
 
 def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

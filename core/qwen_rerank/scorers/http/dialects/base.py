@@ -76,12 +76,14 @@ class Dialect(ABC):
         results: Where a response has its results, such as `"output.results"`, for messages.
         codes: Error types and remedies by the beginning of the service's own error code.
         score_range: The lowest and the highest score that there can be. One outside is refused.
+        incomplete_remedy: What to do if a response does not have one score per document.
     """
 
     service: str
     results: str = "results"
     codes: Mapping[str, ErrorMapping] = {}
     score_range: tuple[float, float] = (-inf, inf)
+    incomplete_remedy: str | None = None
 
     @property
     def provider(self) -> str | None:

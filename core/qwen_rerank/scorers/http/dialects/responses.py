@@ -13,7 +13,15 @@ from pydantic_core import from_json
 
 from qwen_rerank.validation import is_finite
 
-__all__ = ["ErrorResponse", "InvalidRankingError", "RankingResponse", "read_error", "read_ranking"]
+__all__ = [
+    "ErrorResponse",
+    "InvalidRankingError",
+    "RankingResponse",
+    "read_error",
+    "read_json",
+    "read_ranking",
+    "tokens_in",
+]
 
 _CONTAINERS = ("results", "output", "data", "result")
 """The keys under which services and gateways put results, in order of preference."""
@@ -84,7 +92,7 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
     Raises:
         InvalidRankingError: The body is not a ranking, or holds an error code.
     """
-    response = _parse_json(body)
+    response = read_json(body)
     keys = tuple(dict.fromkeys([*expected.split("."), *_CONTAINERS]))
     path = _results_path(response, keys)
     if path is None:
@@ -97,7 +105,7 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
     if any(map(_holds_error, objects)):
         raise InvalidRankingError("code: reports an error")
     indices, scores = _indices_and_scores(response, path, score_range)
-    return RankingResponse(indices, scores, _tokens(objects), _request_id(objects) or None)
+    return RankingResponse(indices, scores, tokens_in(objects), _request_id(objects) or None)
 
 
 def read_error(body: bytes) -> ErrorResponse:
@@ -106,7 +114,7 @@ def read_error(body: bytes) -> ErrorResponse:
     A body in another form, or one that reports success, has no code and no message.
     """
     try:
-        response = _parse_json(body)
+        response = read_json(body)
     except InvalidRankingError:
         return ErrorResponse()
     while isinstance(response, dict) and _reports_success(response):
@@ -126,7 +134,12 @@ def read_error(body: bytes) -> ErrorResponse:
     )
 
 
-def _parse_json(body: bytes) -> Any:
+def read_json(body: bytes) -> Any:
+    """Parse a body as JSON.
+
+    Raises:
+        InvalidRankingError: It is not JSON.
+    """
     with suppress(ValueError):
         return from_json(body, cache_strings="keys")
     try:  # slower, but accepts more: half surrogate pairs, byte order marks, UTF-16
@@ -233,7 +246,7 @@ def _code_as_number(code: object) -> int:
     return code if type(code) is int else -1
 
 
-def _tokens(responses: Iterable[dict[str, Any]]) -> int:
+def tokens_in(responses: Iterable[dict[str, Any]]) -> int:
     """Return the tokens billed; 0 if the response has no number above 0."""
     for response in responses:
         usage = response.get("usage")
