@@ -116,6 +116,17 @@ class TestEval:
         assert message in outcome.err
 
 
+class TestCalibrate:
+    def test_it_proposes_a_min_score_and_draws_it(self, cli: Cli, folder: Path) -> None:
+        options = ["--run", folder / "reranked.run", "--qrels", folder / "test.tsv"]
+        outcome = cli("calibrate", *options, "--plot", folder / "curve.svg")
+        assert outcome.code == 0
+        assert outcome.out.endswith("\n\nQwenRerank(min_score=0.5)\n")
+        assert "curve.svg: Precision and recall by min_score" in outcome.err
+        assert "Precision and recall by min_score" in (folder / "curve.svg").read_text()
+        assert json.loads(cli("calibrate", *options, "--json").out)["min_score"] == 0.5
+
+
 class TestCheck:
     def test_every_step_passes(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
         dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3, *[0.0] * 4])))

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from qwen_rerank import __version__
+from qwen_rerank.cli.calibrate import calibrate
 from qwen_rerank.cli.check import check
 from qwen_rerank.cli.evaluate import evaluate
 from qwen_rerank.cli.exit_codes import Exit, error_text, exit_code
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command("rank")(rank)
 app.command("run")(rerank_run)
 app.command("eval")(evaluate)
+app.command("calibrate")(calibrate)
 app.command("check")(check)
 app.command("models")(models)
 

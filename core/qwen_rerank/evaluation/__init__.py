@@ -5,6 +5,7 @@ and matplotlib are imported only when you ask for a data frame or a plot.
 """
 
 from qwen_rerank.datasets import read_judgements, read_run, read_texts
+from qwen_rerank.evaluation.calibrating import Calibration, Interval, calibrate
 from qwen_rerank.evaluation.comparing import compare, perfect
 from qwen_rerank.evaluation.drawing import Plot
 from qwen_rerank.evaluation.evaluating import Reranker, aevaluate, evaluate
@@ -15,14 +16,17 @@ from qwen_rerank.evaluation.significance import Comparison, randomisation_test
 
 __all__ = [
     "DEFAULT_MEASURES",
+    "Calibration",
     "Comparison",
     "FirstStage",
+    "Interval",
     "Judgements",
     "Plot",
     "Report",
     "Reranker",
     "Run",
     "aevaluate",
+    "calibrate",
     "compare",
     "evaluate",
     "perfect",

@@ -21,7 +21,7 @@ from qwen_rerank.evaluation.runs import (
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-__all__ = ["build_report", "check_some_judged", "compare", "perfect"]
+__all__ = ["best_first_run", "build_report", "check_some_judged", "compare", "perfect"]
 
 
 def compare(
@@ -47,7 +47,7 @@ def compare(
         InvalidInputError: An argument is invalid, or no query is judged.
         MissingDependencyError: The extra `evaluation` is not installed.
     """
-    normalized = {name: _best_first_run(run) for name, run in with_string_ids(runs, "runs").items()}
+    normalized = {name: best_first_run(run) for name, run in with_string_ids(runs, "runs").items()}
     if not normalized:
         raise InvalidInputError("There is no run to measure.")
     gains = judgements_by_query(judgements)
@@ -77,11 +77,16 @@ def perfect(run: AnyRun, judgements: Judgements) -> Run:
         query_id: sorted_by_score(
             {id_: float(gains.get(query_id, {}).get(id_, 0)) for id_ in ranking}
         )
-        for query_id, ranking in _best_first_run(run).items()
+        for query_id, ranking in best_first_run(run).items()
     }
 
 
-def _best_first_run(run: AnyRun) -> Run:
+def best_first_run(run: AnyRun) -> Run:
+    """Return a run of any form as document ids, best first, with their scores or None.
+
+    Raises:
+        InvalidInputError: It is not a run.
+    """
     reader = RecordReader()
     return {
         query_id: best_first(reader.read(results))

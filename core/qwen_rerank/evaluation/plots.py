@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axes._secondary_axes import SecondaryAxis
 
-__all__ = ["RankChanges", "plot_gains", "plot_scores"]
+    from qwen_rerank.evaluation.calibrating import Calibration
+
+__all__ = ["RankChanges", "plot_calibration", "plot_gains", "plot_scores"]
 
 _MAX_LABELLED = 40
 """Up to this many queries, each bar has room for the id of its query."""
@@ -239,6 +241,44 @@ def _draw_legend(axes: Axes, top: int, lowest: int) -> None:
     if lowest > top:
         text += f"\nat the bottom: below rank {top}, or not in the run"
     axes.text(0.5, -0.01, text, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+
+
+def plot_calibration(calibration: Calibration) -> Plot:
+    """Draw precision and recall by min_score."""
+    scores, precision, recall = zip(*calibration.curve, strict=True)
+    with new_axes(8, 3.6) as (figure, axes):
+        axes.plot(scores, precision, color=BLUE, label="precision: how many kept are relevant")
+        axes.plot(
+            scores, recall, color=ORANGE, linestyle="--", label="recall: how many relevant are kept"
+        )
+        axes.axvspan(
+            *calibration.min_score_interval,
+            color=GREY,
+            alpha=0.2,
+            linewidth=0,
+            label="95% interval",
+        )
+        chosen = f"min_score={calibration.min_score:g}"
+        axes.axvline(calibration.min_score, color=INK, linewidth=1, label=chosen)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("min_score")
+        axes.set_title(
+            f"{chosen}: precision {calibration.precision:.2f}, recall {calibration.recall:.2f} "
+            f"over {calibration.queries} queries"
+        )
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    return Plot(figure, _describe_calibration(calibration))
+
+
+def _describe_calibration(calibration: Calibration) -> str:
+    low, high = calibration.min_score_interval
+    lowest, highest = calibration.curve[-1][0], calibration.curve[0][0]
+    return (
+        f"Precision and recall by min_score, from {lowest:.3f} to {highest:.3f}. "
+        f"min_score={calibration.min_score:g}, chosen for {calibration.criterion}, has a "
+        f"precision of {calibration.precision:.3f} and a recall of {calibration.recall:.3f}. "
+        f"Its 95% interval is from {low:.3f} to {high:.3f}."
+    )
 
 
 def plot_scores(run: str, relevant: Sequence[float], others: Sequence[float]) -> Plot:
