@@ -206,11 +206,11 @@ class _Scored:
         return halfway
 
     def short_threshold(self, at: int) -> float:
-        """Return the shortest number near the threshold that keeps the same documents."""
+        """Return the threshold with as few digits, at least two, as keep the same documents."""
         at_ends = self.scores[self.ends]
         lowest, below = float(at_ends[at]), float((*at_ends, float("-inf"))[at + 1])
         halfway = float(self.thresholds[at])
-        shorter = (float(f"{halfway:.{digits}g}") for digits in range(1, 17))
+        shorter = (float(f"{halfway:.{digits}g}") for digits in range(2, 17))
         return next((each for each in shorter if below < each <= lowest), lowest)
 
 
