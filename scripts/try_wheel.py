@@ -69,6 +69,11 @@ EXTRAS = {
         "from qwen_rerank import KeepOrder, PassageScorer; PassageScorer(KeepOrder())",
         scorer="DashScopeScorer",
     ),
+    "rates": Extra(
+        "docs/guide/engine.md",
+        "from qwen_rerank import DashScopeScorer; DashScopeScorer(api_key='sk-x', "
+        "requests_per_minute=1, rates_store='redis://localhost')",
+    ),
     "evaluation": Extra(
         "docs/guide/engine.md",
         "from qwen_rerank.evaluation import evaluate; "

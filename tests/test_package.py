@@ -70,6 +70,7 @@ def test_the_wheel_requires_what_it_imports_and_names_its_extras(dist: Path) -> 
         "llamaindex",
         "embedded",
         "passages",
+        "rates",
         "evaluation",
         "cli",
         "local",

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_serializer
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_serializer, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
@@ -57,9 +57,10 @@ if TYPE_CHECKING:
 
     _Key: TypeAlias = SecretStr | str  # either can be passed; it is a SecretStr from then on
     _SSLContext: TypeAlias = SSLContext
+    _RatesStore: TypeAlias = Any
 else:
     _Key = SecretStr
-    _SSLContext = Any  # the scorer checks it
+    _SSLContext = _RatesStore = Any  # the scorer checks them
 
 
 NOT_SAVED = "***"
@@ -98,6 +99,11 @@ class RequestOptions(BaseModel):
     raise an error that names the documents, before anything is sent. The part is cut off after a
     token, counted in `Usage.truncated`, and logged.
     """
+    rates_store: SkipJsonSchema[_RatesStore] = None
+    """Where several processes share both limits: the path of a file, for those of one machine; a
+    redis:// URL or a redis.Redis, for those of many machines, with the extra rates. If it fails,
+    a warning is logged, and each process has limits of its own for a while.
+    """
     headers: dict[str, _Key] | None = None
     """Headers for every request, such as those that a gateway asks for. Reprs, dumps, pickles and
     messages never contain their values. The key and what describes the body can't be set here.
@@ -112,6 +118,18 @@ class RequestOptions(BaseModel):
     """
     ssl_context: SkipJsonSchema[_SSLContext | None] = None
     """An ssl.SSLContext of your own, such as one with a client certificate."""
+
+    @field_validator("rates_store", mode="before")
+    @classmethod
+    def _hide_url(cls, value: Any) -> Any:
+        return as_secret(value) if isinstance(value, str) and "://" in value else value
+
+    @field_serializer("rates_store")
+    def _serialize_rates_store(self, value: Any) -> Any:
+        if isinstance(value, SecretStr):
+            return without_user(value)
+        is_plain = value is None or isinstance(value, str | os.PathLike)
+        return value and os.fspath(value) if is_plain else {"not_saved": type(value).__name__}
 
     @field_serializer("headers")
     def _serialize_headers(self, value: dict[str, Any] | None) -> dict[str, str] | None:
@@ -133,6 +151,7 @@ class RequestArguments(TypedDict, total=False):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     truncate: bool
+    rates_store: Any
     headers: Mapping[str, _Key] | None
     proxy: _Key | None
     ca_bundle: str | Path | None
@@ -270,6 +289,8 @@ def with_secrets(options: T) -> T:
     for name in ("api_key", "dashscope_api_key", "proxy"):
         if name in hidden:
             hidden[name] = as_secret(hidden[name])
+    if "://" in str(hidden.get("rates_store")):
+        hidden["rates_store"] = as_secret(hidden["rates_store"])
     if isinstance(headers := hidden.get("headers"), Mapping):
         hidden["headers"] = {name: as_secret(value) for name, value in headers.items()}
     return cast(T, hidden)

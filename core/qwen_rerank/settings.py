@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from pydantic import (
@@ -142,7 +143,9 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         is_plain = value is None or isinstance(value, str | Sequence)
         return value if is_plain else {_NOT_SAVED: type(value).__name__}
 
-    @field_validator("scorer", "rerank_field", "usage_callback", "ssl_context", mode="before")
+    @field_validator(
+        "scorer", "rerank_field", "usage_callback", "ssl_context", "rates_store", mode="before"
+    )
     @classmethod
     def _refuse_not_saved(cls, value: Any) -> Any:
         if isinstance(value, dict) and _NOT_SAVED in value:
@@ -156,9 +159,13 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         # Without the key and the engine that holds it: it is read from DASHSCOPE_API_KEY again.
         if self.ssl_context is not None:
             raise InvalidInputError("ssl_context cannot be pickled.", remedy="Pass ca_bundle=.")
+        if not isinstance(self.rates_store, str | PathLike | SecretStr | None):
+            raise InvalidInputError("A client cannot be pickled.", remedy="Pass a redis:// URL.")
         hidden: dict[str, Any] = {"api_key": None}
         if self.headers is not None:
             hidden["headers"] = dict.fromkeys(self.headers, SecretStr(NOT_SAVED))
+        if isinstance(self.rates_store, SecretStr):
+            hidden["rates_store"] = SecretStr(without_user(self.rates_store))
         if self.proxy is not None:
             hidden["proxy"] = SecretStr(without_user(self.proxy))
         keyless = self.model_copy(update=hidden)
@@ -174,11 +181,11 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # Functions are shared, as scorers are: a bound method may store something in its object.
-        # A TLS context cannot be copied.
+        # A TLS context and a Redis client cannot be copied.
         memo = {} if memo is None else memo
-        for own in (self.rerank_field, self.usage_callback, self.ssl_context):
-            if callable(own) or own is self.ssl_context:
-                memo[id(own)] = own
+        functions = (own for own in (self.rerank_field, self.usage_callback) if callable(own))
+        for own in (*functions, self.ssl_context, self.rates_store):
+            memo[id(own)] = own
         return super().__deepcopy__(memo)
 
     def __eq__(self, other: object) -> bool:

@@ -120,8 +120,8 @@ def _declared(name: str) -> inspect.Parameter:
 
 
 _DESCRIPTIONS = descriptions(DashScopeOptions)
-_NOT_IN_SHELL = ("headers", "proxy", "ca_bundle", "ssl_context")
-"""Secrets, and what environment variables are for."""
+_NOT_IN_SHELL = ("rates_store", "headers", "proxy", "ca_bundle", "ssl_context")
+"""Secrets, what environment variables are for, and what is not text."""
 
 _REQUESTS = tuple(name for name in RequestOptions.model_fields if name not in _NOT_IN_SHELL)
 _SERVICE = frozenset({*_REQUESTS, "model", "url", "instruct"})

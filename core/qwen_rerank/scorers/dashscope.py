@@ -95,7 +95,7 @@ class DashScopeScorer(HttpScorer):
             ),
             max_concurrency=chosen["max_concurrency"],
             limits=limits or published_limits(model, served_in),
-            rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
+            rate_limits=RateLimits.of(chosen),
             route=Route.of(chosen, self._headers()),
             truncate=chosen["truncate"],
             price=published_price(model, served_in),

@@ -164,7 +164,7 @@ class ServerScorer(HttpScorer):
             ),
             max_concurrency=chosen["max_concurrency"],
             limits=_limits(server, model, url, batch_size, max_item_tokens),
-            rate_limits=RateLimits(chosen["requests_per_minute"], chosen["tokens_per_minute"]),
+            rate_limits=RateLimits.of(chosen),
             route=Route.of(chosen, self._headers()),
             truncate=chosen["truncate"],
         )

@@ -34,9 +34,9 @@ from qwen_rerank.scorers.http.io_loop import IOLoop
 from qwen_rerank.scorers.http.rate_limiter import (
     MINUTE,
     RateLimiter,
-    RateLimiters,
     RateLimits,
 )
+from qwen_rerank.scorers.http.rate_limiters import RateLimiters
 from qwen_rerank.testing.faults import refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from tests.support.clients import CLIENTS, arank, rank

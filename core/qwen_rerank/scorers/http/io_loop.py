@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
 from qwen_rerank.scorers.http.body_form import BodyForms
-from qwen_rerank.scorers.http.rate_limiter import RateLimiters
+from qwen_rerank.scorers.http.rate_limiters import RateLimiters
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.http.pool import ConnectionPool

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from qwen_rerank.errors import RateLimitError
+from qwen_rerank.errors import InvalidInputError, RateLimitError
+from qwen_rerank.options import RequestArguments
+from qwen_rerank.scorers.http.rates_store import StorePlace
 from qwen_rerank.validation import check_whole
 
-__all__ = ["MINUTE", "RateLimiter", "RateLimiters", "RateLimits"]
+__all__ = ["MINUTE", "RateLimiter", "RateLimits", "too_late"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,15 +35,23 @@ class RateLimits:
     Attributes:
         requests: Requests per minute, counting every attempt; None for no limit.
         tokens: Tokens per minute, counting every attempt; None for no limit.
+        store: Where processes share them; None if each process has its own.
 
     Raises:
-        InvalidInputError: A limit is not a whole number of at least 1.
+        InvalidInputError: A limit is not a whole number of at least 1, or there is a store and no
+            limit.
     """
 
     requests: int | None = None
     tokens: int | None = None
+    store: StorePlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.store is not None and not self:
+            raise InvalidInputError(
+                "rates_store has no effect without a limit.",
+                remedy="Pass requests_per_minute= or tokens_per_minute= too.",
+            )
         for name, limit in self._by_option.items():
             check_whole(name, limit, at_least=1)
 
@@ -50,6 +60,13 @@ class RateLimits:
 
     def __str__(self) -> str:
         return " and ".join(f"{name}={limit}" for name, limit in self._by_option.items())
+
+    @classmethod
+    def of(cls, options: RequestArguments) -> RateLimits:
+        """Return the limits that a scorer's options describe."""
+        requests, tokens = options["requests_per_minute"], options["tokens_per_minute"]
+        where = options["rates_store"]
+        return cls(requests, tokens, None if where is None else StorePlace.of(where))
 
     @property
     def _by_option(self) -> dict[str, int]:
@@ -151,7 +168,7 @@ class RateLimiter:
         planned = self._schedule_of_waiting(now)
         start = planned.room_at(amounts, now)
         if deadline is not None and start >= deadline:
-            raise self._too_late(start - now)
+            raise too_late(self._limits, start - now)
         planned.add(amounts, start)
         _log.debug("waiting %.1f s for %s", start - now, self._limits)
         await self._queue(amounts)
@@ -189,13 +206,14 @@ class RateLimiter:
             if not self._waiting:
                 self._planned = None
 
-    def _too_late(self, wait: float) -> RateLimitError:
-        return RateLimitError(
-            f"With {self._limits}, the next request can be sent in {wait:.1f} s, after the call's "
-            "deadline.",
-            remedy="Raise deadline= or the rate limit, or send fewer documents.",
-            retry_after=wait,
-        )
+
+def too_late(limits: RateLimits, wait: float) -> RateLimitError:
+    """Return the error for a request whose turn, after this wait, comes after the deadline."""
+    return RateLimitError(
+        f"With {limits}, the next request can be sent in {wait:.1f} s, after the call's deadline.",
+        remedy="Raise deadline= or the rate limit, or send fewer documents.",
+        retry_after=wait,
+    )
 
 
 class _Schedule:
@@ -223,26 +241,3 @@ class _Schedule:
 
     def __copy__(self) -> _Schedule:
         return _Schedule(map(copy, self._windows), self._last)
-
-
-class RateLimiters:
-    """A rate limiter per account and limits. For a single event loop.
-
-    Args:
-        clock: Tells the time, in seconds.
-        sleep: Waits for a number of seconds.
-    """
-
-    def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
-        self._clock = clock
-        self._sleep = sleep
-        self._limiters: dict[tuple[Hashable, RateLimits], RateLimiter] = {}
-
-    def limiter(self, account: Hashable, limits: RateLimits) -> RateLimiter:
-        """The limiter that all requests of an account with the same limits share."""
-        key = (account, limits)
-        if key not in self._limiters:
-            busy = {key: each for key, each in self._limiters.items() if not each.is_idle()}
-            new = RateLimiter(limits, clock=self._clock, sleep=self._sleep)
-            self._limiters = {**busy, key: new}
-        return self._limiters[key]
