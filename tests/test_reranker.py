@@ -122,8 +122,8 @@ def test_a_scorer_can_replace_the_service() -> None:
         ({"query": "q", "topn": 0}, "topn"),
         ({"query": "q", "rerank_field": ""}, "rerank_field"),
         ({"query": "q", "rerank_field": 5}, "rerank_field"),
-        ({"query": "q", "unknown": 1}, "unknown"),
-        ({"query": "q", "top_n": 5}, "top_n"),
+        ({"query": "q", "min_scores": 1}, "Did you mean 'min_score'"),
+        ({"query": "q", "top_n": 5}, "Did you mean 'topn'"),
         ({"query": "q", "model": "qwen3-vl-rerank", "scorer": EmbeddedScorer()}, "model"),
     ],
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -274,9 +274,7 @@ def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dic
         InvalidInputError: An argument is not an option. The remedy suggests the nearest one.
     """
     fields = options.model_fields
-    for name in arguments:
-        if name not in fields:
-            raise unknown_option(name, fields)
+    check_options(arguments, fields)
     return {name: field.get_default() for name, field in fields.items()} | dict(arguments)
 
 
@@ -301,10 +299,18 @@ def as_secret(value: Any) -> Any:
     return SecretStr(value) if isinstance(value, str) else value
 
 
-def unknown_option(name: str, names: Sequence[str] | Mapping[str, Any]) -> InvalidInputError:
-    """Return the error for an option that does not exist."""
-    near = get_close_matches(name, names, 1)
-    return InvalidInputError(
-        f"There is no option {name!r}.",
-        remedy=f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(names)}.",
-    )
+def check_options(arguments: Iterable[str], names: Collection[str]) -> None:
+    """Raise InvalidInputError if an argument is not an option. Its value may be a key: not shown.
+
+    Args:
+        arguments: The names of the arguments.
+        names: The names of the options, of which the remedy suggests the nearest.
+    """
+    for name in arguments:
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            known = f"The options are {', '.join(names)}."
+            raise InvalidInputError(
+                f"There is no option {name!r}.",
+                remedy=f"Did you mean {near[0]!r}?" if near else known,
+            )

@@ -11,13 +11,13 @@ from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, checked_query
-from qwen_rerank.options import DocumentField, as_secret, with_secrets
+from qwen_rerank.options import DocumentField, as_secret, check_options, with_secrets
 from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
-from qwen_rerank.settings import RerankSettings
+from qwen_rerank.settings import RerankSettings, option_names
 from qwen_rerank.validation import check_top_n
 
 __all__ = ["QwenReRanker", "ScoredDocument"]
@@ -77,10 +77,8 @@ class QwenReRanker:
         options, api_key = with_secrets(options), as_secret(api_key)
         checked_query(query)
         check_top_n(topn, "topn")
-        if "top_n" in options:
-            raise InvalidInputError(
-                "QwenReRanker has no option 'top_n'.", remedy="Pass topn= instead."
-            )
+        names = option_names(RerankSettings)
+        check_options(options, ["topn" if name == "top_n" else name for name in names])
         if api_key is not None:
             options["api_key"] = api_key
         if scorer is None or model != _ZVEC_MODEL:

@@ -8,11 +8,14 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from pydantic import (
+    AliasChoices,
+    BaseModel,
     ConfigDict,
     PrivateAttr,
     SecretStr,
     field_serializer,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
@@ -24,6 +27,7 @@ from qwen_rerank.options import (
     DashScopeOptions,
     DocumentField,
     RankingOptions,
+    check_options,
     with_secrets,
     without_user,
 )
@@ -34,7 +38,7 @@ from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.validation import check_top_n
 
-__all__ = ["PluginSettings", "RerankSettings"]
+__all__ = ["PluginSettings", "RerankSettings", "option_names"]
 
 _NOT_SAVED = "not_saved"
 
@@ -82,6 +86,13 @@ class RerankSettings(DashScopeOptions, RankingOptions):
             options = with_secrets(options)
             super().__init__(**options)
             _ = self.engine  # bad options are errors here, not at the first query
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_options(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            check_options(data, option_names(cls))
+        return data
 
     @property
     def engine(self) -> RerankEngine:
@@ -247,6 +258,15 @@ class _Built(NamedTuple):
     options: tuple[Any, ...]
     engine: RerankEngine
     reader: ItemReader[Any]
+
+
+def option_names(settings: type[BaseModel]) -> list[str]:
+    """Return the names of the options, and the other names that some of them have."""
+    names: list[str] = []
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        names += map(str, alias.choices) if isinstance(alias, AliasChoices) else [name]
+    return names
 
 
 def _of_source(function: Callable[[Any], Item | None]) -> Callable[[Record], Item | None]:

@@ -278,7 +278,7 @@ def test_without_a_key_it_says_where_to_put_one_and_how_to_do_without(cli: Cli) 
         (("rank", QUERY, "-s", "embedded", "--model", "x"), "--model"),
         (("rank", QUERY, "-s", "server"), "--url"),
         (("rank", QUERY, "-s", "server", "--url", "http://localhost:1"), "Pass --dialect"),
-        (("rank", QUERY, "--instruct", "x"), "Pass --model qwen3-rerank"),
+        (("rank", QUERY, "-m", "gte-rerank-v2", "--instruct", "x"), "Pass --model qwen3-rerank"),
         (("rank", QUERY, "--region", "eu-west-1"), "eu-west-1"),
         (("rank", QUERY, "-s", "gpt"), "gpt"),
         (("rank", QUERY, "-n", "0"), "--top-n"),

@@ -34,9 +34,14 @@ def bearer(dashscope: LoopbackDashScope) -> str:
     return dashscope.received[-1].headers["Authorization"]
 
 
-def test_an_unknown_option_is_refused_by_name(dashscope: LoopbackDashScope) -> None:
-    with pytest.raises(ValidationError, match="topn"):
+def test_an_unknown_option_is_refused_with_the_nearest(dashscope: LoopbackDashScope) -> None:
+    with pytest.raises(ValidationError, match=r"no option 'topn'\. Did you mean 'top_n'"):
         QwenRerank(topn=3)
+    with pytest.raises(ValidationError, match="Did you mean 'dashscope_api_key'") as caught:
+        QwenRerank(dashscope_apikey=KEY)
+    assert KEY not in str(caught.value)
+    with pytest.raises(ValidationError, match="Did you mean 'min_score'"):
+        QwenRerank().min_scores = 0.5
 
 
 @pytest.mark.parametrize(

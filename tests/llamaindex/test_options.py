@@ -227,7 +227,7 @@ def test_without_a_key_construction_says_how_to_give_one() -> None:
 
 
 def test_a_saved_option_that_is_unknown_is_refused_by_name(dashscope: LoopbackDashScope) -> None:
-    with pytest.raises(ValidationError, match="topn"):
+    with pytest.raises(ValidationError, match=r"no option 'topn'\. Did you mean 'top_n'"):
         QwenRerank.from_dict({**QwenRerank().to_dict(), "topn": 3})
 
 
