@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
 
-__all__ = ["random_model", "real_tokenizer", "save", "tokenizer"]
+__all__ = ["CORPUS", "random_model", "real_tokenizer", "save", "tokenizer"]
 
 torch.set_num_threads(1)
 
@@ -28,7 +28,7 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_CORPUS = [
+CORPUS = [
     "Judge whether the Document meets the requirements based on the Query and the Instruct",
     "provided. Note that the answer can only be yes or no. system user assistant yes no yes no",
     "Given a web search query, retrieve relevant passages that answer the query",
@@ -68,7 +68,7 @@ def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
     return folder
 
 
-def tokenizer(corpus: Sequence[str] = _CORPUS) -> PreTrainedTokenizerFast:
+def tokenizer(corpus: Sequence[str] = CORPUS) -> PreTrainedTokenizerFast:
     """Qwen's rules and control tokens with a small vocabulary, of the words in the corpus."""
     made = _by_qwens_rules(models.BPE())
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -26,7 +26,7 @@ _CONFIG = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num
 _LAYER = ("input_layernorm", "mlp", "post_attention_layernorm", "self_attn")
 _ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "o_proj"),
-    *("q_norm", "k_norm", "head_dim", "sliding_window"),
+    *("q_norm", "k_norm", "head_dim"),
 )
 
 _CHECKED_LAYERS = 2

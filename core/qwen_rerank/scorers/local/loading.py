@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
 )
 from transformers.utils import logging as transformers_logging
 
+from qwen_rerank.errors import MissingDependencyError
 from qwen_rerank.scorers.local.adapter import Adapter, find_adapter, merge
 from qwen_rerank.scorers.local.compatibility import check_modules, check_result
 from qwen_rerank.scorers.local.decoder import Decoder
+from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader
 from qwen_rerank.scorers.local.prompt import without_added_tokens
 from qwen_rerank.scorers.local.source import (
     Hub,
@@ -34,9 +38,23 @@ from qwen_rerank.scorers.local.source import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load", "yes_and_no"]
+__all__ = ["LoadedModel", "load", "yes_and_no"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
+
+
+class LoadedModel(NamedTuple):
+    """A loaded model.
+
+    Attributes:
+        tokenizer: Its tokenizer.
+        decoder: What runs it.
+        image_reader: Reads images for it; None if it reads only texts.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    decoder: Decoder
+    image_reader: ImageReader | None
 
 
 def load(
@@ -47,7 +65,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     progress: bool = False,
-) -> tuple[PreTrainedTokenizerBase, Decoder]:
+) -> LoadedModel:
     """Load a Qwen3 reranker, as published or converted to a sequence classifier with one label.
 
     Args:
@@ -73,12 +91,37 @@ def load(
             tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
         loaded = _load_weights(base, config, adapter, dtype)
         loaded = loaded.to(device).eval()
+    direction = _relevance_direction(model, loaded, tokenizer)
+    if hasattr(loaded.model, "visual"):
+        return _with_images(loaded.model, direction, tokenizer, base)
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise unsuitable(model, "has layers with a sliding window")
-    decoder = Decoder(loaded.model, _relevance_direction(model, loaded, tokenizer))
+    decoder = Decoder(loaded.model, direction)
     check_result(loaded.model, decoder)
-    return tokenizer, decoder
+    return LoadedModel(tokenizer, decoder, None)
+
+
+def _with_images(
+    model: Any, direction: torch.Tensor, tokenizer: PreTrainedTokenizerBase, source: Source
+) -> LoadedModel:
+    """A Qwen3-VL model: a decoder of texts, and an encoder of images."""
+    try:
+        import PIL.Image  # noqa: F401 (images are read later)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The model {source.name!r} needs the pillow package ({error}).",
+            remedy='Install it: pip install "qwen-rerank[local]"',
+        ) from error
+    check_modules(model.language_model)
+    with load_errors(source):
+        processor = AutoImageProcessor.from_pretrained(
+            source.location, revision=source.revision, backend="pil"
+        )
+    reader = ImageReader(processor)
+    decoder = Decoder(model.language_model, direction, EmbedWithImages(model.visual, reader))
+    check_result(model.language_model, decoder)
+    return LoadedModel(tokenizer, decoder, reader)
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -120,6 +163,8 @@ def _model_class(model: str, config: PretrainedConfig, *, classifies: bool) -> A
     architecture = next(iter(config.architectures or ()), "unknown")
     if architecture == "Qwen3ForCausalLM":
         return Qwen3ForSequenceClassification if classifies else Qwen3ForCausalLM
+    if architecture == "Qwen3VLForConditionalGeneration" and not classifies:
+        return AutoModelForImageTextToText
     if architecture != "Qwen3ForSequenceClassification":
         raise unsuitable(model, f"has the architecture {architecture}")
     if config.num_labels != 1:

@@ -7,11 +7,12 @@ examples/qwen3_reranker_transformers.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.content import TEXT_ONLY, Item, Modality
 from qwen_rerank.scorers.prompts import DEFAULT_INSTRUCT, PREFIX, SUFFIX, prompt_body
-from qwen_rerank.validation import check_query, check_text, check_whole, not_utf8
+from qwen_rerank.validation import check_query, check_text, check_whole, is_utf8, not_utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,9 +58,11 @@ class Prompt:
         InvalidInputError: `instruct` is not a text, or `max_length` leaves no room for one.
     """
 
+    modalities: ClassVar[frozenset[Modality]] = TEXT_ONLY
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, instruct: str, max_length: int) -> None:
         check_text("instruct", instruct)
-        self._instruct = instruct
+        self.instruct = instruct
         self._prefix: list[int] = tokenizer(PREFIX, add_special_tokens=False)["input_ids"]
         self._suffix: list[int] = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]
         self._tokenizer = without_added_tokens(tokenizer)
@@ -70,22 +73,20 @@ class Prompt:
         # Longer texts never fit, so a huge text is not tokenized whole.
         self._max_characters = self._max_body * max(map(len, self._tokenizer.get_vocab()))
 
-    def tokenize(self, query: str, texts: Sequence[str]) -> TokenizedPrompts:
+    def tokenize(self, query: Item, texts: Sequence[Item]) -> TokenizedPrompts:
         """Tokenize the prompts of the texts, in the order of the texts.
 
         Raises:
             InvalidInputError: The query or a text is not a string that UTF-8 can encode, or the
                 query leaves no room for the texts.
         """
+        query = self._text("The query", query)
         check_query(query)
-        _check_encodable("The query", query)
-        for index, text in enumerate(texts):
-            _check_encodable(f"Text {index}", text)
-        query = query[: self._max_characters]
         bodies = [
-            prompt_body(self._instruct, query, text[: self._max_characters]) for text in texts
+            prompt_body(self.instruct, query, self._text(f"Text {index}", text))
+            for index, text in enumerate(texts)
         ]
-        head, *bodies_ids = self._encode([prompt_body(self._instruct, query), *bodies])
+        head, *bodies_ids = self._encode([prompt_body(self.instruct, query), *bodies])
         if texts and len(head) >= self._max_body:
             raise self._query_too_long(len(head))
         prompts = [self._prefix + ids[: self._max_body] + self._suffix for ids in bodies_ids]
@@ -98,6 +99,18 @@ class Prompt:
             [tuple(prompt[len(shared) :]) for prompt in prompts],
             [index for index, ids in enumerate(bodies_ids) if len(ids) > self._max_body],
         )
+
+    def _text(self, name: str, text: Item) -> str:
+        """The part of a text that could fit.
+
+        Raises:
+            InvalidInputError: It is not a string that UTF-8 can encode.
+        """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"{name} must be a string, got {type(text).__name__}.")
+        if not is_utf8(text):
+            raise not_utf8(name)
+        return text[: self._max_characters]
 
     def _query_too_long(self, tokens: int) -> InvalidInputError:
         fixed = self.max_length - self._max_body
@@ -123,13 +136,3 @@ def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
         if (value := getattr(backend, part)) is not None:
             setattr(plain, part, value)
     return plain
-
-
-def _check_encodable(name: str, text: str) -> None:
-    """Raise InvalidInputError unless the text is a string that UTF-8 can encode."""
-    if not isinstance(text, str):
-        raise InvalidInputError(f"{name} must be a string, got {type(text).__name__}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise not_utf8(name) from None

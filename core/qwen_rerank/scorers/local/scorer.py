@@ -11,6 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.inputs.content import Item, Modality, check_modalities
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
@@ -21,6 +22,8 @@ from qwen_rerank.validation import check_text, check_whole
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.batching import BatchRunner
     from qwen_rerank.scorers.local.hardware import DType
+    from qwen_rerank.scorers.local.loading import LoadedModel
+    from qwen_rerank.scorers.local.multimodal_prompt import MultimodalPrompt
     from qwen_rerank.scorers.local.source import Hub
 
 __all__ = ["LocalScorer"]
@@ -38,27 +41,34 @@ _MAX_LENGTH = 8_192
 class LocalScorer(Scorer):
     """Scores with a Qwen3-Reranker in this process: without a key, and no text leaves the machine.
 
+    A Qwen3-VL-Reranker ranks images, too: then the query and each text can also be a `Content` with
+    an image, or with a text and an image. An image given as a URL is refused, not downloaded.
+
     The score is what the model's authors define: the probability of "yes" against "no" after the
-    prompt of QwenLM/Qwen3-Embedding, in [0, 1]. Control tokens in a query or a text are read as
-    plain text. A model converted to sequence classification with one label runs its own head.
+    prompt of QwenLM/Qwen3-Embedding or QwenLM/Qwen3-VL-Embedding, in [0, 1]. Control tokens in a
+    query or a text are read as plain text. A model converted to sequence classification with one
+    label runs its own head.
 
     All calls run one after another in a single thread of the scorer, whichever threads and event
     loops they come from. A call that is cancelled or interrupted ends after the current batch.
 
     Args:
-        model: A folder, or an id on the hub. It can also be that of a LoRA adapter in PEFT's
-            format, alone or in one folder with its base model; the adapter is merged into the
-            weights, which needs the peft package.
+        model: A folder, or an id on the hub, of a Qwen3-Reranker or a Qwen3-VL-Reranker. For a
+            Qwen3-Reranker it can also be that of a LoRA adapter in PEFT's format, alone or in one
+            folder with its base model; the adapter is merged into the weights, which needs the peft
+            package.
         instruct: What relevant means; the model's authors recommend English. By default, the
             authors' own.
         device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
             computes in it, otherwise float16 on CUDA and float32 on a CPU.
         max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
-            60; at most the number of the model's positions. None for 8192, or the number of
+            60; at most the number of the model's positions. None for 8192, or 10240 for a
+            Qwen3-VL-Reranker, which adds the 5 tokens at the end of its prompt; or the number of
             positions if that is lower.
         truncate: Whether texts that make a prompt longer than `max_length` lose their end, which is
-            counted in the usage and logged; false to raise an error that names them instead.
+            counted in the usage and logged; false to raise an error that names them instead. Images
+            are never cut.
         batch_tokens: The maximum number of tokens per batch; None for 4096 on a CPU and 16384
             elsewhere. It is halved when the device runs out of memory.
         revision: The branch, tag or commit on the hub.
@@ -78,7 +88,7 @@ class LocalScorer(Scorer):
         self,
         model: str = "Qwen/Qwen3-Reranker-0.6B",
         *,
-        instruct: str = DEFAULT_INSTRUCT,
+        instruct: str | None = None,
         device: str | None = None,
         dtype: DType = "auto",
         max_length: int | None = None,
@@ -102,6 +112,8 @@ class LocalScorer(Scorer):
         self._truncate = truncate
         self._loaded: _Loaded | None = _load_model(**self._options)
         self._max_length = self._loaded.prompt.max_length
+        self._instruct = self._loaded.prompt.instruct
+        self._modalities = self._loaded.prompt.modalities
         self._worker = Worker()
 
     @property
@@ -113,11 +125,15 @@ class LocalScorer(Scorer):
     @property
     def fingerprint(self) -> tuple[Any, ...]:
         """The model, its revision and hub, the instruct, the dtype and the maximum length."""
-        names = ("revision", "hub", "instruct", "dtype")
-        options = (self._options[name] for name in names)
-        return (*super().fingerprint, *options, self._max_length)
+        revision, hub, dtype = (self._options[name] for name in ("revision", "hub", "dtype"))
+        return (*super().fingerprint, revision, hub, self._instruct, dtype, self._max_length)
 
-    def score(self, query: str, texts: Sequence[str]) -> Scores:
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """Text, and images too if the model is a Qwen3-VL-Reranker."""
+        return self._modalities
+
+    def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`.
 
         Returns:
@@ -135,7 +151,7 @@ class LocalScorer(Scorer):
         finally:
             cancelled.set()
 
-    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+    async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Like `score`, without blocking the event loop. A cancelled call ends after a batch."""
         cancelled = Event()
         future = self._worker.submit(self._task(query, texts, cancelled))
@@ -167,14 +183,15 @@ class LocalScorer(Scorer):
         self._worker.close()
         self._loaded = None
 
-    def _task(self, query: str, texts: Sequence[str], cancelled: Event) -> Callable[[], Scores]:
+    def _task(self, query: Item, texts: Sequence[Item], cancelled: Event) -> Callable[[], Scores]:
         if self._loaded is None:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
+        check_modalities(self.modalities, self.model, query, texts, "Text {}".format)
         task = partial(self._score_prompts, self._loaded, query, texts, cancelled)
         return partial(copy_context().run, task)
 
     def _score_prompts(
-        self, loaded: _Loaded, query: str, texts: Sequence[str], cancelled: Event
+        self, loaded: _Loaded, query: Item, texts: Sequence[Item], cancelled: Event
     ) -> Scores:
         start = time.perf_counter()
         shared, rests, truncated = loaded.prompt.tokenize(query, texts)
@@ -190,7 +207,7 @@ class LocalScorer(Scorer):
         )
         return probabilities(Scores([logits[rest] for rest in rests], usage))
 
-    def _check_truncation(self, texts: Sequence[str], truncated: Sequence[int]) -> None:
+    def _check_truncation(self, texts: Sequence[Item], truncated: Sequence[int]) -> None:
         check_truncation(
             self._truncate,
             f"{len(truncated)} of {len(texts)} texts exceed max_length="
@@ -205,14 +222,14 @@ class LocalScorer(Scorer):
 
 
 class _Loaded(NamedTuple):
-    prompt: Prompt
+    prompt: Prompt | MultimodalPrompt
     runner: BatchRunner
 
 
 def _load_model(
     model: str,
     *,
-    instruct: str,
+    instruct: str | None,
     device: str | None,
     dtype: DType,
     max_length: int | None,
@@ -234,7 +251,7 @@ def _load_model(
         ) from error
 
     chosen_device = hardware.choose_device(device)
-    tokenizer, decoder = loading.load(
+    loaded = loading.load(
         model,
         revision=revision,
         hub=hub,
@@ -242,13 +259,31 @@ def _load_model(
         dtype=hardware.choose_dtype(dtype, chosen_device),
         progress=progress,
     )
-    if max_length is None:
-        max_length = min(_MAX_LENGTH, decoder.max_positions)
-    prompt = Prompt(tokenizer, instruct, max_length)
-    if max_length > decoder.max_positions:
+    prompt = _prompt(loaded, instruct, max_length)
+    if prompt.max_length > loaded.decoder.max_positions:
         raise InvalidInputError(
-            f"max_length must be at most {decoder.max_positions}, the number of the model's "
+            f"max_length must be at most {loaded.decoder.max_positions}, the number of the model's "
             f"positions, got {max_length}."
         )
     default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
-    return _Loaded(prompt, BatchRunner(decoder, batch_tokens or default, progress=progress))
+    return _Loaded(prompt, BatchRunner(loaded.decoder, batch_tokens or default, progress=progress))
+
+
+def _prompt(
+    loaded: LoadedModel, instruct: str | None, max_length: int | None
+) -> Prompt | MultimodalPrompt:
+    """The prompt of the model's authors, with their own instruct and maximum length by default."""
+    from qwen_rerank.scorers.local import multimodal_prompt as multimodal
+
+    tokenizer, decoder, reader = loaded
+    if reader is None:
+        default_instruct, default_length = DEFAULT_INSTRUCT, _MAX_LENGTH
+    else:
+        default_instruct, default_length = multimodal.INSTRUCT, multimodal.MAX_LENGTH
+    if instruct is None:
+        instruct = default_instruct
+    if max_length is None:
+        max_length = min(default_length, decoder.max_positions)
+    if reader is None:
+        return Prompt(tokenizer, instruct, max_length)
+    return multimodal.MultimodalPrompt(tokenizer, reader, instruct, max_length)
