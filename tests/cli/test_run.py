@@ -96,6 +96,40 @@ def in_order(run: dict[str, dict[str, float]]) -> list[Any]:
     return [(query_id, list(ranking.items())) for query_id, ranking in run.items()]
 
 
+class TestDryRun:
+    @pytest.mark.parametrize("passages", [[], ["--passages"]])
+    def test_it_says_what_will_be_billed_and_leaves_nothing_behind(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, passages: list[str]
+    ) -> None:
+        before = sorted(files.folder.iterdir())
+        arguments = [*files.arguments, *passages, "--region", "cn-beijing"]
+        dry = cli(*arguments, "--dry-run")
+        assert dry.code == 0, dry.err
+        assert sorted(files.folder.iterdir()) == before
+        assert not dashscope.received
+        found = re.search(r"60 texts in (12 requests): ([\d,]+ tokens, \$[\d.]+)\.", dry.out)
+        assert found, dry.out
+        real = cli(*arguments)
+        assert f"Cost: {found[1]}, 0 retries, {found[2]}." in real.err
+
+    def test_it_counts_only_what_is_not_finished(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.faults += [ANSWERS] * 3
+        dashscope.faults.append(refuses(400, "Arrearage"))
+        assert cli(*files.arguments, "--concurrency", 1).code != 0
+        journal = files.journal.read_bytes()
+        dry = cli(*files.arguments, "--dry-run")
+        assert dry.out.startswith("9 queries would send 45 texts in 9 requests: ")
+        assert dry.err == "3 of 12 queries are finished.\n"
+        assert files.journal.read_bytes() == journal
+        assert cli(*files.arguments, "--dry-run", "--restart").code == 2
+
+    def test_a_scorer_on_this_machine_costs_nothing(self, cli: Cli, files: Files) -> None:
+        dry = cli(*files.arguments, "--dry-run", "--scorer", "embedded")
+        assert "60 texts in 0 requests: 0 tokens, $0.0000. Nothing was sent." in dry.out
+
+
 class TestResult:
     def test_the_queries_keep_their_order_and_their_documents_are_reranked(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope

@@ -21,6 +21,7 @@ from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
+from qwen_rerank.usage import Usage
 
 __all__ = ["RunFiles", "RunReranking"]
 
@@ -184,6 +185,23 @@ class RunReranking:
                 pass
         self._candidates.check_unchanged()
         write_run(self._files.out, self._tag, self._rankings(), overwrite=self._files.overwrite)
+
+    def estimate(self, scorer: Scorer) -> Usage:
+        """Return what the queries that are not finished would cost, without sending anything.
+
+        Args:
+            scorer: The same scorer as for reranking, with an `EstimatingScorer` in its place.
+
+        Raises:
+            InvalidInputError: A text is invalid, or a file has changed.
+        """
+        jobs = self._candidates.jobs(frozenset(self.journal.finished))
+        tasks = map(_task, jobs)
+        engine = _engine(scorer, keep_refused=False)
+        with rerank_many(engine, tasks, ordered=False, max_concurrency=1) as rankings:
+            for _ in rankings:
+                pass
+            return rankings.usage
 
     def __enter__(self) -> Self:
         return self

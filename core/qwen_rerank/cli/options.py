@@ -82,8 +82,11 @@ Fields: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-ScorerMaker: TypeAlias = Callable[[], Scorer]
-"""Creates the scorer that a command's options describe."""
+ScorerMaker: TypeAlias = Callable[..., Scorer]
+"""Creates the scorer that a command's options describe.
+
+It takes a function, which can put another scorer in the place of the one that has the model.
+"""
 
 
 def takes_scorer_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -142,11 +145,16 @@ _PARAMETERS = {
 
 
 def _make_scorer(
-    scorer: ScorerKind, *, passages: bool = False, **options: str | float | None
+    replaced: Callable[[Scorer], Scorer] = lambda created: created,
+    *,
+    scorer: ScorerKind,
+    passages: bool = False,
+    **options: Any,
 ) -> Scorer:
     """Create the scorer that the options describe.
 
     Args:
+        replaced: Returns what to use in place of the scorer.
         scorer: Which scorer.
         passages: Whether to score long texts by their passages.
         options: The scorer's own options, as `_SCORERS` has them; None keeps its default.
@@ -163,7 +171,7 @@ def _make_scorer(
         raise InvalidInputError(
             f"--scorer {scorer} does not take {_option_names(unsupported)}; it {takes}."
         )
-    created = create(**values)
+    created = replaced(create(**values))
     return PassageScorer(created) if passages else created
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from qwen_rerank.batch.estimate import EstimatingScorer
+from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.batch.run import RunFiles, RunReranking
 from qwen_rerank.cli.options import (
     Fields,
@@ -17,6 +19,7 @@ from qwen_rerank.cli.options import (
 )
 from qwen_rerank.cli.output import Output
 from qwen_rerank.cli.progress import RunProgress
+from qwen_rerank.errors import InvalidInputError
 
 __all__ = ["run"]
 
@@ -63,6 +66,12 @@ def run(
         bool,
         typer.Option("--restart", help="Discard what earlier attempts have paid for."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything and say what it would cost, but send nothing."
+        ),
+    ] = False,
 ) -> None:
     """Rerank a whole run.
 
@@ -70,6 +79,10 @@ def run(
     failure, run the command again with the same options.
     """
     output: Output = ctx.obj
+    if dry_run and restart:
+        raise InvalidInputError(
+            "--dry-run can't discard what is paid for.", remedy="Leave out --restart."
+        )
     files = RunFiles(candidates, out, queries, corpus, overwrite=overwrite, restart=restart)
     with make_scorer() as chosen:
         with _status(output, "Reading the texts and the candidates …"):
@@ -77,10 +90,32 @@ def run(
                 chosen, files, fields=field, depth=depth, top_n=top_n, keep_refused=keep_refused
             )
         with reranking:
+            if dry_run:
+                _estimate(output, reranking, make_scorer)
+                return
             with RunProgress(output, reranking) as progress:
                 reranking.rerank(max_concurrency=concurrency, progress=progress.show)
             progress.summarize(out)
             reranking.journal.remove()
+
+
+def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker) -> None:
+    """Say what the queries that are not finished would cost, and leave no journal behind."""
+    counts, finished = reranking.counts, len(reranking.journal.finished)
+    with (
+        make_scorer(EstimatingScorer) as estimating,
+        _status(output, "Counting the tokens …"),
+    ):
+        usage = reranking.estimate(estimating)
+    if finished:
+        output.note(f"{finished:,} of {counts.queries:,} queries are finished.")
+    else:
+        reranking.journal.remove()
+    price = "" if usage.cost is not None else ", at a price that is not known"
+    output.result(
+        f"{counts.queries - finished:,} queries would send {usage.texts_sent:,} texts in "
+        f"{usage.requests:,} requests: {format_usage(usage)}{price}. Nothing was sent."
+    )
 
 
 def _status(output: Output, text: str) -> AbstractContextManager[object]:

@@ -166,6 +166,31 @@ class HttpScorer(Scorer):
         """The same as `score_top`, without blocking the event loop."""
         return await self._ascore(query, texts, top_n)
 
+    def estimate(self, query: str, texts: Sequence[str]) -> Usage:
+        """Return what scoring these texts would cost, without sending anything.
+
+        Tokens are counted with the tokenizer of Qwen models, without the instruction. If no request
+        has to be sent again, DashScope bills the query's tokens once per text and those of the
+        texts.
+
+        Args:
+            query: The query; not blank.
+            texts: The texts, without images.
+
+        Raises:
+            InvalidInputError: As for `score`.
+        """
+        inputs, planned = self._plan(_Inputs.of(query, texts), count_tokens)
+        of_texts = [count_tokens(text_of(item)) for item in inputs.texts]
+        tokens = count_tokens(text_of(inputs.query)) * len(of_texts) + sum(of_texts)
+        return Usage(
+            requests=len(planned.requests),
+            tokens=tokens,
+            texts_sent=len(of_texts),
+            truncated=inputs.truncated,
+            cost=None if self._price is None else self._price.of(tokens),
+        )
+
     def close(self) -> None:
         """Refuse further calls. The last open scorer of the process closes the idle connections.
 
