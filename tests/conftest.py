@@ -17,6 +17,7 @@ from qwen_rerank.testing.loopback import LoopbackDashScope
 def _no_dashscope_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("DASHSCOPE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("qwen_rerank.scorers.http.environment._FOLDER", "/nowhere")
 
 
 @pytest.fixture(autouse=True)

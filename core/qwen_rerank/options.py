@@ -181,18 +181,20 @@ class DashScopeOptions(RequestOptions):
         validation_alias=AliasChoices("api_key", "dashscope_api_key"),
         exclude=True,
     )
-    """The DashScope key; DASHSCOPE_API_KEY by default. Reprs, dumps, pickles and messages never
-    contain it.
+    """The DashScope key; by default that of the environment, as the SDK finds it. Reprs, dumps,
+    pickles and messages never contain it.
 
     Also accepted as `dashscope_api_key`.
     """
     base_url: str | None = None
-    """The API's address up to and including /api/v1; by default DASHSCOPE_BASE_URL, then
-    DASHSCOPE_HTTP_BASE_URL, then the address of the region. The OpenAI-compatible address of the
+    """The API's address up to and including /api/v1; by default that of the environment, such as
+    DASHSCOPE_BASE_URL, then the address of the region. The OpenAI-compatible address of the
     service's own hosts is turned into the native one.
     """
     workspace: str | None = None
-    """The workspace of the requests, if it is not the key's default one."""
+    """The workspace of the requests, if it is not the key's default one; by default that in
+    DASHSCOPE_WORKSPACE.
+    """
     region: str | None = None
     """The region: "cn-beijing" (the default) or "ap-southeast-1" (Singapore); with a workspace, any
     region. A key works only in its own region. If the address is not the service's own, such as a

@@ -7,7 +7,6 @@ loop; and each takes several times as long as the request (`benchmarks/client.py
 
 from __future__ import annotations
 
-import os
 from typing import Any, Unpack, cast
 
 from pydantic import SecretStr
@@ -28,9 +27,15 @@ from qwen_rerank.scorers.catalog import (
     published_limits,
     published_price,
 )
-from qwen_rerank.scorers.http.addresses import dashscope_region, dashscope_url, warn_if_unencrypted
+from qwen_rerank.scorers.http.addresses import (
+    dashscope_region,
+    dashscope_url,
+    dashscope_workspace,
+    warn_if_unencrypted,
+)
 from qwen_rerank.scorers.http.auth import Headers, bearer, checked_key
 from qwen_rerank.scorers.http.dialects.dashscope import PATH, DashScopeDialect
+from qwen_rerank.scorers.http.environment import environment_key
 from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.route import Route
@@ -58,7 +63,8 @@ class DashScopeScorer(HttpScorer):
     Args:
         model: `"qwen3-rerank"`, `"qwen3.7-text-rerank"`, `"qwen3-vl-rerank"` or another of the
             service's models.
-        api_key: The key; DASHSCOPE_API_KEY if None. Reprs, pickles and messages never contain it.
+        api_key: The key; if None, that of the environment (see docs/options.md). Reprs, pickles and
+            messages never contain it.
         limits: How much a request may hold; if None, what the service publishes for the model.
         options: See `DashScopeOptions`.
 
@@ -80,8 +86,8 @@ class DashScopeScorer(HttpScorer):
         region, instruct = chosen["region"], chosen["instruct"]
         check_text("model", model)
         self._api_key: SecretStr | None = _checked_key(api_key)
-        self._base_url = dashscope_url(chosen["base_url"], chosen["workspace"], region)
-        self._workspace = chosen["workspace"]
+        self._workspace = dashscope_workspace(chosen["workspace"])
+        self._base_url = dashscope_url(chosen["base_url"], self._workspace, region)
         served_in = dashscope_region(self._base_url, region)
         check_model(model, served_in, instruct, stacklevel=3)
         warn_if_unencrypted(self._base_url, stacklevel=3)
@@ -112,8 +118,9 @@ class DashScopeScorer(HttpScorer):
         return self._base_url
 
     def _headers(self) -> Headers:
-        key = self._api_key or _checked_key(None)
-        headers: dict[str, SecretStr | str] = {"Authorization": bearer(key)}
+        if self._api_key is None:  # it was unpickled
+            self._api_key = _checked_key(None)
+        headers: dict[str, SecretStr | str] = {"Authorization": bearer(self._api_key)}
         if self._workspace is not None:
             headers["X-DashScope-WorkSpace"] = self._workspace
         return headers
@@ -122,17 +129,17 @@ class DashScopeScorer(HttpScorer):
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the key: DASHSCOPE_API_KEY provides it at the first call after unpickling.
+        # Without the key: the environment provides it at the first call after unpickling.
         return {**self.__dict__, "_api_key": None}
 
 
 def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
     """Return the key, or the environment's key. An empty key is never replaced by another."""
-    key = os.environ.get("DASHSCOPE_API_KEY") or None if api_key is None else api_key
+    key = environment_key() if api_key is None else checked_key("DashScope API key", api_key)
     if key is None:
         raise MissingKeyError(
             "No DashScope API key.",
             remedy="Create one in the Alibaba Cloud Model Studio console, then pass api_key= or "
             "set the environment variable DASHSCOPE_API_KEY.",
         )
-    return checked_key("DashScope API key", key)
+    return key

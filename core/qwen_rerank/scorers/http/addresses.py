@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from functools import cache
@@ -10,11 +9,13 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.scorers.http.environment import environment_setting
 
 __all__ = [
     "checked_url",
     "dashscope_region",
     "dashscope_url",
+    "dashscope_workspace",
     "is_dashscope",
     "is_loopback",
     "warn_if_unencrypted",
@@ -105,24 +106,47 @@ def dashscope_url(base_url: str | None, workspace: str | None, region: str | Non
     is turned into that of the native API.
 
     Args:
-        base_url: The address; if None, that in DASHSCOPE_BASE_URL or DASHSCOPE_HTTP_BASE_URL, else
-            that of the workspace or the region.
+        base_url: The address; if None, that of the environment, else that of the workspace or the
+            region. `{workspace_id}` in it is replaced.
         workspace: The workspace's id.
-        region: The region.
+        region: The region; if None, that of the environment.
 
     Raises:
         InvalidInputError: An argument cannot be used, or the region has no address that all
             workspaces share.
     """
     for name, label in (("workspace", workspace), ("region", region)):
-        if label is not None and not (isinstance(label, str) and _LABEL.fullmatch(label)):
-            raise InvalidInputError(f"{name} must be letters, digits and hyphens, got {label!r}.")
-    if base_url is not None:
-        return _native_url("base_url", base_url)
-    for variable in ("DASHSCOPE_BASE_URL", "DASHSCOPE_HTTP_BASE_URL"):
-        if url := os.environ.get(variable):
-            return _native_url(variable, url)
-    return _regional_url(workspace, region)
+        if label is not None:
+            _check_label(name, label)
+    setting = environment_setting("base_url") if base_url is None else None
+    name, url = setting or ("base_url", base_url)
+    if url is not None:
+        if workspace is not None and isinstance(url, str):
+            url = url.replace("{workspace_id}", workspace)
+        return _native_url(name, url)
+    return _regional_url(workspace, region or _environment_label("region"))
+
+
+def dashscope_workspace(workspace: str | None) -> str | None:
+    """Return the workspace; if None, that of the environment.
+
+    Raises:
+        InvalidInputError: The environment's cannot be one.
+    """
+    return _environment_label("workspace") if workspace is None else workspace
+
+
+def _environment_label(option: str) -> str | None:
+    setting = environment_setting(option)
+    if setting is None:
+        return None
+    _check_label(*setting)
+    return setting.value
+
+
+def _check_label(name: str, label: str) -> None:
+    if not (isinstance(label, str) and _LABEL.fullmatch(label)):
+        raise InvalidInputError(f"{name} must be letters, digits and hyphens, got {label!r}.")
 
 
 def _native_url(name: str, url: str) -> str:
@@ -171,7 +195,7 @@ def dashscope_region(base_url: str, region: str | None) -> str | None:
             remedy="Pass only one of them. The address may come from DASHSCOPE_BASE_URL or "
             "DASHSCOPE_HTTP_BASE_URL.",
         )
-    return own or region
+    return own or region or _environment_label("region")
 
 
 def _region_of_host(host: str) -> str | None:
