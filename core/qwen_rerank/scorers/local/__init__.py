@@ -3,6 +3,7 @@
     query, texts
       → prompt.py       token sequences, and the prefix that all of them share
         (multimodal_prompt.py for Qwen3-VL-Reranker, whose images images.py reads and embeds)
+      → devices.py      shares for several devices, if there are several
       → batching.py     batches of sequences, longest first, up to a number of tokens
       → decoder.py      the prefix's keys and values, computed once; each sequence's last state
       → attention.py    packed sequences attend to the prefix and to themselves

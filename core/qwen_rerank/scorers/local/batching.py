@@ -71,6 +71,9 @@ class BatchRunner:
                 bar.update(sum(map(len, batch)))
         return logits
 
+    def close(self) -> None:
+        """Do nothing: it runs in the caller's thread."""
+
     def _unless_out_of_memory(self, work: Callable[[], T], cancelled: Event) -> T | None:
         """Run the work; None if the device runs out of memory."""
         if cancelled.is_set():

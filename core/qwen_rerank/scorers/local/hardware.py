@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["DType", "choose_device", "choose_dtype"]
+__all__ = ["DType", "choose_device", "choose_devices", "choose_dtype"]
 
 DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -18,6 +19,29 @@ _DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+
+
+def choose_devices(
+    device: str | Sequence[str] | None, dtype: DType
+) -> list[tuple[torch.device, torch.dtype]]:
+    """Choose one or several devices, each with its dtype.
+
+    Raises:
+        InvalidInputError: There is none, one can't be used, or they would compute in different
+            dtypes, so that a score would depend on the device.
+    """
+    names = [device] if device is None or isinstance(device, str) else list(device)
+    if not names:
+        raise InvalidInputError("device is an empty list.", remedy="Omit it, or name a device.")
+    devices = list(map(choose_device, names))
+    dtypes = [choose_dtype(dtype, chosen) for chosen in devices]
+    if len(set(dtypes)) > 1:
+        raise InvalidInputError(
+            f"The devices {', '.join(map(str, names))} would compute in different dtypes: "
+            f"{', '.join(map(str, dtypes))}.",
+            remedy='Pass one for all, such as dtype="float32".',
+        )
+    return list(zip(devices, dtypes, strict=True))
 
 
 def choose_device(device: str | None) -> torch.device:

@@ -21,6 +21,7 @@ from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.batching import BatchRunner
+    from qwen_rerank.scorers.local.devices import DeviceGroup
     from qwen_rerank.scorers.local.hardware import DType
     from qwen_rerank.scorers.local.loading import LoadedModel
     from qwen_rerank.scorers.local.multimodal_prompt import MultimodalPrompt
@@ -49,7 +50,8 @@ class LocalScorer(Scorer):
     query or a text are read as plain text. A model converted to sequence classification with one
     label runs its own head.
 
-    All calls run one after another in a single thread of the scorer, whichever threads and event
+    All calls run one after another in a single thread of the scorer, or in one more per device if
+    there are several, whichever threads and event
     loops they come from. A call that is cancelled or interrupted ends after the current batch.
 
     Args:
@@ -59,7 +61,9 @@ class LocalScorer(Scorer):
             package.
         instruct: What relevant means; the model's authors recommend English. By default, the
             authors' own.
-        device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available.
+        device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available. With
+            a list such as `["cuda:0", "cuda:1"]` each device gets the whole model, and the texts of
+            a call are shared out to them by tokens.
         dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
             computes in it, otherwise float16 on CUDA and float32 on a CPU.
         max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
@@ -70,7 +74,7 @@ class LocalScorer(Scorer):
             counted in the usage and logged; false to raise an error that names them instead. Images
             are never cut.
         batch_tokens: The maximum number of tokens per batch; None for 4096 on a CPU and 16384
-            elsewhere. It is halved when the device runs out of memory.
+            elsewhere. On each device, it is halved when the device runs out of memory.
         revision: The branch, tag or commit on the hub.
         hub: Where to look up an id: `"huggingface"`, or `"modelscope"`, which needs the modelscope
             package.
@@ -89,7 +93,7 @@ class LocalScorer(Scorer):
         model: str = "Qwen/Qwen3-Reranker-0.6B",
         *,
         instruct: str | None = None,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         dtype: DType = "auto",
         max_length: int | None = None,
         truncate: bool = True,
@@ -181,6 +185,8 @@ class LocalScorer(Scorer):
     def close(self) -> None:
         """Release the model and its memory, after the calls in progress."""
         self._worker.close()
+        if self._loaded is not None:
+            self._loaded.runner.close()
         self._loaded = None
 
     def _task(self, query: Item, texts: Sequence[Item], cancelled: Event) -> Callable[[], Scores]:
@@ -223,14 +229,14 @@ class LocalScorer(Scorer):
 
 class _Loaded(NamedTuple):
     prompt: Prompt | MultimodalPrompt
-    runner: BatchRunner
+    runner: BatchRunner | DeviceGroup
 
 
 def _load_model(
     model: str,
     *,
     instruct: str | None,
-    device: str | None,
+    device: str | Sequence[str] | None,
     dtype: DType,
     max_length: int | None,
     batch_tokens: int | None,
@@ -244,29 +250,32 @@ def _load_model(
     try:
         from qwen_rerank.scorers.local import hardware, loading
         from qwen_rerank.scorers.local.batching import BatchRunner
+        from qwen_rerank.scorers.local.devices import DeviceGroup
     except ImportError as error:
         raise MissingDependencyError(
             f"LocalScorer needs torch and transformers ({error}).",
             remedy='Install them: pip install "qwen-rerank[local]"',
         ) from error
 
-    chosen_device = hardware.choose_device(device)
-    loaded = loading.load(
-        model,
-        revision=revision,
-        hub=hub,
-        device=chosen_device,
-        dtype=hardware.choose_dtype(dtype, chosen_device),
-        progress=progress,
-    )
+    runners = []
+    for chosen_device, chosen_dtype in hardware.choose_devices(device, dtype):
+        loaded = loading.load(
+            model,
+            revision=revision,
+            hub=hub,
+            device=chosen_device,
+            dtype=chosen_dtype,
+            progress=progress,
+        )
+        default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
+        runners.append(BatchRunner(loaded.decoder, batch_tokens or default, progress=progress))
     prompt = _prompt(loaded, instruct, max_length)
     if prompt.max_length > loaded.decoder.max_positions:
         raise InvalidInputError(
             f"max_length must be at most {loaded.decoder.max_positions}, the number of the model's "
             f"positions, got {max_length}."
         )
-    default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
-    return _Loaded(prompt, BatchRunner(loaded.decoder, batch_tokens or default, progress=progress))
+    return _Loaded(prompt, runners[0] if len(runners) == 1 else DeviceGroup(runners))
 
 
 def _prompt(
