@@ -128,6 +128,14 @@ class TestCalibrate:
 
 
 class TestCheck:
+    def test_scores_near_one_half_are_a_warning(
+        self, cli: Cli, dashscope: LoopbackDashScope
+    ) -> None:
+        dashscope.faults.append(edits(give([0.51, *[0.5] * 7])))
+        outcome = cli("check", "--model", "qwen3-rerank")
+        assert outcome.code == 0
+        assert outcome.out.splitlines()[-1].startswith("warn  Nearly all scores are between 0.45")
+
     def test_every_step_passes(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
         dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3, *[0.0] * 4])))
         outcome = cli("check", "--model", "qwen3-rerank")

@@ -13,6 +13,7 @@ from qwen_rerank.cli.options import (
     takes_scorer_options,
 )
 from qwen_rerank.cli.output import Output
+from qwen_rerank.scorers.doubts import doubt_about
 from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 
 __all__ = ["check"]
@@ -37,6 +38,8 @@ def check(
             check_relevant_first(chosen, scores)
     relevant, *others = scores.values
     output.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
+    if doubt := doubt_about([scores.values]):
+        output.result(f"warn  {doubt}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from qwen_rerank.evaluation.runs import (
     sorted_by_score,
     with_string_ids,
 )
+from qwen_rerank.scorers.doubts import doubt_about
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -164,3 +165,10 @@ def _notes(
         is_judged = [id_ in gains[query_id] for query_id, ranking in run.items() for id_ in ranking]
         if is_judged and not any(is_judged):
             yield f"{name} has no judged document: check that both use the same document ids."
+    for name in list(runs)[1:]:
+        if doubt := doubt_about(_scores_of(run) for run in runs[name].values()):
+            yield f"{name}: {doubt}"
+
+
+def _scores_of(ranking: Mapping[str, float | None]) -> list[float]:
+    return [score for score in ranking.values() if score is not None]
