@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements-multilingual.txt
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
@@ -73,9 +74,10 @@ clean:
 	$(INSTALL) --editable '.[all]' --group examples
 	@touch $@
 
-.venv/lint: pyproject.toml constraints.txt | .venv/bin/python
+.venv/lint: pyproject.toml constraints.txt requirements-multilingual.txt | .venv/bin/python
 	@echo "Installing the development packages into .venv …"
 	$(INSTALL) --constraint constraints.txt --editable '.[all]' --group dev
+	$(MULTILINGUAL)
 	@touch $@ .venv/examples
 
 .venv/dev: .venv/lint

@@ -18,7 +18,7 @@ PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfil
 def tests(session: nox.Session) -> None:
     """Run the tests with the packages that `make test` installs."""
     local = session.python in LOCAL
-    extras = "all,local" if local else "all"
+    extras = "all,multilingual,local" if local else "all,multilingual"
     groups = ["--group", "dev", *(["--group", "local"] if local else [])]
     session.install("--constraint", "constraints.txt", "--editable", f".[{extras}]", *groups)
     session.run(*PYTEST, *session.posargs, env=OFFLINE)
@@ -31,6 +31,6 @@ def lowest(session: nox.Session) -> None:
     Old packages may use features that newer ones deprecate, so these warnings are not errors.
     """
     lowest_direct = ("--resolution", "lowest-direct")
-    session.install(*lowest_direct, "--editable", ".[all]", "--group", "dev")
+    session.install(*lowest_direct, "--editable", ".[all,multilingual]", "--group", "dev")
     quiet = ("-W", "ignore::DeprecationWarning")
     session.run(*PYTEST, *quiet, *session.posargs, env=OFFLINE)

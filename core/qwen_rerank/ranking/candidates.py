@@ -55,6 +55,11 @@ class UniqueDocuments:
     lists: Lists | None = None
     copies: Mapping[int, list[int]] = field(default_factory=dict)
 
+    @property
+    def has_several_lists(self) -> bool:
+        """Whether the documents come from more than one list."""
+        return self.lists is not None and len(self.lists) > 1
+
     def ranks(self, indices: Iterable[int]) -> list[Mapping[str, int]]:
         """Return each document's rank, from 1, in every named list that has it."""
         if self.lists is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from itertools import repeat
@@ -26,7 +26,7 @@ from qwen_rerank.ranking.candidates import (
     UniqueDocuments,
     unique_documents,
 )
-from qwen_rerank.ranking.fusion import fair_order
+from qwen_rerank.ranking.fusion import fair_order, fused_order
 from qwen_rerank.ranking.ordering import Ordering, Prepared, reordered
 from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
 from qwen_rerank.ranking.result import RankedIndices, Ranking
@@ -193,7 +193,7 @@ class RerankEngine:
         items = cast(Sequence[Item], candidates.items)  # None only at other indices
         if len(indices) < len(items):
             items = [items[index] for index in indices]
-        distinct = list(dict.fromkeys(items))
+        distinct = list(dict.fromkeys(self._in_scoring_order(items, indices, unique)))
         check_modalities(
             self.scorer.modalities,
             self.scorer.model,
@@ -210,6 +210,17 @@ class RerankEngine:
             over_budget=len(unique.indices) - len(indices),
             top_n=top_n,
         )
+
+    def _in_scoring_order(
+        self, items: Sequence[Item], indices: Sequence[int], unique: UniqueDocuments
+    ) -> Iterable[Item]:
+        """Return the items in the order in which the scorer gets them.
+
+        Several lists are fused only for a scorer that uses the order.
+        """
+        if not unique.has_several_lists or not self.scorer.uses_order:
+            return items
+        return map(items.__getitem__, fused_order(unique.ranks(indices)))
 
     def _check_blank(self, unique: UniqueDocuments, candidates: Candidates) -> None:
         """Apply `missing="error"`, and warn if no document has anything to score."""
@@ -310,7 +321,7 @@ _RECORD_FIELDS: FieldAccess[Record] = FieldAccess(
 
 def _distinct_indices(items: Sequence[Item], distinct: Sequence[Item]) -> Sequence[int]:
     """Return the index of each item among the distinct ones."""
-    if len(distinct) == len(items):
+    if distinct == items:
         return range(len(items))
     numbers = {item: number for number, item in enumerate(distinct)}
     return [numbers[item] for item in items]

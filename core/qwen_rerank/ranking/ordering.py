@@ -29,7 +29,7 @@ class Prepared:
 
     Attributes:
         query: The query, checked and well-formed.
-        items: The distinct texts and Contents to score.
+        items: The distinct texts and Contents to score, in the order in which the scorer gets them.
         indices: The documents to score, by their indices in the input, in input order.
         item_indices: The index in `items` of each document's item.
         unique: All documents, each once.
@@ -53,12 +53,9 @@ class Prepared:
 
     def retrieval_order(self) -> Sequence[int]:
         """Return the positions in the first stages' order, best first."""
-        ranks = self.unique.ranks(self.indices) if self._has_several_lists else None
-        return range(len(self.indices)) if ranks is None else fused_order(ranks)
-
-    @property
-    def _has_several_lists(self) -> bool:
-        return self.unique.lists is not None and len(self.unique.lists) > 1
+        if not self.unique.has_several_lists:
+            return range(len(self.indices))
+        return fused_order(self.unique.ranks(self.indices))
 
 
 class Ordering:

@@ -97,6 +97,16 @@ class Scorer(ABC):
         return True
 
     @property
+    def uses_order(self) -> bool:
+        """Whether a score depends on the order of the texts, which is then that of retrieval.
+
+        False here. If it is True, texts come best first, as the first stage found them: several
+        lists are fused by their ranks. A text that several documents share stands where the first
+        of them does.
+        """
+        return False
+
+    @property
     def modalities(self) -> frozenset[Modality]:
         """What queries and documents may hold. By default only text, so no `Content`."""
         return TEXT_ONLY
@@ -107,7 +117,8 @@ class Scorer(ABC):
 
         Args:
             query: The query; not blank.
-            texts: At least one text, none of them blank; usually no two are equal.
+            texts: At least one text, none of them blank; usually no two are equal. They are in
+                retrieval order, except if they come from several lists and `uses_order` is False.
 
         Returns:
             One finite score per text, in the order of the texts.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-__all__ = ["Vectors", "offline_vectors"]
+__all__ = ["Vectors", "offline_vectors", "valid_text"]
 
 # The average vector of a text hardly changes after this many characters, but its cost grows.
 _EMBEDDED_CHARACTERS = 20_000
@@ -44,14 +44,33 @@ class Vectors:
 
         return numpy.stack([self._unit_vector(text) for text in texts])
 
+    def length(self, text: str) -> float:
+        """The length of the sum of a text's word vectors; 0 if the text has no tokens.
+
+        Training made the vectors of words that say little short: "the" has 1.6, "heat" 15.
+        """
+        return _length(self._sum(text))
+
     def _unit_vector(self, text: str) -> NDArray[Any]:
         """The unit vector of a text, or zeros if the text has no tokens."""
-        # The tokenizer refuses lone surrogates.
-        valid = text[:_EMBEDDED_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+        total = self._sum(text)
+        length = _length(total)
+        return total / length if length else total
+
+    def _sum(self, text: str) -> NDArray[Any]:
+        valid = valid_text(text[:_EMBEDDED_CHARACTERS])
         tokens = self._tokenizer.encode(valid, add_special_tokens=False).ids
         total: NDArray[Any] = self._table[tokens].sum(axis=0)
-        length = math.sqrt((total * total).sum())
-        return total / length if length else total
+        return total
+
+
+def valid_text(text: str) -> str:
+    """Return the text without lone surrogates, which tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _length(vector: NDArray[Any]) -> float:
+    return math.sqrt((vector * vector).sum())
 
 
 def _load_vectors() -> Vectors:

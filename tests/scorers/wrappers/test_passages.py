@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings
@@ -214,6 +215,19 @@ def test_of_passages_that_tie_the_first_is_reported() -> None:
     text = marked(0.5, 0.9, 0.1, 0.9)
     (passage,) = small(Answering(by_mark)).score("q", [text]).passages or []
     assert passage == Passage(text.index("score=0.9"), text.index("\n\nscore=0.1"))
+
+
+def test_a_scorer_that_uses_the_order_gets_the_first_passages_first() -> None:
+    class Ordered(Hashing):
+        uses_order = True
+
+    long = [marked(1, 2), marked(3, 4)]
+    plain, ordered = Hashing(), Ordered()
+    scores = small(plain).score("q", [*long, "short"])
+    assert small(ordered).score("q", [*long, "short"]) == replace(scores, usage=ANY)
+    (sent,) = plain.sent
+    (first, second), (third, fourth) = sent[:2], sent[2:4]
+    assert ordered.sent == [[first, third, "short", second, fourth]]
 
 
 def test_white_space_is_left_to_the_scorer() -> None:

@@ -157,6 +157,11 @@ class KeepOrder(Scorer):
         return False
 
     @property
+    def uses_order(self) -> bool:
+        """True: a value says nothing else."""
+        return True
+
+    @property
     def modalities(self) -> frozenset[Modality]:
         """All of them: it reads nothing."""
         return MULTIMODAL

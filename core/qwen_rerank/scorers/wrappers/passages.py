@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from threading import Event
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
@@ -122,17 +122,19 @@ class PassageScorer(Wrapper):
 
     def _chunk(self, texts: Sequence[Item], is_over: Event) -> _Chunked:
         """Chunk the texts. Stops with CancelledError when the call is over."""
-        indices: dict[Item, int] = {}
-
-        def chunk_of(item: Item, passage: Passage | None) -> _Chunk:
-            part = passage.of(text_of(item)) if passage else item
-            return _Chunk(passage, indices.setdefault(part, len(indices)))
-
-        chunks = [
-            [chunk_of(text, passage) for passage in self._passages_of(text, is_over)]
+        parts = [
+            [
+                (passage, passage.of(text_of(text)) if passage else text)
+                for passage in self._passages_of(text, is_over)
+            ]
             for text in texts
         ]
-        return _Chunked(chunks, list(indices))
+        # A long text must not push the next one down: their first passages come one after another.
+        rows = zip_longest(*parts) if self._scorer.uses_order else parts
+        items = dict.fromkeys(part[1] for row in rows for part in row if part is not None)
+        indices = {item: index for index, item in enumerate(items)}
+        chunks = [[_Chunk(passage, indices[item]) for passage, item in own] for own in parts]
+        return _Chunked(chunks, list(items))
 
     def _passages_of(self, item: Item, is_over: Event) -> Sequence[Passage | None]:
         """The passages of an item, or None if it is scored whole."""

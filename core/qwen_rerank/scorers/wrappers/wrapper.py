@@ -142,6 +142,11 @@ class Wrapper(Scorer):
         self._scorers = scorers
 
     @property
+    def uses_order(self) -> bool:
+        """Whether any of the wrapped scorers uses the order of the texts."""
+        return any(scorer.uses_order for scorer in self._scorers)
+
+    @property
     def modalities(self) -> frozenset[Modality]:
         """What all wrapped scorers accept."""
         return frozenset.intersection(*(scorer.modalities for scorer in self._scorers))
