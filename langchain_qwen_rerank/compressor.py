@@ -11,6 +11,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 
 from qwen_rerank import Content, InvalidInputError
 from qwen_rerank.copying import copy_with
+from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
 from qwen_rerank.ranking.candidates import Candidates, Lists
@@ -176,7 +177,8 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             for document in documents:
                 self._check_fields(document)
         access = FieldAccess(_rankable_getter, _rankable_names)
-        reader = ItemReader(self.content_field if field is None else field, access)
+        allowed = AllowedMedia.of(self.allowed_media)
+        reader = ItemReader(self.content_field if field is None else field, access, allowed)
         return Candidates(reader.read(documents, ids), ids)
 
     def _check_fields(self, document: Rankable) -> None:

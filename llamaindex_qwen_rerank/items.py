@@ -16,6 +16,7 @@ from llama_index.core.schema import (
 )
 
 from qwen_rerank import Content, InvalidInputError
+from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.media import Media, from_base64
 from qwen_rerank.validation import check_query
@@ -23,20 +24,24 @@ from qwen_rerank.validation import check_query
 __all__ = ["has_image", "item_of_node", "item_of_query"]
 
 
-def item_of_node(node: BaseNode, mode: MetadataMode) -> Item:
+def item_of_node(node: BaseNode, mode: MetadataMode, allowed: AllowedMedia) -> Item:
     """Return the node's content with the metadata of this mode, and its image or video, if any.
 
     If the image has several forms, the first of these is used: data, path, URL.
 
     Raises:
-        InvalidInputError: An image or a video cannot be read.
+        InvalidInputError: An image or a video cannot be read, or a node may not name it.
     """
     if type(node) is TextNode:  # the usual one, which has no media
         return node.get_content(mode) if node.metadata else node.text
     text = node.get_content(mode)
     try:
         image, video = _media(node)
-        return text if image is None and video is None else Content(text, image, video)
+        if image is None and video is None:
+            return text
+        image = None if image is None else allowed.checked("image", image)
+        video = None if video is None else allowed.checked("video", video)
+        return Content(text, image, video)
     except InvalidInputError as error:
         raise InvalidInputError(
             f"Node {node.node_id!r}: {error.message}", remedy=error.remedy

@@ -15,7 +15,8 @@ from pydantic import model_validator
 
 from llamaindex_qwen_rerank.items import has_image, item_of_node, item_of_query
 from qwen_rerank.copying import copy_with
-from qwen_rerank.inputs.content import Item, text_of
+from qwen_rerank.inputs.allowed_media import AllowedMedia
+from qwen_rerank.inputs.content import text_of
 from qwen_rerank.inputs.fields import FieldAccess
 from qwen_rerank.ranking.candidates import Candidates
 from qwen_rerank.ranking.engine import MANY, offloaded
@@ -113,18 +114,16 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         return Candidates(self.reader.read(nodes, ids), ids)
 
     def _field_access(self) -> FieldAccess[Any]:
+        allowed = AllowedMedia.of(self.allowed_media)
         return FieldAccess(
             lambda name: (
-                self._content
+                (lambda scored: item_of_node(scored.node, self.metadata_mode, allowed))
                 if name == self.content_field
                 else lambda scored: scored.node.metadata.get(name)
             ),
             lambda scored: (self.content_field, *scored.node.metadata),
             noun="node",
         )
-
-    def _content(self, scored: NodeWithScore) -> Item:
-        return item_of_node(scored.node, self.metadata_mode)
 
     def _ranked(self, nodes: list[NodeWithScore], ranking: RankedIndices) -> list[NodeWithScore]:
         """The ranking's nodes with their scores; a node is copied if metadata is added to it."""

@@ -238,6 +238,11 @@ class RankingOptions(BaseModel):
     marginal relevance over offline word vectors. Needs the extra embedded. Documents are then in
     the order in which they were chosen. None or 0 for relevance alone.
     """
+    allowed_media: list[str | Path] | None = None
+    """What documents may name as their images and videos, besides data and public addresses:
+    folders, whose files are read; and addresses of servers in the local network, such as
+    "http://images.internal:8080".
+    """
     usage_callback: SkipJsonSchema[UsageCallback | None] = None
     """Called, not awaited, with the Usage of each ranking. Errors that it raises are logged."""
 
@@ -250,6 +255,7 @@ class RankingArguments(TypedDict, total=False):
     max_candidates: int | None
     blend: float | None
     diversity: float | None
+    allowed_media: Sequence[str | Path] | None
     usage_callback: UsageCallback | None
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
 from qwen_rerank.options import (
@@ -120,7 +121,8 @@ class RerankSettings(DashScopeOptions, RankingOptions):
             rerank_field=_of_source(field) if callable(field) else field,
             **{name: getattr(self, name) for name in RankingOptions.model_fields},
         )
-        return _Built(options, engine, ItemReader(field, self._field_access()))
+        allowed = AllowedMedia.of(self.allowed_media)
+        return _Built(options, engine, ItemReader(field, self._field_access(), allowed))
 
     def _field_access(self) -> FieldAccess[Any]:
         """Return how to read the fields of the documents that this component ranks."""

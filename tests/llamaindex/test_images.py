@@ -90,15 +90,30 @@ def test_a_node_is_sent_with_its_image_or_video(
     assert sent(dashscope, postprocess, node) == document
 
 
-def test_a_file_is_read(
+def test_a_file_is_read_if_it_is_in_an_allowed_folder(
     dashscope: LoopbackDashScope, postprocess: Postprocess, penguin: Path
 ) -> None:
     for node in (
         ImageNode(image_path=str(penguin), image_url=URL),
         Node(image_resource=resource(path=penguin, url=URL)),
     ):
-        assert sent(dashscope, postprocess, node) == {"image": PNG_URI}
+        with pytest.raises(InvalidInputError, match=r"Node '.*penguin\.png'.*allowed_media="):
+            sent(dashscope, postprocess, node)
+        assert dashscope.received == []
+        allowed = [penguin.parent]
+        document = sent(dashscope, postprocess, node, allowed_media=allowed)
+        assert document == {"image": PNG_URI}
         dashscope.received.clear()
+
+
+def test_a_node_may_not_name_an_address_of_the_local_network(
+    dashscope: LoopbackDashScope, postprocess: Postprocess
+) -> None:
+    url = "http://169.254.169.254/latest/meta-data"
+    for node in (ImageNode(image_url=url), Node(video_resource=resource(url=url))):
+        with pytest.raises(InvalidInputError, match=r"Node '.*local network.*allowed_media="):
+            sent(dashscope, postprocess, node)
+    assert dashscope.received == []
 
 
 def test_the_text_is_that_of_the_metadata_mode(
@@ -172,7 +187,7 @@ IMAGE = ImageNode(image_url=URL, id_="n1")
     ("node", "named"),
     [
         (IMAGE, "'n1' holds an image, which qwen3-rerank does not accept"),
-        (ImageNode(image_path="gone.png", id_="n2"), r"Node 'n2': Could not read .*'gone\.png'"),
+        (ImageNode(image_path="gone.png", id_="n2"), r"Node 'n2': .* file 'gone\.png'"),
         (ImageNode(image="?", id_="n3"), "Node 'n3': The base64 data"),
         (Node(image_resource=resource(data=b"%PDF-1.7 "), id_="n4"), "Node 'n4': image must be a "),
         (

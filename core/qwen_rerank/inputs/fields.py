@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.blocks import content_of
 from qwen_rerank.inputs.content import Content, Item, simplest, text_of
 from qwen_rerank.inputs.templates import Part, is_template, parsed
@@ -56,23 +57,27 @@ class ItemReader(Generic[D]):
     Args:
         rerank_field: See `RerankField`; a function gets the document.
         access: How to read a document's fields.
+        allowed: What the content blocks of documents may name.
 
     Raises:
         InvalidInputError: `rerank_field` is not valid.
     """
 
-    def __init__(self, rerank_field: RerankField, access: FieldAccess[D]) -> None:
+    def __init__(
+        self, rerank_field: RerankField, access: FieldAccess[D], allowed: AllowedMedia
+    ) -> None:
         self._access = access
+        self._allowed = allowed
         self._names: Sequence[str] = ()
         if callable(rerank_field):
             self._value = rerank_field
         elif isinstance(rerank_field, str) and is_template(rerank_field):
             parts = parsed(rerank_field)
             self._names = [part.name for part in parts if part.name]
-            self._value = _template_reader(parts, access)
+            self._value = _template_reader(parts, access, allowed)
         else:
             self._names = _field_names(rerank_field)
-            self._value = _fields_reader(self._names, access)
+            self._value = _fields_reader(self._names, access, allowed)
         self._label = self._names[0] if len(self._names) == 1 else "rerank_field"
 
     def read(self, documents: Sequence[D], ids: Sequence[Hashable]) -> list[Item | None]:
@@ -96,7 +101,7 @@ class ItemReader(Generic[D]):
                     for value in values
                 ]
             else:
-                items.extend(simplest(_item(value)) for value in values)
+                items.extend(simplest(_item(value, self._allowed)) for value in values)
         except _ValueError as error:
             field = error.field or self._label
             index = len(items) if len(values) == len(documents) else len(values)
@@ -186,21 +191,26 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not is_template(name)
 
 
-def _fields_reader(names: Sequence[str], access: FieldAccess[D]) -> Callable[[D], Any]:
+def _fields_reader(
+    names: Sequence[str], access: FieldAccess[D], allowed: AllowedMedia
+) -> Callable[[D], Any]:
     """Return a reader of one field's value, or of the `name: value` lines of several."""
     getters = [access.getter(name) for name in names]
     if len(names) == 1:
         return getters[0]
 
     def read(document: D) -> Any:
-        items = [_item(get(document), name) for name, get in zip(names, getters, strict=True)]
+        pairs = zip(names, getters, strict=True)
+        items = [_item(get(document), allowed, name) for name, get in pairs]
         texts = [(name, text_of(item).strip()) for name, item in zip(names, items, strict=True)]
         return _with_media("\n".join(f"{name}: {text}" for name, text in texts if text), items)
 
     return read
 
 
-def _template_reader(parts: Sequence[Part], access: FieldAccess[D]) -> Callable[[D], Any]:
+def _template_reader(
+    parts: Sequence[Part], access: FieldAccess[D], allowed: AllowedMedia
+) -> Callable[[D], Any]:
     """Return a reader that fills in a format string."""
     getters = [access.getter(part.name) if part.name else _empty for part in parts]
     befores = [part.before for part in parts]
@@ -213,7 +223,8 @@ def _template_reader(parts: Sequence[Part], access: FieldAccess[D]) -> Callable[
             return (
                 "" if is_blank else "".join(chain.from_iterable(zip(befores, values, strict=True)))
             )
-        items = [_item(value, part.name) for part, value in zip(parts, values, strict=True)]
+        pairs = zip(parts, values, strict=True)
+        items = [_item(value, allowed, part.name) for part, value in pairs]
         texts = list(map(_formatted, parts, values, items))
         is_blank = all(not text or text.isspace() for text in texts)
         text = "".join(part.before + text for part, text in zip(parts, texts, strict=True))
@@ -243,11 +254,11 @@ def _with_media(text: str, items: Sequence[Item]) -> Any:
     return [text, *media] if media else text
 
 
-def _item(value: Any, field: str = "") -> Item:
+def _item(value: Any, allowed: AllowedMedia, field: str = "") -> Item:
     if type(value) is str:
         return value
     try:
-        content = content_of(value)
+        content = content_of(value, allowed)
         return as_text(value) if content is None else content
     except NoTextError as error:
         raise _ValueError(f" is {error}, not text.", _REMEDY, field) from None

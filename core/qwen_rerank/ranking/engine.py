@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import ParamSpec, TypeVar, Unpack, cast, get_args
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
+from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
 from qwen_rerank.options import (
@@ -84,8 +85,10 @@ class RerankEngine:
         check_scorer(scorer, "scorer must be a Scorer")
         _check_callback(chosen["usage_callback"])
         self.scorer = scorer
-        self.options = {name: value for name, value in chosen.items() if name != "usage_callback"}
-        self._reader = ItemReader(rerank_field, _RECORD_FIELDS)
+        others = ("usage_callback", "allowed_media")
+        self.options = {name: value for name, value in chosen.items() if name not in others}
+        allowed = AllowedMedia.of(chosen["allowed_media"])
+        self._reader = ItemReader(rerank_field, _RECORD_FIELDS, allowed)
         self._missing = chosen["missing"]
         self._ordering = Ordering(chosen["min_score"], chosen["blend"], chosen["diversity"])
         self._can_score_top = can_score_top(scorer) and not self._ordering.needs_all_scores
