@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Unpack
 
 from langchain_core.documents import BaseDocumentCompressor, Document
 
@@ -14,6 +14,7 @@ from qwen_rerank.copying import copy_with
 from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
+from qwen_rerank.options import CallArguments
 from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
@@ -38,6 +39,11 @@ LISTS = "retrieval_lists"
 
 CONTENT = ("page_content", "content")
 """The names of a document's content in rerank_field."""
+
+_MORE = (
+    "Let the first stage return more: pass fetch_k= to QwenRerankRetriever, or "
+    'search_kwargs={"k": ...} to as_retriever, whose default is 4.'
+)
 
 Rankable: TypeAlias = str | Content | Document | Mapping[str, Any]
 
@@ -77,7 +83,11 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return super()._build(options)
 
     def compress_documents(
-        self, documents: Documents, query: Item, callbacks: Callbacks | None = None
+        self,
+        documents: Documents,
+        query: Item,
+        callbacks: Callbacks | None = None,
+        **options: Unpack[CallArguments],
     ) -> list[Document]:
         """Rerank the documents.
 
@@ -86,6 +96,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
                 name. In named lists, a document without an id is identified by its content.
             query: What they should be relevant to: text that is not blank, or a `Content`.
             callbacks: The parents of the run in traces.
+            options: `top_n` and `min_score` for this call, instead of the compressor's own.
 
         Returns:
             At most `top_n` copies, best first, each with its score in
@@ -94,13 +105,15 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         Raises:
             QwenRerankError: See `RerankEngine.rerank`.
         """
+        engine, top_n = self._for_call(options)
         own, lists = flattened(documents, _documents)
+        self._warn_of_few(len(own), top_n, _MORE)
         from langchain_core.runnables.config import get_callback_manager_for_config
 
         manager = get_callback_manager_for_config(_config(callbacks))
         run = manager.on_chain_start(None, _inputs(own, lists, query), name=type(self).__name__)
         try:
-            ranking = self.engine.rank(query, self._candidates(own, lists), self.top_n)
+            ranking = engine.rank(query, self._candidates(own, lists), top_n)
             ranked = self._ranked(own, ranking)
         except BaseException as error:
             run.on_chain_error(error)
@@ -109,10 +122,16 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return ranked
 
     async def acompress_documents(
-        self, documents: Documents, query: Item, callbacks: Callbacks | None = None
+        self,
+        documents: Documents,
+        query: Item,
+        callbacks: Callbacks | None = None,
+        **options: Unpack[CallArguments],
     ) -> list[Document]:
         """The same as `compress_documents`, without blocking the event loop."""
+        engine, top_n = self._for_call(options)
         own, lists = flattened(documents, _documents)
+        self._warn_of_few(len(own), top_n, _MORE)
         from langchain_core.runnables.config import get_async_callback_manager_for_config
 
         manager = get_async_callback_manager_for_config(_config(callbacks))
@@ -120,10 +139,9 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
             None, _inputs(own, lists, query), name=type(self).__name__
         )
         try:
-            engine = self.engine
             is_long = engine.takes_long(len(own))
             candidates = await offloaded(is_long, self._candidates, own, lists)
-            ranking = await engine.arank(query, candidates, self.top_n)
+            ranking = await engine.arank(query, candidates, top_n)
             ranked = await offloaded(len(ranking.indices) > MANY, self._ranked, own, ranking)
         except BaseException as error:
             await run.on_chain_error(error)
@@ -219,7 +237,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         scores = ranking.scores_or(document.metadata.get(SCORE) for document in chosen)
         rows = zip(chosen, scores, self._kept(documents, ranking), strict=True)
         return [
-            _with_metadata(document, {**document.metadata, **kept, SCORE: score})
+            with_metadata(document, {**document.metadata, **kept, SCORE: score})
             for document, score, kept in rows
         ]
 
@@ -234,7 +252,7 @@ def _config(callbacks: Callbacks | None) -> RunnableConfig:
     return ensure_config(None if callbacks is None else RunnableConfig(callbacks=callbacks))
 
 
-def _with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
+def with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
     """A copy of the document with this metadata, as `model_copy` makes it."""
     if type(document) is not Document:
         return document.model_copy(update={"metadata": metadata})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -11,9 +11,14 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableParallel
+from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict, model_validator
 
 from langchain_qwen_rerank.compressor import QwenRerank
+from langchain_qwen_rerank.first_stage import with_k, with_scores
+from qwen_rerank import InvalidInputError
+from qwen_rerank.options import CallArguments, check_options
+from qwen_rerank.validation import check_whole
 
 __all__ = ["QwenRerankRetriever"]
 
@@ -24,24 +29,41 @@ class QwenRerankRetriever(BaseRetriever):
     Works like ContextualCompressionRetriever, without the langchain-classic package. Asynchronous
     calls use the retrievers' asynchronous methods, and several retrievers run concurrently.
 
+    `invoke` and `ainvoke` also take `top_n` and `min_score`, for one call. Other arguments are
+    passed on to the retrievers.
+
+    If the first stage is a vector store's own retriever, its scores are kept: see
+    `keep_retrieval_score`. They are what the store's `similarity_search_with_score` returns: a
+    similarity, or a distance, of which lower is better. `blend` uses the rank, so either is fine.
+
     Attributes:
         base_retriever: The first stage: any retriever, or a Runnable from query to documents; or
             several by name. It should return more documents than the compressor's `top_n`.
         compressor: The second stage; a QwenRerank if there are several retrievers.
+        fetch_k: How many documents each vector store's retriever returns, at least 1; None for its
+            own `k`. The retrievers that you pass are not changed.
 
     Example:
         >>> both = {"vectors": store.as_retriever(), "words": BM25Retriever.from_texts(texts)}
         >>> rerank = QwenRerank(max_candidates=50, keep_lists=True)
-        >>> retriever = QwenRerankRetriever(base_retriever=both, compressor=rerank)
+        >>> retriever = QwenRerankRetriever(base_retriever=both, compressor=rerank, fetch_k=50)
     """
 
     base_retriever: RetrieverLike | dict[str, RetrieverLike]
     compressor: BaseDocumentCompressor
+    fetch_k: int | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_options(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            check_options(data, cls.model_fields)
+        return data
+
     @model_validator(mode="after")
-    def _check_compressor(self) -> Self:
+    def _check_stages(self) -> Self:
         if isinstance(self.base_retriever, dict) and not (
             self.base_retriever and isinstance(self.compressor, QwenRerank)
         ):
@@ -49,29 +71,70 @@ class QwenRerankRetriever(BaseRetriever):
                 "With a dict as base_retriever, pass at least one retriever, and a QwenRerank as "
                 f"compressor; got {type(self.compressor).__name__}."
             )
+        if self.fetch_k is not None:
+            check_whole("fetch_k", self.fetch_k, at_least=1)
+            if not any(isinstance(each, VectorStoreRetriever) for each in self._retrievers()):
+                raise ValueError(
+                    "fetch_k sets the k of a VectorStoreRetriever, got "
+                    f"{type(self.base_retriever).__name__}. Set the number of documents there."
+                )
         return self
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        callbacks = run_manager.get_child()
-        documents = self._first_stage(kwargs).invoke(query, {"callbacks": callbacks})
-        return list(self.compressor.compress_documents(documents, query, callbacks))
+        callbacks, split = run_manager.get_child(), self._split(kwargs)
+        documents = self._first_stage(split.search).invoke(query, {"callbacks": callbacks})
+        if not isinstance(self.compressor, QwenRerank):
+            return list(self.compressor.compress_documents(documents, query, callbacks))
+        return self.compressor.compress_documents(documents, query, callbacks, **split.call)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        callbacks = run_manager.get_child()
-        documents = await self._first_stage(kwargs).ainvoke(query, {"callbacks": callbacks})
-        return list(await self.compressor.acompress_documents(documents, query, callbacks))
+        callbacks, split = run_manager.get_child(), self._split(kwargs)
+        documents = await self._first_stage(split.search).ainvoke(query, {"callbacks": callbacks})
+        if not isinstance(self.compressor, QwenRerank):
+            return list(await self.compressor.acompress_documents(documents, query, callbacks))
+        return await self.compressor.acompress_documents(documents, query, callbacks, **split.call)
+
+    def _split(self, kwargs: dict[str, Any]) -> _Arguments:
+        """Return a call's arguments for each stage. Those of the second are checked here."""
+        names = CallArguments.__annotations__
+        call = {name: value for name, value in kwargs.items() if name in names}
+        options = cast(CallArguments, call)
+        if isinstance(self.compressor, QwenRerank):
+            self.compressor._for_call(options)
+        elif call:
+            raise InvalidInputError(
+                f"{type(self.compressor).__name__} does not take {' and '.join(call)} per call.",
+                remedy="Use a QwenRerank as compressor.",
+            )
+        return _Arguments({name: kwargs[name] for name in kwargs.keys() - call.keys()}, options)
+
+    def _retrievers(self) -> list[RetrieverLike]:
+        own = self.base_retriever
+        return [*own.values()] if isinstance(own, dict) else [own]
 
     def _first_stage(self, kwargs: dict[str, Any]) -> Runnable[str, Any]:
         """Return a runnable from query to documents, or to lists of documents by name."""
         if not isinstance(self.base_retriever, dict):
-            return _with_arguments(self.base_retriever, kwargs)
-        steps = {name: _with_arguments(each, kwargs) for name, each in self.base_retriever.items()}
+            return self._prepared(self.base_retriever, kwargs)
+        steps = {name: self._prepared(each, kwargs) for name, each in self.base_retriever.items()}
         return RunnableParallel(steps)
 
+    def _prepared(self, retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
+        """Return the retriever as this call uses it."""
+        if isinstance(retriever, VectorStoreRetriever):
+            if self.fetch_k is not None:
+                retriever = with_k(retriever, self.fetch_k)
+            if isinstance(self.compressor, QwenRerank):
+                retriever = with_scores(retriever)
+        return retriever.bind(**kwargs) if kwargs else retriever
 
-def _with_arguments(retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
-    return retriever.bind(**kwargs) if kwargs else retriever
+
+class _Arguments(NamedTuple):
+    """The arguments of a call: for the search of the first stage, and for the second."""
+
+    search: dict[str, Any]
+    call: CallArguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
@@ -18,6 +18,7 @@ from qwen_rerank.copying import copy_with
 from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import text_of
 from qwen_rerank.inputs.fields import FieldAccess
+from qwen_rerank.options import CallArguments
 from qwen_rerank.ranking.candidates import Candidates
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.result import RankedIndices
@@ -64,37 +65,80 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         """The component's name in LlamaIndex's serialized form."""
         return "QwenRerank"
 
-    def _postprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    def postprocess_nodes(
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+        query_str: str | None = None,
+        **options: Unpack[CallArguments],
     ) -> list[NodeWithScore]:
+        """Rerank the nodes.
+
+        Args:
+            nodes: The retrieved nodes, which are not changed.
+            query_bundle: What they should be relevant to.
+            query_str: The same as text, instead of a bundle.
+            options: `top_n` and `min_score` for this call, instead of the postprocessor's own.
+
+        Returns:
+            At most `top_n` copies, best first, each with its relevance score.
+
+        Raises:
+            QwenRerankError: See `RerankEngine.rerank`.
+            ValueError: You pass the query twice.
+        """
+        return self._postprocess_nodes(nodes, _bundle(query_bundle, query_str), **options)
+
+    async def apostprocess_nodes(
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+        query_str: str | None = None,
+        **options: Unpack[CallArguments],
+    ) -> list[NodeWithScore]:
+        """The same as `postprocess_nodes`, without blocking the event loop."""
+        return await self._apostprocess_nodes(nodes, _bundle(query_bundle, query_str), **options)
+
+    def _postprocess_nodes(
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+        **options: Unpack[CallArguments],
+    ) -> list[NodeWithScore]:
+        engine, top_n = self._for_call(options)
         nodes = _nodes(nodes)
+        self._warn_of_few(len(nodes), top_n, _MORE)
         query = item_of_query(query_bundle)
-        with self._step(nodes, text_of(query)) as step:
-            ranking = self.engine.rank(query, self._candidates(nodes), self.top_n)
+        with self._step(nodes, text_of(query), top_n) as step:
+            ranking = engine.rank(query, self._candidates(nodes), top_n)
             step.facts, step.nodes = ranking.facts, self._ranked(nodes, ranking)
         return step.nodes
 
     @_dispatcher.span  # LlamaIndex does so for _postprocess_nodes alone, which is abstract
     async def _apostprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+        self,
+        nodes: list[NodeWithScore],
+        query_bundle: QueryBundle | None = None,
+        **options: Unpack[CallArguments],
     ) -> list[NodeWithScore]:
+        engine, top_n = self._for_call(options)
         nodes = _nodes(nodes)
+        self._warn_of_few(len(nodes), top_n, _MORE)
         query = await offloaded(has_image(query_bundle), item_of_query, query_bundle)
-        with self._step(nodes, text_of(query)) as step:
-            engine = self.engine
+        with self._step(nodes, text_of(query), top_n) as step:
             is_long = engine.takes_long(len(nodes))
             candidates = await offloaded(is_long, self._candidates, nodes)
-            ranking = await engine.arank(query, candidates, self.top_n)
+            ranking = await engine.arank(query, candidates, top_n)
             is_long = len(ranking.indices) > MANY
             step.facts = ranking.facts
             step.nodes = await offloaded(is_long, self._ranked, nodes, ranking)
         return step.nodes
 
     @contextmanager
-    def _step(self, nodes: list[NodeWithScore], query: str) -> Iterator[_Step]:
+    def _step(self, nodes: list[NodeWithScore], query: str, top_n: int | None) -> Iterator[_Step]:
         """Report the step's start and end to LlamaIndex's callbacks and instrumentation."""
         step = _Step()
-        model, top_n = self.engine.scorer.model, len(nodes) if self.top_n is None else self.top_n
+        model, top_n = self.engine.scorer.model, len(nodes) if top_n is None else top_n
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,
@@ -137,6 +181,18 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
 
     def _retrieval_score(self, document: NodeWithScore) -> float | None:
         return document.score
+
+
+_MORE = "Let the first stage return more, with similarity_top_k=, whose default is 2."
+
+
+def _bundle(query_bundle: QueryBundle | None, query_str: str | None) -> QueryBundle | None:
+    """Return the query in the form that was passed; LlamaIndex accepts only one of them."""
+    if query_str is None:
+        return query_bundle
+    if query_bundle is not None:
+        raise ValueError("Cannot specify both query_str and query_bundle")
+    return QueryBundle(query_str)
 
 
 def _plain(scored: NodeWithScore) -> NodeWithScore:

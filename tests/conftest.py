@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,18 @@ def _nobody_watches_the_next_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     yield
     logging.getLogger("qwen_rerank").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _few_candidates_have_been_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warning is logged once per process, so any test could be the one that sees it."""
+    if settings := sys.modules.get("qwen_rerank.settings"):
+        monkeypatch.setattr(settings, "_warned_of_few", _Everything())
+
+
+class _Everything(set[Any]):
+    def __contains__(self, item: object) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,6 +25,7 @@ from qwen_rerank.scorers.base import Usage
 
 __all__ = [
     "NOT_SAVED",
+    "CallArguments",
     "DashScopeArguments",
     "DashScopeOptions",
     "DocumentField",
@@ -257,6 +258,13 @@ class RankingArguments(TypedDict, total=False):
     diversity: float | None
     allowed_media: Sequence[str | Path] | None
     usage_callback: UsageCallback | None
+
+
+class CallArguments(TypedDict, total=False):
+    """The options that can also be given to a single call, as keyword arguments."""
+
+    top_n: int | None
+    min_score: float | None
 
 
 def descriptions(options: type[BaseModel]) -> dict[str, str]:

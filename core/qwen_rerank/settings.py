@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from os import PathLike
@@ -25,6 +26,7 @@ from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
 from qwen_rerank.options import (
     NOT_SAVED,
+    CallArguments,
     DashScopeOptions,
     DocumentField,
     RankingOptions,
@@ -38,6 +40,8 @@ from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.validation import check_top_n
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["PluginSettings", "RerankSettings", "option_names"]
 
@@ -104,6 +108,15 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     def reader(self) -> ItemReader[Any]:
         """Reads the text of the documents that this component ranks."""
         return self._current.reader
+
+    def _for_call(self, options: CallArguments) -> tuple[RerankEngine, int | None]:
+        """Return the engine and `top_n` for a call with these options."""
+        check_options(options, CallArguments.__annotations__)
+        engine, top_n = self.engine, options.get("top_n", self.top_n)
+        check_top_n(top_n)
+        if "min_score" in options:
+            engine = engine.with_min_score(options["min_score"])
+        return engine, top_n
 
     @property
     def _current(self) -> _Built:
@@ -222,6 +235,19 @@ class PluginSettings(RerankSettings):
     keep_passage: bool = False
     keep_model: bool = False
 
+    def _warn_of_few(self, candidates: int, top_n: int | None, remedy: str) -> None:
+        """Warn, once per process, if all candidates are returned, so that none can move up."""
+        if top_n is None or not 1 < candidates <= top_n or type(self) in _warned_of_few:
+            return
+        _warned_of_few.add(type(self))
+        _log.warning(
+            "All %d candidates are returned, as top_n is %d: reranking can only change their "
+            "order. %s This is logged once.",
+            candidates,
+            top_n,
+            remedy,
+        )
+
     def _kept(self, documents: Sequence[Any], ranking: RankedIndices) -> Iterable[dict[str, Any]]:
         """Return what to add to the metadata of each document of the ranking."""
         count = len(ranking.indices)
@@ -246,6 +272,9 @@ class PluginSettings(RerankSettings):
     def _retrieval_score(self, document: Any) -> float | None:
         """Return the score that the first stage gave the document."""
         raise NotImplementedError
+
+
+_warned_of_few: set[type[PluginSettings]] = set()
 
 
 class _Built(NamedTuple):

@@ -13,7 +13,15 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from pydantic import SecretStr, ValidationError
 
 from llamaindex_qwen_rerank import QwenRerank
-from qwen_rerank import AuthenticationError, EmbeddedScorer, InvalidInputError, Scorer, Scores
+from qwen_rerank import (
+    AuthenticationError,
+    EmbeddedScorer,
+    InvalidInputError,
+    Scorer,
+    Scores,
+    settings,
+)
+from qwen_rerank.testing import FakeScorer
 from qwen_rerank.testing.faults import refuses
 from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 
@@ -279,3 +287,29 @@ def test_callbacks_are_not_saved() -> None:
     debug = LlamaDebugHandler(print_trace_on_end=False)
     rerank = QwenRerank(scorer=EmbeddedScorer(), callback_manager=CallbackManager([debug]))
     assert "callback_manager" not in json.loads(rerank.to_json())
+
+
+def test_a_call_can_have_its_own_top_n_and_min_score(
+    postprocess: Postprocess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "_warned_of_few", set())
+    rerank = QwenRerank(scorer=FakeScorer(), top_n=1, min_score=0.9)
+    nodes = [NodeWithScore(node=TextNode(text=f"score=0.{digit}")) for digit in (3, 9, 5)]
+
+    def ranked(**options: Any) -> list[str]:
+        return [each.text for each in postprocess(rerank, nodes, query_str=QUERY, **options)]
+
+    assert ranked() == ranked(top_n=2) == ["score=0.9"]
+    assert ranked(top_n=2, min_score=None) == ["score=0.9", "score=0.5"]
+    for options, message in (
+        ({"top_n": 0}, "top_n must be a whole number"),
+        ({"min_score": "0.5"}, "min_score must be a finite number"),
+        ({"topn": 3}, "Did you mean 'top_n'"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            ranked(**options)
+    assert caplog.messages == []
+    assert ranked(top_n=3) == ranked(top_n=4) == ["score=0.9"]
+    (warning,) = caplog.messages
+    assert "All 3 candidates are returned, as top_n is 3" in warning
+    assert "similarity_top_k=" in warning

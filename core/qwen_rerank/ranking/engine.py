@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from itertools import repeat
-from typing import ParamSpec, TypeVar, Unpack, cast, get_args
+from typing import ParamSpec, Self, TypeVar, Unpack, cast, get_args
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.allowed_media import AllowedMedia
@@ -94,6 +95,16 @@ class RerankEngine:
         self._can_score_top = can_score_top(scorer) and not self._ordering.needs_all_scores
         self._max_candidates = chosen["max_candidates"]
         self._usage_callback = chosen["usage_callback"]
+
+    def with_min_score(self, min_score: float | None) -> Self:
+        """Return an engine that differs only in its `min_score`.
+
+        Raises:
+            InvalidInputError: It is not a finite number or None.
+        """
+        engine = copy.copy(self)
+        engine._ordering = self._ordering.with_min_score(min_score)
+        return engine
 
     def rerank(self, query: Item, records: RecordLists, top_n: int | None = None) -> Ranking:
         """Rank records for the query.

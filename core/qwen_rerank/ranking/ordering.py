@@ -86,6 +86,10 @@ class Ordering:
         if diversity:
             _word_vectors()  # fails here, not at the first query, if the package is missing
 
+    def with_min_score(self, min_score: float | None) -> Ordering:
+        """Return an ordering that differs only in its `min_score`."""
+        return Ordering(min_score, self._blend, self._diversity)
+
     @property
     def is_slow(self) -> bool:
         """Whether it would block an event loop for too long."""
