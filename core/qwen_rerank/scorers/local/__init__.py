@@ -5,6 +5,7 @@
         (multimodal_prompt.py for Qwen3-VL-Reranker, whose images images.py reads and embeds)
       → devices.py      shares for several devices, if there are several
       → batching.py     batches of sequences, longest first, up to a number of tokens
+      → prefixes.py     the prefix, if the last call has not just computed it
       → decoder.py      the prefix's keys and values, computed once; each sequence's last state
       → attention.py    packed sequences attend to the prefix and to themselves
 

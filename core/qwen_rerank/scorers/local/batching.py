@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.local.decoder import Decoder
+from qwen_rerank.scorers.local.prefixes import KeptPrefix
 from qwen_rerank.scorers.local.prompt import Tokens
 
 __all__ = ["BatchRunner", "batch_size"]
@@ -35,6 +36,7 @@ class BatchRunner:
 
     def __init__(self, decoder: Decoder, batch_tokens: int, *, progress: bool = False) -> None:
         self._decoder = decoder
+        self._prefix_cache = KeptPrefix(decoder.prefix_cache)
         self._batch_tokens = batch_tokens
         self._progress = progress
 
@@ -55,7 +57,7 @@ class BatchRunner:
         # Sorted, so that the same sequences have the same scores to the last digit in any order.
         waiting = sorted(set(sequences), key=lambda sequence: (-len(sequence), sequence))
         logits: dict[Tokens, float] = {}
-        cache = self._unless_out_of_memory(partial(self._decoder.prefix_cache, prefix), cancelled)
+        cache = self._unless_out_of_memory(partial(self._prefix_cache, prefix), cancelled)
         if cache is None:
             raise _out_of_memory_error(len(prefix))
         with self._progress_bar(sum(map(len, waiting))) as bar:

@@ -23,6 +23,7 @@ from qwen_rerank.scorers.local.adapter import Adapter, find_adapter, merge
 from qwen_rerank.scorers.local.compatibility import check_modules, check_result
 from qwen_rerank.scorers.local.decoder import Decoder
 from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader
+from qwen_rerank.scorers.local.norms import fuse_norms
 from qwen_rerank.scorers.local.prompt import without_added_tokens
 from qwen_rerank.scorers.local.source import (
     Hub,
@@ -91,6 +92,8 @@ def load(
             tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
         loaded = _load_weights(base, config, adapter, dtype)
         loaded = loaded.to(device).eval()
+    if device.type == "cuda":
+        fuse_norms(loaded)
     direction = _relevance_direction(model, loaded, tokenizer)
     if hasattr(loaded.model, "visual"):
         return _with_images(loaded.model, direction, tokenizer, base)
