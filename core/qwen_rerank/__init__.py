@@ -30,7 +30,8 @@ from qwen_rerank.settings import RerankSettings
 if TYPE_CHECKING:
     from qwen_rerank.scorers.embedded import EmbeddedScorer
     from qwen_rerank.scorers.local import LocalScorer
-    from qwen_rerank.scorers.server import ServerName, ServerScorer
+    from qwen_rerank.scorers.probe import CheckReport
+    from qwen_rerank.scorers.server import PromptName, ServerName, ServerScorer
     from qwen_rerank.scorers.wrappers.cached import CachedScorer
     from qwen_rerank.scorers.wrappers.cascade import CascadeScorer
     from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
@@ -43,6 +44,7 @@ __all__ = [
     "BadResponseError",
     "CachedScorer",
     "CascadeScorer",
+    "CheckReport",
     "Content",
     "ContentBlockedError",
     "DashScopeScorer",
@@ -59,6 +61,7 @@ __all__ = [
     "Passage",
     "PassageScorer",
     "Price",
+    "PromptName",
     "QwenReRanker",
     "QwenRerankError",
     "Ranking",
@@ -81,11 +84,13 @@ __all__ = [
 _MODULES = {
     "CachedScorer": "scorers.wrappers.cached",
     "CascadeScorer": "scorers.wrappers.cascade",
+    "CheckReport": "scorers.probe",
     "EmbeddedScorer": "scorers.embedded",
     "FallbackScorer": "scorers.wrappers.fallback",
     "KeepOrder": "scorers.wrappers.fallback",
     "LocalScorer": "scorers.local",
     "PassageScorer": "scorers.wrappers.passages",
+    "PromptName": "scorers.server",
     "ServerName": "scorers.server",
     "ServerScorer": "scorers.server",
 }

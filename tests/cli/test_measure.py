@@ -13,6 +13,7 @@ from qwen_rerank import Usage
 from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.evaluation import compare, read_judgements, read_run
 from qwen_rerank.scorers.catalog import CATALOG
+from qwen_rerank.scorers.probe import PROBES, Probe
 from qwen_rerank.testing.faults import edits, refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.conftest import Cli
@@ -127,32 +128,46 @@ class TestCalibrate:
         assert json.loads(cli("calibrate", *options, "--json").out)["min_score"] == 0.5
 
 
+def answers_first(probe: Probe, answer: float = 0.9, other: float = 0.3) -> Any:
+    """Give the answer of a probe one score, and all other texts another."""
+    return give([answer if index == probe.answer else other for index in range(len(probe.texts))])
+
+
 class TestCheck:
     def test_scores_near_one_half_are_a_warning(
         self, cli: Cli, dashscope: LoopbackDashScope
     ) -> None:
-        dashscope.faults.append(edits(give([0.51, *[0.5] * 7])))
+        dashscope.faults.extend(edits(answers_first(probe, 0.51, 0.5)) for probe in PROBES)
         outcome = cli("check", "--model", "qwen3-rerank")
         assert outcome.code == 0
         assert outcome.out.splitlines()[-1].startswith("warn  Nearly all scores are between 0.45")
 
     def test_every_step_passes(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
-        dashscope.faults.append(edits(give([0.9, 0.1, 0.2, 0.3, *[0.0] * 4])))
+        dashscope.faults.extend(edits(answers_first(probe)) for probe in PROBES)
         outcome = cli("check", "--model", "qwen3-rerank")
         assert outcome.code == 0, outcome.out
-        assert [line.split()[0] for line in outcome.out.splitlines()[::2]] == ["ok"] * 3
+        lines = outcome.out.splitlines()
+        assert [line for line in lines if line.startswith("ok ")] == [
+            "ok    key, address and packages",
+            "ok    response",
+            "ok    ranking",
+        ]
         assert f"model='qwen3-rerank', base_url='{dashscope.base_url}'" in outcome.out
-        assert "0.900 for the relevant text, 0.300 for the next" in outcome.out
+        assert "48 texts, " in outcome.out
+        rows = [line.split(maxsplit=3) for line in lines if line.lstrip().startswith("yes")]
+        assert rows == [["yes", "0.900", "0.300", probe.query] for probe in PROBES]
 
     def test_the_offline_scorer_passes(self, cli: Cli) -> None:
         assert cli("check", "-s", "embedded").code == 0
 
     def test_a_wrong_ranking_fails(self, cli: Cli, dashscope: LoopbackDashScope) -> None:
-        dashscope.faults.append(edits(give([0.5, 0.1, 0.2, 0.6, *[0.0] * 4])))
+        dashscope.faults.extend(edits(answers_first(probe)) for probe in PROBES[:-1])
+        dashscope.faults.append(edits(give([0.6, *[0.5] * 7])))
         outcome = cli("check")
         assert outcome.code == 1
         assert outcome.out.splitlines()[-1] == "fail  ranking"
-        assert "0.5, but an unrelated text 0.6" in outcome.err
+        assert "5 of 6 queries found their answer (one language)" in outcome.err
+        assert "the answer scores 0.5, and another text 0.6" in outcome.err
 
     @pytest.mark.parametrize(
         ("fault", "code", "message"),
@@ -187,7 +202,7 @@ class TestCheck:
             outcome = cli(*arguments)
         assert "sk-server" not in outcome.out + outcome.err
         assert outcome.code in (0, 1)
-        _, answered = server.received
+        _, answered, *_ = server.received
         assert answered.headers["Authorization"] == "Bearer sk-server"
 
 

@@ -123,14 +123,6 @@ def score(request: pytest.FixtureRequest) -> Score:
     return lambda scorer, query, texts: asyncio.run(scorer.ascore(query, texts))
 
 
-@pytest.fixture(params=["check", "acheck"])
-def check(request: pytest.FixtureRequest) -> Callable[[ServerScorer], Scores]:
-    """Check, or await a check."""
-    if request.param == "check":
-        return ServerScorer.check
-    return lambda scorer: asyncio.run(scorer.acheck())
-
-
 @pytest.fixture(params=SERVERS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -540,28 +532,6 @@ async def test_a_cancelled_call_closes_its_requests(vllm: Server) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(vllm.disconnected.wait, 10)
-
-
-# --- Checking the server
-
-
-def test_a_server_passes_if_it_scores_the_relevant_text_highest(
-    vllm: Server, check: Callable[[ServerScorer], Scores]
-) -> None:
-    values = check(scorer_of(vllm, "vllm")).values
-    assert values[0] == max(values)
-    assert len(vllm.received) == 1
-
-
-@pytest.mark.parametrize("relevant", [0.5, 0.2])
-def test_a_server_that_does_not_is_an_error_that_names_the_usual_cause(
-    vllm: Server, check: Callable[[ServerScorer], Scores], relevant: float
-) -> None:
-    scores = [relevant, *[0.5] * 7]
-    response = [{"index": index, "score": score} for index, score in enumerate(scores)]
-    vllm.faults.append(says(json.dumps(response)))
-    with pytest.raises(BadResponseError, match="template"):
-        check(scorer_of(vllm, "vllm"))
 
 
 # --- Keys

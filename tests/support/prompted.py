@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -68,19 +69,24 @@ class PromptedVLLM(VLLM):
 
     Attributes:
         has_template: Whether it was started with the chat template.
+        reads_instruct: Whether the template receives the instruction: older versions don't.
+        change: What it makes of the model's score, given the query as well.
     """
 
     has_template: bool = False
+    reads_instruct: bool = True
+    change: Callable[[float, str], float] | None = None
 
     def ranked(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         query, documents = body["query"], body["documents"]
-        instruct = body.get("instruction") or INSTRUCT
-        scores = [
-            probability_of_yes(
-                prompt(query, document, instruct) if self.has_template else query + document
-            )
+        instruct = (self.reads_instruct and body.get("instruction")) or INSTRUCT
+        prompts = [
+            prompt(query, document, instruct) if self.has_template else query + document
             for document in documents
         ]
+        scores = list(map(probability_of_yes, prompts))
+        if self.change is not None:
+            scores = [self.change(score, query) for score in scores]
         best_first = sorted(range(len(scores)), key=lambda index: -scores[index])
         results = [{"index": index, "relevance_score": scores[index]} for index in best_first]
         return results[: body.get("top_n") or None]

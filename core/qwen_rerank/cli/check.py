@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from rich.table import Table
 
 from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.cli.options import (
@@ -13,8 +14,8 @@ from qwen_rerank.cli.options import (
     takes_scorer_options,
 )
 from qwen_rerank.cli.output import Output
+from qwen_rerank.scorers import probe
 from qwen_rerank.scorers.doubts import doubt_about
-from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
 
 __all__ = ["check"]
 
@@ -24,22 +25,35 @@ def check(
     ctx: typer.Context,
     make_scorer: ScorerMaker,
 ) -> None:
-    """Test that the scorer responds, and that it ranks the one relevant text first."""
+    """Test that the scorer responds, and that it ranks answers first in two languages."""
     output: Output = ctx.obj
     with _step(output, "key, address and packages"):
         chosen = make_scorer()
     output.result(f"      {chosen!r}")
     with chosen:
         with _step(output, "response"):
-            scores = chosen.score(QUERY, TEXTS)
-        usage = scores.usage
-        output.result(f"      {len(TEXTS)} texts in {usage.seconds:.2f} s, {format_usage(usage)}")
+            report = probe.check(chosen)
+        usage = report.usage
+        output.result(f"      {usage.texts_sent} texts, {format_usage(usage)}")
         with _step(output, "ranking"):
-            check_relevant_first(chosen, scores)
-    relevant, *others = scores.values
-    output.result(f"      {relevant:.3f} for the relevant text, {max(others):.3f} for the next")
-    if doubt := doubt_about([scores.values]):
+            output.table(_table(report))
+            report.raise_for_problem()
+    if report.follows_instruct:
+        output.result("ok    instruction")
+    if doubt := doubt_about([result.scores for result in report.results]):
         output.result(f"warn  {doubt}")
+
+
+def _table(report: probe.CheckReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("right", "answer", "next"):
+        table.add_column(name, justify="right")
+    table.add_column("query")
+    for result in report.results:
+        right = "yes" if result.is_right else "no"
+        scores = (f"{score:.3f}" for score in (result.answer, result.best_other))
+        table.add_row(right, *scores, result.probe.query)
+    return table
 
 
 @contextmanager

@@ -6,16 +6,19 @@ import asyncio
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Modality
 from qwen_rerank.text.chunking import Passage
 from qwen_rerank.usage import Usage
 from qwen_rerank.validation import is_finite
+
+if TYPE_CHECKING:
+    from qwen_rerank.scorers.probe import CheckReport, Problem
 
 __all__ = [
     "Passage",
@@ -150,6 +153,49 @@ class Scorer(ABC):
     async def ascore_top(self, query: str, texts: Sequence[str], top_n: int) -> Scores:
         """Like `score_top`, without blocking the event loop."""
         return await self.ascore(query, texts)
+
+    def check(self) -> CheckReport:
+        """Check that the scorer ranks: that it scores answers above texts that don't answer.
+
+        A model that runs without its prompt, or that is not a reranker, returns scores that look
+        normal and mean nothing. Call this whenever you set up a scorer. It scores six queries with
+        eight texts each, and asks again in other ways to find the cause of a failure.
+
+        Returns:
+            The scores, and what they cost.
+
+        Raises:
+            BadResponseError: An answer does not score above all other texts, or the scores don't
+                depend on the instruction. The message says what is probably wrong.
+            QwenRerankError: See `score`.
+        """
+        from qwen_rerank.scorers import probe
+
+        report = probe.check(self)
+        report.raise_for_problem()
+        return report
+
+    async def acheck(self) -> CheckReport:
+        """The same as `check`, without blocking the event loop."""
+        from qwen_rerank.scorers import probe
+
+        report = await probe.acheck(self)
+        report.raise_for_problem()
+        return report
+
+    def _with_instruct(self, instruct: str) -> Scorer | None:
+        """The same scorer with another instruction; None if it has none."""
+        return None
+
+    def _variants_to_check(self) -> Mapping[Problem, Scorer]:
+        """Scorers that would pass a check that this one fails, by what is wrong with this one."""
+        return {}
+
+    def _remedy_for(self, problem: Problem) -> str:
+        """What to do about a problem that a check found."""
+        from qwen_rerank.scorers.probe import REMEDIES
+
+        return REMEDIES[problem]
 
     def close(self) -> None:  # noqa: B027 (most scorers hold nothing)
         """Release what the scorer holds; you can't use it afterwards. Does nothing by default."""

@@ -40,6 +40,7 @@ from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.http.scorer import HttpScorer
+from qwen_rerank.scorers.probe import Problem
 from qwen_rerank.validation import check_text
 
 __all__ = ["DashScopeScorer"]
@@ -124,6 +125,9 @@ class DashScopeScorer(HttpScorer):
         if self._workspace is not None:
             headers["X-DashScope-WorkSpace"] = self._workspace
         return headers
+
+    def _remedy_for(self, problem: Problem) -> str:
+        return f"{super()._remedy_for(problem)} Check model=, and base_url=: a gateway may answer."
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._base_url!r})"

@@ -20,7 +20,7 @@ from qwen_rerank.options import (
     with_defaults,
     with_secrets,
 )
-from qwen_rerank.scorers.base import Scores, probabilities
+from qwen_rerank.scorers.base import Scorer, Scores, probabilities
 from qwen_rerank.scorers.catalog import Limits, published_limits
 from qwen_rerank.scorers.http.addresses import (
     checked_url,
@@ -34,7 +34,7 @@ from qwen_rerank.scorers.http.rate_limiter import RateLimits
 from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.http.scorer import HttpScorer
-from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
+from qwen_rerank.scorers.probe import Problem
 from qwen_rerank.validation import check_whole
 
 __all__ = ["PromptName", "ServerName", "ServerScorer"]
@@ -188,24 +188,25 @@ class ServerScorer(HttpScorer):
     def _server(self) -> ServerDialect:
         return cast(ServerDialect, self._dialect)
 
-    def check(self) -> Scores:
-        """Check that the server scores a relevant text above irrelevant ones.
+    def _variants_to_check(self) -> Mapping[Problem, Scorer]:
+        server = self._server
+        if server.always_prompts or server.prompt_obstacle or server.is_multimodal:
+            return {}
+        cause: Problem = "double template" if server.writes_prompt else "no template"
+        dialect = replace(server, writes_prompt=not server.writes_prompt)
+        return {cause: self._copy_with(_dialect=dialect)}
 
-        A model that runs without its prompt template, or that is not a reranker, returns scores
-        that look normal and mean nothing. Call this whenever you set up a server.
-
-        Returns:
-            The scores of the texts that were sent. The first is that of the relevant text.
-
-        Raises:
-            BadResponseError: The relevant text does not score above all others.
-            QwenRerankError: See `score`.
-        """
-        return check_relevant_first(self, self.score(QUERY, TEXTS))
-
-    async def acheck(self) -> Scores:
-        """The same as `check`."""
-        return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
+    def _remedy_for(self, problem: Problem) -> str:
+        server, remedies = self._server, [super()._remedy_for(problem)]
+        if problem == "no template":
+            remedies.append('Pass prompt="qwen3", or start the server with the template.')
+        elif problem == "double template":
+            remedies.append('Leave out prompt="qwen3", or start the server without a template.')
+        elif problem == "instruction ignored" and server.is_own and not server.prompt_obstacle:
+            remedies = ['Update the server and its template, or pass prompt="qwen3".']
+        elif problem not in ("one language", "instruction ignored") and server.setup:
+            remedies.append(server.setup)
+        return f"{' '.join(remedies)} See docs/scorers.md."
 
     def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
         scores = super()._score(query, texts, top_n)

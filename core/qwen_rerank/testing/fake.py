@@ -12,6 +12,7 @@ from qwen_rerank.validation import is_finite
 
 __all__ = ["FakeScorer", "score_of"]
 
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _STATED = re.compile(r"score=(-?\d+(?:\.\d+)?)")
 
 
@@ -24,13 +25,18 @@ def score_of(query: str, document: str | Mapping[str, str]) -> float:
 
     Returns:
         The number after "score=" in the document, as in "A text. score=0.7". Without one, the share
-        of the query's words, separated by white space and in any case, that the document has.
+        of the query's words, separated by white space and in any case, that the document has. Each
+        Chinese character is a word.
     """
     text = document if isinstance(document, str) else " ".join(document.values())
     if stated := _STATED.search(text):
         return float(stated[1])
-    words = set(query.lower().split())
-    return len(words & set(text.lower().split())) / max(1, len(words))
+    words = _words(query)
+    return len(words & _words(text)) / max(1, len(words))
+
+
+def _words(text: str) -> set[str]:
+    return set(_CHINESE.sub(r" \g<0> ", text.lower()).split())
 
 
 class FakeScorer(Scorer):

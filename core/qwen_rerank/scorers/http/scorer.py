@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic_core import to_json
 
@@ -198,6 +198,15 @@ class HttpScorer(Scorer):
         """
         self._is_closed = True
         self._io_loop.let_go(self)
+
+    def _with_instruct(self, instruct: str) -> Self | None:
+        return None if self._instruct is None else self._copy_with(_instruct=instruct)
+
+    def _copy_with(self, **attributes: Any) -> Self:
+        """The same scorer with other attributes."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **attributes)
+        return other
 
     def _score(self, query: Item, texts: Sequence[Item], top_n: int | None = None) -> Scores:
         context, inputs = CallContext(self._retry_policy), _Inputs.of(query, texts)

@@ -15,7 +15,7 @@ from qwen_rerank.inputs.content import Item, Modality, check_modalities
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
 from qwen_rerank.scorers.local.worker import Worker
-from qwen_rerank.scorers.probe import QUERY, TEXTS, check_relevant_first
+from qwen_rerank.scorers.probe import Problem
 from qwen_rerank.scorers.truncation import check_truncation, name_of
 from qwen_rerank.validation import check_text, check_whole
 
@@ -164,23 +164,8 @@ class LocalScorer(Scorer):
         finally:
             cancelled.set()
 
-    def check(self) -> Scores:
-        """Check that the model scores a relevant text above irrelevant ones.
-
-        Embedding, chat and base models can have the same architecture and files as a reranker.
-        Their scores look normal and mean nothing. Call this after you choose a model.
-
-        Returns:
-            The scores of the texts that were scored. The first is that of the relevant text.
-
-        Raises:
-            BadResponseError: The relevant text does not score above all others.
-        """
-        return check_relevant_first(self, self.score(QUERY, TEXTS))
-
-    async def acheck(self) -> Scores:
-        """The same as `check`."""
-        return check_relevant_first(self, await self.ascore(QUERY, TEXTS))
+    def _remedy_for(self, problem: Problem) -> str:
+        return f"{super()._remedy_for(problem)} Load a reranker, such as Qwen/Qwen3-Reranker-0.6B."
 
     def close(self) -> None:
         """Release the model and its memory, after the calls in progress."""
