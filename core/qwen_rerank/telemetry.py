@@ -9,12 +9,16 @@ message, which may quote one.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from qwen_rerank.handover import hand_over
 
 if TYPE_CHECKING:
     import opentelemetry.trace
@@ -51,22 +55,16 @@ class Span:
         """Record that the response had scores, and how many tokens were billed."""
 
 
-class _Recorded(Span):
-    """A span that OpenTelemetry records."""
+class _RecordedRanking(Span):
+    """The span of a ranking, which is the current one meanwhile."""
 
-    __slots__ = ("_is_ranking", "_manager", "_span")
+    __slots__ = ("_manager", "_span")
 
-    def __init__(
-        self, trace: ModuleType, name: str, kind: str, attributes: Mapping[str, Any]
-    ) -> None:
-        from qwen_rerank import __version__
-
-        self._is_ranking = kind == "INTERNAL"
-        tracer: opentelemetry.trace.Tracer = trace.get_tracer("qwen_rerank", __version__)
+    def __init__(self, trace: ModuleType, name: str, attributes: Mapping[str, Any]) -> None:
         self._manager: AbstractContextManager[opentelemetry.trace.Span]
-        self._manager = tracer.start_as_current_span(
+        self._manager = _tracer(trace).start_as_current_span(
             name,
-            kind=trace.SpanKind[kind],
+            kind=trace.SpanKind.INTERNAL,
             attributes=_without_none(attributes),
             record_exception=False,  # they would record its message
             set_status_on_exception=False,
@@ -89,16 +87,10 @@ class _Recorded(Span):
     def _fail(self, error: BaseException) -> None:
         from opentelemetry.trace import StatusCode
 
-        kind = type(error)
         self._span.set_status(StatusCode.ERROR)
-        self._set(
-            {
-                "error.type": f"{kind.__module__}.{kind.__qualname__}",
-                "http.response.status_code": getattr(error, "status", None),
-            }
-        )
+        self._set(_attributes_of_error(error))
         usage: Usage | None = getattr(error, "usage", None)
-        if usage is not None and self._is_ranking:
+        if usage is not None:
             self._set(_attributes_of_usage(usage))
 
     def ranked(self, outcome: Outcome, returned: int) -> None:
@@ -117,11 +109,69 @@ class _Recorded(Span):
             }
         )
 
-    def answered(self, tokens: int) -> None:
-        self._set({"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None})
-
     def _set(self, attributes: Mapping[str, Any]) -> None:
         self._span.set_attributes(_without_none(attributes))
+
+
+class _RecordedRequest(Span):
+    """The span of a request. It is created when it has ended, where its exporter may take its time.
+
+    So it is never the current one.
+    """
+
+    __slots__ = ("_attributes", "_parent", "_start", "_trace")
+
+    def __init__(self, trace: ModuleType, attributes: Mapping[str, Any]) -> None:
+        self._trace = trace
+        self._attributes = dict(attributes)
+
+    def __enter__(self) -> Span:
+        from opentelemetry.context import get_current
+
+        self._parent = get_current()
+        self._start = time.time_ns()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._attributes |= _attributes_of_error(error)
+        hand_over(partial(self._record, time.time_ns(), has_failed=error is not None))
+
+    def answered(self, tokens: int) -> None:
+        own = {"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None}
+        self._attributes |= own
+
+    def _record(self, end: int, *, has_failed: bool) -> None:
+        span = _tracer(self._trace).start_span(
+            "POST",
+            context=self._parent,
+            kind=self._trace.SpanKind.CLIENT,
+            attributes=_without_none(self._attributes),
+            start_time=self._start,
+        )
+        if has_failed:
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end(end)
+
+
+def _tracer(trace: ModuleType) -> opentelemetry.trace.Tracer:
+    from qwen_rerank import __version__
+
+    tracer: opentelemetry.trace.Tracer = trace.get_tracer("qwen_rerank", __version__)
+    return tracer
+
+
+def _attributes_of_error(error: BaseException) -> dict[str, Any]:
+    kind = type(error)
+    return {
+        "error.type": f"{kind.__module__}.{kind.__qualname__}",
+        "http.response.status_code": getattr(error, "status", None),
+    }
 
 
 _NOBODY = Span()
@@ -146,7 +196,7 @@ def ranking_span(model: str, documents: int, top_n: int | None) -> Span:
         "qwen_rerank.documents": documents,
         "qwen_rerank.top_n": top_n,
     }
-    return _Recorded(trace, f"{OPERATION} {model}", "INTERNAL", attributes)
+    return _RecordedRanking(trace, f"{OPERATION} {model}", attributes)
 
 
 def request_span(provider: str | None, model: str, url: str, documents: int, resends: int) -> Span:
@@ -174,7 +224,7 @@ def request_span(provider: str | None, model: str, url: str, documents: int, res
         "url.full": url,
         "qwen_rerank.documents": documents,
     }
-    return _Recorded(trace, "POST", "CLIENT", attributes)
+    return _RecordedRequest(trace, attributes)
 
 
 def _attributes_of_usage(usage: Usage) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
+from qwen_rerank.handover import Action, hand_over_to
 from qwen_rerank.scorers.http.body_form import BodyForms
 from qwen_rerank.scorers.http.rate_limiters import RateLimiters
 
@@ -149,11 +150,13 @@ class _IOThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this loop, and wait."""
         # Not a Future: Ctrl-C can leave its lock held, and the loop would wait for it forever.
-        ended: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
-        work = _Work(self._loop, coroutine, ended.put)
+        reports: SimpleQueue[asyncio.Task[T] | Action] = SimpleQueue()
+        work = _Work(self._loop, coroutine, reports.put, reports.put)
         try:
             work.hand_over()
-            return ended.get().result()
+            while not isinstance(report := reports.get(), asyncio.Task):
+                report()
+            return report.result()
         finally:
             work.stop()
 
@@ -162,15 +165,18 @@ class _IOThread:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[asyncio.Task[T]] = loop.create_future()
 
-        def report(task: asyncio.Task[T]) -> None:
+        def on_loop(action: Action) -> None:
             with suppress(RuntimeError):  # the other loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(receive, task)
+                loop.call_soon_threadsafe(action)
+
+        def report(task: asyncio.Task[T]) -> None:
+            on_loop(lambda: receive(task))
 
         def receive(task: asyncio.Task[T]) -> None:
             if not ended.done():
                 ended.set_result(task)
 
-        work = _Work(self._loop, coroutine, report)
+        work = _Work(self._loop, coroutine, report, on_loop)
         try:
             work.hand_over()
             return (await ended).result()
@@ -203,6 +209,7 @@ class _Work(Generic[T]):
         loop: Where it runs.
         coroutine: What runs.
         report: Called on that loop, with the task, when it has ended.
+        receive: Called on that loop, with what the caller's side should run meanwhile.
     """
 
     def __init__(
@@ -210,10 +217,12 @@ class _Work(Generic[T]):
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, T],
         report: Callable[[asyncio.Task[T]], object],
+        receive: Callable[[Action], object],
     ) -> None:
         self._loop = loop
         self._coroutine = coroutine
         self._report = report
+        self._receive = receive
         self._task: asyncio.Task[T] | None = None
 
     def hand_over(self) -> None:
@@ -225,6 +234,7 @@ class _Work(Generic[T]):
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _start(self) -> None:
+        hand_over_to(self._receive)  # in a copy of the caller's context, which the task gets
         self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(self._end)
 

@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.handover import log
 from qwen_rerank.options import NOT_SAVED
 from qwen_rerank.scorers.http.addresses import is_loopback
 
@@ -146,7 +147,8 @@ def _find_proxy(
 def _parse_proxy(address: str, host: str) -> Proxy | None:
     parts = urlsplit(address if "://" in address else f"http://{address}")
     if parts.scheme.startswith("socks"):
-        _log.warning("SOCKS proxies are not supported: connecting to %s directly.", host)
+        message = "SOCKS proxies are not supported: connecting to %s directly."
+        log(_log, logging.WARNING, message, host)
         return None
     return _proxy_of(parts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from qwen_rerank.errors import InvalidInputError, RateLimitError
+from qwen_rerank.handover import log
 from qwen_rerank.options import RequestArguments
 from qwen_rerank.scorers.http.rates_store import StorePlace
 from qwen_rerank.validation import check_whole
@@ -170,7 +171,7 @@ class RateLimiter:
         if deadline is not None and start >= deadline:
             raise too_late(self._limits, start - now)
         planned.add(amounts, start)
-        _log.debug("waiting %.1f s for %s", start - now, self._limits)
+        log(_log, logging.DEBUG, "waiting %.1f s for %s", start - now, self._limits)
         await self._queue(amounts)
 
     def is_idle(self) -> bool:

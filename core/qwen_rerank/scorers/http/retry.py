@@ -18,6 +18,7 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
+from qwen_rerank.handover import log
 from qwen_rerank.validation import check_seconds, check_whole, is_finite
 
 __all__ = ["CallContext", "RetryPolicy", "is_transient"]
@@ -208,7 +209,9 @@ def is_transient(error: QwenRerankError) -> bool:
 
 
 def _log_retry(error: QwenRerankError, attempt: int, wait: float) -> None:
-    _log.debug(  # without the message, which may quote a text
+    log(  # without the message, which may quote a text
+        _log,
+        logging.DEBUG,
         "attempt %d failed: %s code=%s status=%s, retrying in %.1f s",
         attempt,
         type(error).__name__,

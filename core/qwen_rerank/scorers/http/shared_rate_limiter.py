@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from qwen_rerank.errors import QwenRerankError
+from qwen_rerank.handover import log
 from qwen_rerank.scorers.http.rate_limiter import RateLimiter, RateLimits, too_late
 from qwen_rerank.scorers.http.rates_store import (
     STORE_SECONDS,
@@ -62,7 +63,9 @@ class StoreThread:
     def rest(self, error: Exception) -> None:
         """Do not use the store for a while."""
         if not self.is_resting:
-            _log.warning(
+            log(
+                _log,
+                logging.WARNING,
                 "The rates_store failed (%s). For %.0f s, this process has rate limits of its own.",
                 type(error).__name__,
                 _COOLDOWN,
@@ -137,7 +140,7 @@ class SharedRateLimiter:
         if ticket is None:
             raise too_late(self._limits, wait)
         if wait > 0:
-            _log.debug("waiting %.1f s for %s", wait, self._limits)
+            log(_log, logging.DEBUG, "waiting %.1f s for %s", wait, self._limits)
             try:
                 await self._sleep(wait)
             except BaseException:
