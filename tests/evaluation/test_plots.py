@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -156,9 +157,33 @@ def test_names_and_ids_that_no_font_can_draw_get_question_marks(
 def test_long_query_ids_stay_distinct_and_leave_room_for_the_bars() -> None:
     run = {f"a-data-set-with-a-long-name/query-{number}": ["x", "a"] for number in range(20)}
     report = compare({"before": run, "after": run}, {id_: {"a": 1} for id_ in run})
-    axes = report.plot_gains().figure.axes[0]
-    assert axes.get_position().height > 0.5
+    figure = report.plot_gains().figure
+    axes = figure.axes[0]
+    assert axes.get_position().height * figure.get_figheight() > 1.8  # inches
     assert len({label.get_text() for label in axes.get_xticklabels()}) == 20
+
+
+def test_the_title_of_the_gains_has_the_means_and_p(report: Report) -> None:
+    assert report.plot_gains().figure.axes[0].get_title(loc="left") == (
+        "after compared with before: mean 0.778 → 0.833, p = 1.000\n1 better, 1 the same, 1 worse"
+    )
+
+
+def test_each_other_run_has_a_panel_of_its_own() -> None:
+    runs = {"before": BEFORE, "after": AFTER, "later": AFTER}
+    plot = compare(runs, JUDGEMENTS, measures=["RR"]).plot_gains()
+    titles = [axes.get_title(loc="left").split(":")[0] for axes in plot.figure.axes]
+    assert titles == ["after compared with before", "later compared with before"]
+    assert "from before to after" in plot.alt
+    assert "from before to later" in plot.alt
+
+
+def test_fifty_queries_have_their_ids_below_the_bars_without_overlaps() -> None:
+    run = {f"query-{number}": ["x", "a"] for number in range(50)}
+    figure = compare({"a": run, "b": run}, {id_: {"a": 1} for id_ in run}).plot_gains().figure
+    boxes = [each.get_window_extent() for each in figure.axes[0].get_xticklabels()]
+    assert len(boxes) == 50
+    assert all(one.x1 <= other.x0 for one, other in pairwise(boxes))
 
 
 def test_a_tiny_gain_looks_tiny() -> None:

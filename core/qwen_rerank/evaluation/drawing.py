@@ -2,7 +2,7 @@
 
 Plots have a light background of their own, so that you can read them on a dark page too. The
 colours are Okabe and Ito's, which colour-blind readers can tell apart ("Color Universal Design",
-2008). Position, line style or hatching always repeats what a colour says.
+2008), or darker. Position, line style or hatching always repeats what a colour says.
 """
 
 from __future__ import annotations
@@ -23,9 +23,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "INK", "ORANGE", "Plot", "fit_text", "new_axes"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PURPLE",
+    "Plot",
+    "cell_width",
+    "fit_text",
+    "new_axes",
+    "new_panels",
+]
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#767676", "#1A1A1A"
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#007A59", "#767676", "#1A1A1A"
+PURPLE = "#A64D79"
+"""Each colour has one meaning in all plots: blue is a gain, orange a loss, green is relevant, grey
+is not relevant or not judged, and purple is recall."""
+
 _STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -165,14 +181,27 @@ def _cut_middle(text: str, width: int) -> str:
     return f"{start.rstrip()}…{end.lstrip()}"
 
 
+def cell_width(text: str) -> int:
+    """Return the width of a text in letters; a Chinese character counts as two."""
+    width: int = import_optional("rich.cells", "A plot").cell_len(text)
+    return width
+
+
 @contextmanager
 def new_axes(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Open a figure of this size, in inches, that no window and no notebook cell shows."""
+    with new_panels(1, width, height) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def new_panels(count: int, width: float, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Open a figure with this many panels, one below the other, with one scale upwards."""
     figures = import_optional("matplotlib.figure", "A plot")
     with _style():
         figure = figures.Figure(figsize=(width, height))
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
-        yield figure, figure.add_subplot()
+        yield figure, [*figure.subplots(count, sharey=True, squeeze=False)[:, 0]]
         # A second layout would move things slightly; with one, the same plot is the same file.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

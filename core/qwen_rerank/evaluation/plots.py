@@ -6,11 +6,23 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.evaluation.drawing import BLUE, GREY, INK, ORANGE, Plot, fit_text, new_axes
+from qwen_rerank.evaluation.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    Plot,
+    cell_width,
+    fit_text,
+    new_axes,
+    new_panels,
+)
 from qwen_rerank.evaluation.significance import Comparison
 from qwen_rerank.evaluation.tables import format_p
 from qwen_rerank.validation import check_whole
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RankChanges", "plot_calibration", "plot_gains", "plot_scores"]
 
-_MAX_LABELLED = 40
+_MAX_LABELLED = 60
 """Up to this many queries, each bar has room for the id of its query."""
 
 _MIN_SLOTS = 10
@@ -32,30 +44,49 @@ _MIN_SLOTS = 10
 _MIN_EXTENT = 0.05
 """How far the axis of gains reaches at least, so that rounding does not look like a gain."""
 
-_ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH, _TITLE_WIDTH = 14, 22, 36, 100
+_ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH, _TITLE_WIDTH = 32, 30, 60, 100
 """The widths, in letters, to which query ids, run names, document labels and titles are cut."""
 
+_LETTER = 0.07
+"""The width of a letter of a label, in inches: the figure grows with its labels."""
 
-def plot_gains(comparison: Comparison, gains: Mapping[str, float]) -> Plot:
-    """Draw one bar per query.
+
+def plot_gains(compared: Sequence[tuple[Comparison, Mapping[str, float]]]) -> Plot:
+    """Draw one panel per run, with one bar per query.
 
     Args:
-        comparison: The comparison to describe.
-        gains: How much each query gains, highest first.
+        compared: For each run, the comparison to describe, and how much each query gains, highest
+            first.
     """
-    with new_axes(8, 3.6) as (figure, axes):
-        _draw_bars(axes, list(gains), list(gains.values()))
-        axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_ylabel(f"gain in {comparison.measure}")
-        axes.set_xlabel("queries, by gain")
-        run, baseline = (
-            fit_text(name, _NAME_WIDTH) for name in (comparison.run, comparison.baseline)
-        )
-        axes.set_title(
-            f"{run} compared with {baseline}: {comparison.better} better, {comparison.same} the "
-            f"same, {comparison.worse} worse"
-        )
-    return Plot(figure, _describe_gains(comparison, gains))
+    ids = list(compared[0][1])
+    is_labelled = len(ids) <= _MAX_LABELLED
+    longest = max(cell_width(fit_text(id_, _ID_WIDTH)) for id_ in ids) if is_labelled else 0
+    width = max(8.0, 1.2 + 0.16 * len(ids) * is_labelled)
+    height = len(compared) * (3.2 + _LETTER * longest)
+    with new_panels(len(compared), width, height) as (figure, panels):
+        for axes, (comparison, gains) in zip(panels, compared, strict=True):
+            _draw_bars(axes, list(gains), list(gains.values()))
+            axes.axhline(0, color=INK, linewidth=0.8)
+            axes.set_ylabel(f"gain in {comparison.measure}")
+            axes.set_title(_title_of_gains(comparison))
+        panels[-1].set_xlabel("queries, by gain")
+        handles, labels = panels[-1].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
+    return Plot(figure, " ".join(_describe_gains(*each) for each in compared))
+
+
+def _title_of_gains(comparison: Comparison) -> str:
+    run, baseline = (fit_text(name, _NAME_WIDTH) for name in (comparison.run, comparison.baseline))
+    return (
+        f"{run} compared with {baseline}: mean {comparison.before:.3f} → {comparison.after:.3f}, "
+        f"{_equation('p', comparison.p_value)}\n{comparison.better} better, {comparison.same} the "
+        f"same, {comparison.worse} worse"
+    )
+
+
+def _equation(name: str, p: float) -> str:
+    text = format_p(p)
+    return f"{name} < {text[1:]}" if text.startswith("<") else f"{name} = {text}"
 
 
 def _draw_bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) -> None:
@@ -63,11 +94,16 @@ def _draw_bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) ->
     is_labelled = len(values) <= _MAX_LABELLED
     positions = range(len(values))
     edges = [position - 0.5 for position in range(len(values) + 1)]
-    for colour, hatch, heights in (
-        (BLUE, "", [max(value, 0.0) for value in values]),
-        (ORANGE, "//", [min(value, 0.0) for value in values]),
+    for label, colour, hatch, heights in (
+        ("better", BLUE, "", [max(value, 0.0) for value in values]),
+        ("worse", ORANGE, "//", [min(value, 0.0) for value in values]),
     ):
-        look: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "hatch": hatch}
+        look: dict[str, Any] = {
+            "facecolor": colour,
+            "edgecolor": "white",
+            "hatch": hatch,
+            "label": label,
+        }
         if is_labelled:
             axes.bar(positions, heights, width=0.85, **look)
         else:
@@ -81,13 +117,12 @@ def _draw_bars(axes: Axes, query_ids: Sequence[str], values: Sequence[float]) ->
 
 def _describe_gains(comparison: Comparison, gains: Mapping[str, float]) -> str:
     (best_id, most), (worst_id, least) = next(iter(gains.items())), list(gains.items())[-1]
-    p = format_p(comparison.p_value)
     text = (
         f"One bar per query, {len(gains)} in all, highest first: the gain in {comparison.measure} "
         f"from {comparison.baseline} to {comparison.run}. Queries: {comparison.better} better, "
         f"{comparison.same} the same, {comparison.worse} worse. Mean: {comparison.before:.3f} "
         f"before, {comparison.after:.3f} after, a gain of {comparison.gain:+.3f} with "
-        f"p {p if p.startswith('<') else f'= {p}'}."
+        f"{_equation('p', comparison.p_value)}."
     )
     if most > 0:
         text += f" {best_id} gains the most: {most:+.3f}."
@@ -150,7 +185,9 @@ class RankChanges:
             )
         top = min(self.top, max(len(self.before), len(self.after)))
         lowest = max(max(_line_ends(move, top)) for move in moves)
-        with new_axes(9, 1.4 + 0.3 * lowest) as (figure, axes):
+        longest = max(cell_width(self._label(move)) for move in moves)
+        width = max(9.0, 4 + 2 * _LETTER * longest)
+        with new_axes(width, 1.4 + 0.3 * lowest) as (figure, axes):
             for move in moves:
                 _draw_line(axes, move, top)
             axes.set_ylim(lowest + 0.5, 0.5)
@@ -228,7 +265,7 @@ def _draw_line(axes: Axes, move: _Move, top: int) -> None:
     axes.plot(
         [0, 1],
         _line_ends(move, top),
-        color=BLUE if move.is_relevant else GREY,
+        color=GREEN if move.is_relevant else GREY,
         linewidth=2.2 if move.is_relevant else 1.0,
         linestyle="solid" if move.is_relevant else "dotted",
         marker="o",
@@ -237,7 +274,7 @@ def _draw_line(axes: Axes, move: _Move, top: int) -> None:
 
 
 def _draw_legend(axes: Axes, top: int, lowest: int) -> None:
-    text = "solid blue: judged relevant, with the gain; dotted: not"
+    text = "solid green: judged relevant, with the gain; dotted grey: not relevant, or not judged"
     if lowest > top:
         text += f"\nat the bottom: below rank {top}, or not in the run"
     axes.text(0.5, -0.01, text, transform=axes.transAxes, ha="center", va="top", fontsize=8)
@@ -247,9 +284,9 @@ def plot_calibration(calibration: Calibration) -> Plot:
     """Draw precision and recall by min_score."""
     scores, precision, recall = zip(*calibration.curve, strict=True)
     with new_axes(8, 3.6) as (figure, axes):
-        axes.plot(scores, precision, color=BLUE, label="precision: how many kept are relevant")
+        axes.plot(scores, precision, color=GREEN, label="precision: how many kept are relevant")
         axes.plot(
-            scores, recall, color=ORANGE, linestyle="--", label="recall: how many relevant are kept"
+            scores, recall, color=PURPLE, linestyle="--", label="recall: how many relevant are kept"
         )
         axes.axvspan(
             *calibration.min_score_interval,
@@ -301,8 +338,8 @@ def plot_scores(run: str, relevant: Sequence[float], others: Sequence[float]) ->
     lowest, highest = min(*relevant, *others), max(*relevant, *others)
     with new_axes(8, 3.6) as (figure, axes):
         for scores, sign, group, colour, hatch in (
-            (relevant, 1, "judged relevant", BLUE, ""),
-            (others, -1, "not relevant, or not judged", ORANGE, "//"),
+            (relevant, 1, "judged relevant", GREEN, ""),
+            (others, -1, "not relevant, or not judged", GREY, "//"),
         ):
             axes.hist(
                 scores,
@@ -319,7 +356,10 @@ def plot_scores(run: str, relevant: Sequence[float], others: Sequence[float]) ->
         axes.set_xlabel(f"score in {name}")
         axes.set_ylabel("share of each group")
         figure.legend(frameon=False, loc="outside lower center", ncols=2)
-        axes.set_title(f"{name}: scores of relevant documents and of others")
+        axes.set_title(
+            f"{name}: mean score {fmean(relevant):.3f} of relevant documents, "
+            f"{fmean(others):.3f} of others"
+        )
     return Plot(figure, _describe_scores(run, relevant, others))
 
 

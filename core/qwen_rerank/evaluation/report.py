@@ -230,16 +230,20 @@ class Report:
 
         Args:
             measure: The measure; None for the first.
-            run: The run; None for the second.
+            run: The run; None for all others, one panel each.
             baseline: The run to compare with; None for the first.
 
         Raises:
             InvalidInputError: The report does not have the measure or the run, or has only one run.
             MissingDependencyError: matplotlib is not installed.
         """
-        comparison = self.comparison(measure or self.measures[0], run, baseline)
-        gains = self.gains(comparison.measure, comparison.run, comparison.baseline)
-        return plot_gains(comparison, gains)
+        baseline, second = self._baseline_and_run(run, baseline)
+        others = [name for name in self.runs if name != baseline]
+        compared = []
+        for name in others if run is None else [second]:
+            comparison = self.comparison(measure or self.measures[0], name, baseline)
+            compared.append((comparison, self.gains(comparison.measure, name, baseline)))
+        return plot_gains(compared)
 
     def plot_ranks(
         self,
