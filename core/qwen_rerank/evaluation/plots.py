@@ -44,11 +44,11 @@ _MIN_SLOTS = 10
 _MIN_EXTENT = 0.05
 """How far the axis of gains reaches at least, so that rounding does not look like a gain."""
 
-_ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH, _TITLE_WIDTH = 32, 30, 60, 100
-"""The widths, in letters, to which query ids, run names, document labels and titles are cut."""
+_ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH = 32, 30, 60
+"""The widths, in letters, to which query ids, run names and document labels are cut."""
 
-_LETTER = 0.07
-"""The width of a letter of a label, in inches: the figure grows with its labels."""
+_LETTER, _TITLE_LETTER = 0.07, 0.09
+"""The width of a letter of a label and of a title, in inches: the figure grows with its labels."""
 
 
 def plot_gains(compared: Sequence[tuple[Comparison, Mapping[str, float]]]) -> Plot:
@@ -201,7 +201,7 @@ class RankChanges:
             right = axes.secondary_yaxis("right")
             self._label_ranks(right, {m.after: m for m in moves}, top, "{rank}  {label}")
             title = f"{self.query_id}: {self.query}" if self.query else self.query_id
-            title = fit_text(title, _TITLE_WIDTH, self.query_id)
+            title = fit_text(title, int(width / _TITLE_LETTER), self.query_id)
             figure.suptitle(title, x=0.015, ha="left", fontsize=11)
             _draw_legend(axes, top, lowest)
         return Plot(figure, self._describe(moves, top))
