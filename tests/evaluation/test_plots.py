@@ -178,6 +178,16 @@ def test_each_other_run_has_a_panel_of_its_own() -> None:
     assert "from before to later" in plot.alt
 
 
+def test_the_lines_of_ranks_go_through_all_runs() -> None:
+    runs = {"before": BEFORE, "after": AFTER, "later": {"q1": {"x": 1.0, "a": 0.5}}}
+    report = compare(runs, JUDGEMENTS, measures=["RR"])
+    plot = report.plot_ranks("q1")
+    assert "in before to their ranks in after and then in later" in plot.alt
+    assert "a, gain 3: from 3 to 1 to 2" in plot.alt
+    assert [len(line.get_xdata()) for line in plot.figure.axes[0].lines] == [3, 3, 3]
+    assert "a, gain 3: from 3 to 2." in report.plot_ranks("q1", "later").alt
+
+
 def test_fifty_queries_have_their_ids_below_the_bars_without_overlaps() -> None:
     run = {f"query-{number}": ["x", "a"] for number in range(50)}
     figure = compare({"a": run, "b": run}, {id_: {"a": 1} for id_ in run}).plot_gains().figure

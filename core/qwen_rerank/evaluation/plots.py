@@ -50,6 +50,9 @@ _ID_WIDTH, _NAME_WIDTH, _LABEL_WIDTH = 32, 30, 60
 _LETTER, _TITLE_LETTER = 0.07, 0.09
 """The width of a letter of a label and of a title, in inches: the figure grows with its labels."""
 
+_COLUMN = 2.5
+"""The width of a further run, in inches."""
+
 
 def plot_gains(compared: Sequence[tuple[Comparison, Mapping[str, float]]]) -> Plot:
     """Draw one panel per run, with one bar per query.
@@ -133,11 +136,10 @@ def _describe_gains(comparison: Comparison, gains: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One document: its ranks before and after, from 1, or None, and its gain."""
+    """One document: its rank in each run, from 1, or None, and its gain."""
 
     document_id: str
-    before: int | None
-    after: int | None
+    ranks: tuple[int | None, ...]
     gain: int
 
     @property
@@ -147,15 +149,12 @@ class _Move:
 
 @dataclass(frozen=True, slots=True)
 class RankChanges:
-    """How the ranks of one query's documents differ between two runs.
+    """How the ranks of one query's documents differ between runs.
 
     Attributes:
         query_id: The id of the query.
         query: Its text, or "".
-        baseline: The name of the run to compare with.
-        run: The name of the other run.
-        before: The documents in the baseline, best first.
-        after: The documents in the run, best first.
+        rankings: The documents in each run, best first, by the names of the runs; at least two.
         gains: The gains of judged documents.
         labels: What to call documents, by id.
         top: How many of the first documents of each run to show, at least 1.
@@ -163,43 +162,42 @@ class RankChanges:
 
     query_id: str
     query: str
-    baseline: str
-    run: str
-    before: Collection[str]
-    after: Collection[str]
+    rankings: Mapping[str, Collection[str]]
     gains: Mapping[str, int]
     labels: Mapping[str, str]
     top: int
 
     def plot(self) -> Plot:
-        """Draw one line per document, from its rank in the baseline to its rank in the run.
+        """Draw one line per document, from its rank in the first run to its rank in the last.
 
         Raises:
-            InvalidInputError: Neither run has a document, or `top` is not an integer of at least 1.
+            InvalidInputError: No run has a document, or `top` is not an integer of at least 1.
         """
         check_whole("top", self.top, at_least=1)
         moves = self._moves()
         if not moves:
+            names = list(self.rankings)
             raise InvalidInputError(
-                f"Neither {self.baseline} nor {self.run} has a document for {self.query_id!r}."
+                f"Neither {', '.join(names[:-1])} nor {names[-1]} has a document for "
+                f"{self.query_id!r}."
             )
-        top = min(self.top, max(len(self.before), len(self.after)))
+        top = min(self.top, max(map(len, self.rankings.values())))
         lowest = max(max(_line_ends(move, top)) for move in moves)
         longest = max(cell_width(self._label(move)) for move in moves)
-        width = max(9.0, 4 + 2 * _LETTER * longest)
+        columns = range(len(self.rankings))
+        width = max(9.0, 4 + 2 * _LETTER * longest) + _COLUMN * (len(columns) - 2)
         with new_axes(width, 1.4 + 0.3 * lowest) as (figure, axes):
             for move in moves:
                 _draw_line(axes, move, top)
             axes.set_ylim(lowest + 0.5, 0.5)
-            axes.set_xlim(0, 1)
-            names = [fit_text(name, _NAME_WIDTH) for name in (self.baseline, self.run)]
-            axes.set_xticks([0, 1], names)
+            axes.set_xlim(0, columns[-1])
+            axes.set_xticks(columns, [fit_text(name, _NAME_WIDTH) for name in self.rankings])
             axes.tick_params(length=0, labeltop=True, labelbottom=False)
             axes.spines[["left", "bottom"]].set_visible(False)
             # Tick labels rather than texts, so that the layout makes room for them.
-            self._label_ranks(axes, {m.before: m for m in moves}, top, "{label}  {rank}")
+            self._label_ranks(axes, {m.ranks[0]: m for m in moves}, top, "{label}  {rank}")
             right = axes.secondary_yaxis("right")
-            self._label_ranks(right, {m.after: m for m in moves}, top, "{rank}  {label}")
+            self._label_ranks(right, {m.ranks[-1]: m for m in moves}, top, "{rank}  {label}")
             title = f"{self.query_id}: {self.query}" if self.query else self.query_id
             title = fit_text(title, int(width / _TITLE_LETTER), self.query_id)
             figure.suptitle(title, x=0.015, ha="left", fontsize=11)
@@ -207,13 +205,14 @@ class RankChanges:
         return Plot(figure, self._describe(moves, top))
 
     def _moves(self) -> list[_Move]:
-        before, after = (
+        ranks = [
             {id_: rank for rank, id_ in enumerate(ranking, start=1)}
-            for ranking in (self.before, self.after)
-        )
-        shown = dict.fromkeys((*islice(after, self.top), *islice(before, self.top)))
+            for ranking in self.rankings.values()
+        ]
+        shown = dict.fromkeys(id_ for each in reversed(ranks) for id_ in islice(each, self.top))
         return [
-            _Move(id_, before.get(id_), after.get(id_), self.gains.get(id_, 0)) for id_ in shown
+            _Move(id_, tuple(each.get(id_) for each in ranks), self.gains.get(id_, 0))
+            for id_ in shown
         ]
 
     def _label_ranks(
@@ -240,9 +239,11 @@ class RankChanges:
     def _describe(self, moves: Sequence[_Move], top: int) -> str:
         query = f"{self.query_id} ({self.query!r})" if self.query else self.query_id
         relevant = list(self._describe_relevant(moves))
+        first, *others = self.rankings
         return (
-            f"Lines from the ranks of documents in {self.baseline} to their ranks in {self.run}, "
-            f"for query {query} and the documents among the top {top} of either. "
+            f"Lines from the ranks of documents in {first} to their ranks in "
+            f"{' and then in '.join(others)}, for query {query} and the documents among the top "
+            f"{top} of {'either' if len(others) == 1 else 'any'}. "
             f"Judged relevant: {'; '.join(relevant) or 'none'}. "
             f"{len(moves) - len(relevant)} others are not judged relevant."
         )
@@ -252,25 +253,29 @@ class RankChanges:
             if move.is_relevant:
                 id_ = move.document_id
                 name = f"{id_} ({self.labels[id_]})" if id_ in self.labels else id_
-                before, after = (rank or "unranked" for rank in (move.before, move.after))
-                yield f"{name}, gain {move.gain}: from {before} to {after}"
+                ranks = " to ".join(str(rank or "unranked") for rank in move.ranks)
+                yield f"{name}, gain {move.gain}: from {ranks}"
 
 
 def _line_ends(move: _Move, top: int) -> list[int]:
-    """Return the ranks where the line starts and ends; a rank below the top is drawn just below."""
-    return [min(rank or top + 1, top + 1) for rank in (move.before, move.after)]
+    """Return the ranks that the line goes through; one below the top is drawn just below it."""
+    return [min(rank or top + 1, top + 1) for rank in move.ranks]
 
 
 def _draw_line(axes: Axes, move: _Move, top: int) -> None:
+    ends = _line_ends(move, top)
     axes.plot(
-        [0, 1],
-        _line_ends(move, top),
+        range(len(ends)),
+        ends,
         color=GREEN if move.is_relevant else GREY,
         linewidth=2.2 if move.is_relevant else 1.0,
         linestyle="solid" if move.is_relevant else "dotted",
         marker="o",
         clip_on=False,
     )
+    for column, rank in list(enumerate(ends))[1:-1]:
+        if rank <= top:
+            axes.annotate(str(rank), (column, rank), (0, 5), textcoords="offset points", fontsize=8)
 
 
 def _draw_legend(axes: Axes, top: int, lowest: int) -> None:

@@ -238,9 +238,8 @@ class Report:
             MissingDependencyError: matplotlib is not installed.
         """
         baseline, second = self._baseline_and_run(run, baseline)
-        others = [name for name in self.runs if name != baseline]
         compared = []
-        for name in others if run is None else [second]:
+        for name in self._others(baseline) if run is None else [second]:
             comparison = self.comparison(measure or self.measures[0], name, baseline)
             compared.append((comparison, self.gains(comparison.measure, name, baseline)))
         return plot_gains(compared)
@@ -255,11 +254,11 @@ class Report:
         top: int = 10,
     ) -> Plot:
         """Plot one line per document of a query, from its rank in the baseline to its rank in the
-        run.
+        run, or through its ranks in all other runs.
 
         Args:
             query_id: The id of the query.
-            run: The run; None for the second.
+            run: The run; None for all others.
             baseline: The run to compare with; None for the first.
             labels: What to call documents, such as their titles, by id; by default their ids.
             top: How many of the first documents of each run to show.
@@ -271,14 +270,12 @@ class Report:
         """
         query_id = str(query_id)
         self._check_measured(query_id)
-        baseline, run = self._baseline_and_run(run, baseline)
+        baseline, second = self._baseline_and_run(run, baseline)
+        names = [baseline, *(self._others(baseline) if run is None else [second])]
         return RankChanges(
             query_id=query_id,
             query=self.queries[query_id],
-            baseline=baseline,
-            run=run,
-            before=self.runs[baseline].get(query_id, {}),
-            after=self.runs[run].get(query_id, {}),
+            rankings={name: self.runs[name].get(query_id, {}) for name in names},
             gains=self.judgements[query_id],
             labels=labels or {},
             top=top,
@@ -355,6 +352,9 @@ class Report:
                 f"{names[0]!r} is the only run; there is no other to compare it with."
             )
         return self._run_name(baseline or names[0]), self._run_name(run or names[1])
+
+    def _others(self, baseline: str) -> list[str]:
+        return [name for name in self.runs if name != baseline]
 
     def _run_name(self, run: str) -> str:
         if run in self.runs:
