@@ -36,19 +36,22 @@ def scorer(folder: str) -> Iterator[LocalScorer]:
 
 @pytest.fixture
 def during() -> During:
-    """Calls a function with the number of tokens whenever the first layer computes some."""
+    """Calls a function with the number of tokens whenever the decoder computes some."""
 
     @contextmanager
     def during(scorer: LocalScorer, act: Callable[[int], None]) -> Iterator[None]:
-        def hook(module: Any, args: tuple[Any, ...]) -> None:
-            act(len(args[0]))
-
         assert scorer._loaded is not None
-        mlp = scorer._loaded.runner._decoder._model.layers[0].mlp
-        handle = mlp.register_forward_pre_hook(hook)
+        layer: Any = scorer._loaded.runner._decoder._network.layers[0]
+        heads = layer.heads
+
+        def acting(hidden: Any, rotary: Any) -> Any:
+            act(len(hidden))
+            return heads(hidden, rotary)
+
+        layer.heads = acting
         try:
             yield
         finally:
-            handle.remove()
+            layer.heads = heads
 
     return during

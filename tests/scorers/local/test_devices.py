@@ -37,7 +37,14 @@ def runners(scorer: LocalScorer) -> list[Any]:
 
 def when_computing(runner: Any, act: Any) -> None:
     """Call a function whenever the device computes some tokens."""
-    runner._decoder._model.layers[0].mlp.register_forward_pre_hook(lambda *_: act())
+    layer = runner._decoder._network.layers[0]
+    heads = layer.heads
+
+    def acting(hidden: Any, rotary: Any) -> Any:
+        act()
+        return heads(hidden, rotary)
+
+    layer.heads = acting
 
 
 def device_threads() -> set[threading.Thread]:

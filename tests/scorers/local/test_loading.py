@@ -16,6 +16,7 @@ from tests.scorers.local import WHY_SKIPPED
 
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
 
+import transformers
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -185,6 +186,7 @@ def test_an_embedding_model_on_the_hub_is_refused_before_its_weights_are_loaded(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)
     with pytest.raises(InvalidInputError, match="'Qwen/an-embedding' is an embedding model"):
         LocalScorer("Qwen/an-embedding")
 
@@ -249,9 +251,9 @@ def test_by_default_the_length_is_bound_by_the_positions_of_the_model(
 def test_loading_shows_progress_only_if_asked(
     folder: str, progress: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = LocalScorer(folder, progress=progress)
-    loaded.close()
-    assert ("%" in capfd.readouterr().err) is progress
+    LocalScorer(folder, progress=progress).close()
+    shown = "%" in capfd.readouterr().err
+    assert shown is (progress and transformers.__version__ >= "5")  # 4 has none for a single file
 
 
 def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:

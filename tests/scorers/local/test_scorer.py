@@ -25,6 +25,7 @@ torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
 
 from qwen_rerank.scorers.local import batching
 from qwen_rerank.scorers.local.batching import batch_size
+from qwen_rerank.scorers.local.threads import gain_of_threads, worth_splitting
 
 QUERY = "how much krill"
 TEXTS = ["penguins eat krill", "markets fell", "企鹅吃磷虾", "penguins lay eggs on bare rock"]
@@ -232,7 +233,7 @@ def test_batches_are_halved_until_they_fit_also_for_later_calls(
     with LocalScorer(folder, device="cpu", dtype="float32") as scorer:
         expected = scorer.score(QUERY, texts).values
         tried: list[int] = []
-        with during(scorer, out_of_memory_above(100, error)), during(scorer, tried.append):
+        with during(scorer, tried.append), during(scorer, out_of_memory_above(100, error)):
             assert scorer.score(QUERY, texts).values == pytest.approx(expected, abs=1e-6)
             assert tried[1] <= 100
             retried = len(tried)
@@ -260,6 +261,51 @@ def test_a_single_text_that_does_not_fit_is_an_error(scorer: LocalScorer, during
 @pytest.mark.parametrize(("batch_tokens", "size"), [(1, 1), (5, 1), (8, 2), (100, 3)])
 def test_a_batch_has_as_many_sequences_as_fit_or_one(batch_tokens: int, size: int) -> None:
     assert batch_size([(0,) * 5, (0,) * 3, (0,)], batch_tokens) == size
+
+
+def test_threads_give_the_same_scores_and_leave_the_defaults_of_torch(
+    folder: str, shared: LocalScorer
+) -> None:
+    texts = [f"{text} {number}" for text in TEXTS for number in range(10)]
+    expected = shared.score(QUERY, texts).values
+    with LocalScorer(folder, device="cpu", dtype="float32", batch_tokens=100) as scorer:
+        assert scorer._loaded is not None
+        runner = scorer._loaded.runner
+        runner._threads, runner._gain = 3, 2.0
+        users: set[str] = set()
+        decoder: Any = runner._decoder
+        logits = decoder.logits
+
+        def noted(*args: Any) -> Any:
+            users.add(threading.current_thread().name)
+            return logits(*args)
+
+        decoder.logits = noted
+        assert scorer.score(QUERY, texts).values == pytest.approx(expected, abs=1e-6)
+    assert len(users) > 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("batches", "gain", "worth"),
+    [
+        ([9, 9], 1.1, True),
+        ([9, 9], 0.9, False),
+        ([9], 1.9, False),
+        ([9, 3], 1.4, False),
+        ([], 2, 0),
+    ],
+)
+def test_batches_are_computed_in_threads_if_that_is_sooner(
+    batches: list[int], gain: float, worth: bool
+) -> None:
+    assert worth_splitting(batches, 2, gain) == worth
+
+
+def test_the_gain_of_threads_is_measured(shared: LocalScorer) -> None:
+    assert shared._loaded is not None
+    assert gain_of_threads(shared._loaded.runner._decoder, 2) > 0
 
 
 @pytest.mark.parametrize("progress", [True, False])

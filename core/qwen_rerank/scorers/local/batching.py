@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from itertools import accumulate
@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.scorers.local.decoder import Decoder
+from qwen_rerank.scorers.local.decoder import Decoder, PrefixCache
 from qwen_rerank.scorers.local.prefixes import KeptPrefix
 from qwen_rerank.scorers.local.prompt import Tokens
+from qwen_rerank.scorers.local.threads import map_in_threads, worth_splitting
 
 __all__ = ["BatchRunner", "batch_size"]
 
@@ -31,13 +32,25 @@ class BatchRunner:
         decoder: The model.
         batch_tokens: The maximum number of tokens in a batch of several sequences. It is halved
             when the device runs out of memory, for later calls too.
+        threads: How many batches a CPU can compute at once; 1 to use all cores for each batch.
+        gain: How many times as fast that is if all threads have the same to do.
         progress: Whether to show a progress bar over the tokens of long calls.
     """
 
-    def __init__(self, decoder: Decoder, batch_tokens: int, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        batch_tokens: int,
+        *,
+        threads: int = 1,
+        gain: float = 1.0,
+        progress: bool = False,
+    ) -> None:
         self._decoder = decoder
         self._prefix_cache = KeptPrefix(decoder.prefix_cache)
         self._batch_tokens = batch_tokens
+        self._threads = threads
+        self._gain = gain
         self._progress = progress
 
     def logits(
@@ -61,20 +74,51 @@ class BatchRunner:
         if cache is None:
             raise _out_of_memory_error(len(prefix))
         with self._progress_bar(sum(map(len, waiting))) as bar:
-            while waiting:
-                batch = waiting[: batch_size(waiting, self._batch_tokens)]
-                compute = partial(self._decoder.logits, cache, batch)
-                values = self._unless_out_of_memory(compute, cancelled)
-                if values is None:
-                    self._halve(batch)
-                    continue
+            for batch, values in self._computed(waiting, cache, cancelled):
                 logits.update(zip(batch, values, strict=True))
-                del waiting[: len(batch)]
                 bar.update(sum(map(len, batch)))
         return logits
 
     def close(self) -> None:
         """Do nothing: it runs in the caller's thread."""
+
+    def _computed(
+        self, waiting: Sequence[Tokens], cache: PrefixCache, cancelled: Event
+    ) -> Iterator[tuple[Sequence[Tokens], list[float]]]:
+        """The batches, each with its logits."""
+
+        def compute(batch: Sequence[Tokens]) -> list[float] | None:
+            work = partial(self._decoder.logits, cache, batch)
+            return self._unless_out_of_memory(work, cancelled)
+
+        if batches := self._batches_for_threads(waiting):
+            for batch, values in zip(
+                batches, map_in_threads(compute, batches, self._threads), strict=True
+            ):
+                if values is None:
+                    raise _out_of_memory_error(sum(map(len, batch)))
+                yield batch, values
+            return
+        done = 0
+        while batch := waiting[done : done + batch_size(waiting[done:], self._batch_tokens)]:
+            if (values := compute(batch)) is None:
+                self._halve(batch)
+            else:
+                yield batch, values
+                done += len(batch)
+
+    def _batches_for_threads(self, waiting: Sequence[Tokens]) -> list[Sequence[Tokens]]:
+        """Smaller batches for threads; none if one batch after another is sooner ready."""
+        if self._threads == 1:
+            return []
+        batches: list[Sequence[Tokens]] = []
+        done = 0
+        while done < len(waiting):
+            size = batch_size(waiting[done:], self._batch_tokens // self._threads)
+            batches.append(waiting[done : done + size])
+            done += size
+        tokens = [sum(map(len, batch)) for batch in batches]
+        return batches if worth_splitting(tokens, self._threads, self._gain) else []
 
     def _unless_out_of_memory(self, work: Callable[[], T], cancelled: Event) -> T | None:
         """Run the work; None if the device runs out of memory."""

@@ -10,14 +10,14 @@ import torch
 import transformers
 from torch import nn
 
-from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
     from qwen_rerank.scorers.local.decoder import Decoder
 
-__all__ = ["check_modules", "check_result"]
+__all__ = ["check_modules", "check_quantized", "check_result"]
 
 _TESTED_VERSIONS = "transformers>=4.56,<5.25"
 
@@ -60,14 +60,36 @@ def check_result(model: Qwen3Model, decoder: Decoder) -> None:
     Raises:
         MissingDependencyError: The installed transformers computes something else.
     """
+    difference = _difference(model, decoder)
+    if difference > _MAX_DIFFERENCE:
+        raise _incompatible(f"their result differs by {difference:.0%} from LocalScorer's")
+
+
+def check_quantized(model: Qwen3Model, decoder: Decoder) -> None:
+    """Check that a quantized decoder still computes what the model computes.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
+    difference = _difference(model, decoder)
+    if difference > _MAX_DIFFERENCE:
+        raise InvalidInputError(
+            f'The model loses too much with dtype="int8": the result of its first layers differs '
+            f"by {difference:.0%}.",
+            remedy='Omit dtype="int8" for this model.',
+        )
+
+
+def _difference(model: Qwen3Model, decoder: Decoder) -> float:
+    """The relative difference of a hidden state after the first layers."""
     tokens = list(range(1, 9))
+    first = decoder.first_layers(_CHECKED_LAYERS)
     with torch.inference_mode(), _first_layers(model):
         states = model(torch.tensor([tokens], device=decoder.device), use_cache=False)
         expected = states.last_hidden_state[0, -1].float()
-        actual = decoder.last_hidden(decoder.prefix_cache(tokens[:4]), [tokens[4:]])[0].float()
-        difference = ((actual - expected).norm() / expected.norm()).item()
-    if difference > _MAX_DIFFERENCE:
-        raise _incompatible(f"their result differs by {difference:.0%} from LocalScorer's")
+        actual = first.last_hidden(first.prefix_cache(tokens[:4]), [tokens[4:]])[0].float()
+    difference: float = ((actual - expected).norm() / expected.norm()).item()
+    return difference
 
 
 @contextmanager

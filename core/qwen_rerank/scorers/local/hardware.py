@@ -10,14 +10,15 @@ import torch
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["DType", "choose_device", "choose_devices", "choose_dtype"]
+__all__ = ["DType", "choose_device", "choose_devices", "choose_dtype", "fastest_dtype"]
 
-DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32"]
+DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32", "int8"]
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
+    "int8": torch.int8,
 }
 
 
@@ -89,14 +90,15 @@ def _why_unusable(device: object) -> str | None:
 def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The dtype with this name; "auto" is the fastest one that is precise enough on the device.
 
-    That is bfloat16 if the hardware computes in it, like all Apple devices and all CUDA devices
-    since Ampere. Otherwise it is float16 on CUDA and float32 on a CPU.
+    "auto" is bfloat16 if the hardware computes in it, like all Apple devices and all CUDA devices
+    since Ampere. Otherwise it is float16 on CUDA and float32 on a CPU. It is never int8.
 
     Raises:
-        InvalidInputError: The name is unknown, or float16 on a CPU.
+        InvalidInputError: The name is unknown, float16 on a CPU, or int8 on anything but a CPU that
+            multiplies int8 in hardware.
     """
     if dtype == "auto":
-        return _fastest(device)
+        return fastest_dtype(device)
     if dtype not in _DTYPES:
         raise InvalidInputError(
             f"dtype must be one of {', '.join(map(repr, ('auto', *_DTYPES)))}, got {dtype!r}."
@@ -106,10 +108,13 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
             'dtype="float16" is 10 times slower than "float32" on a CPU.',
             remedy='Omit it, or pass "bfloat16" or "float32".',
         )
+    if dtype == "int8":
+        _check_computes_in_int8(device)
     return _DTYPES[dtype]
 
 
-def _fastest(device: torch.device) -> torch.dtype:
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """The dtype that "auto" stands for."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
@@ -120,7 +125,24 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 def _computes_in_bfloat16() -> bool:
     """Whether an x86 CPU multiplies bfloat16 in hardware, 3 times as fast as float32."""
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # since torch 2.11
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return _cpu_has("avx512_bf16", "amx_bf16")
+
+
+def _check_computes_in_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise InvalidInputError(
+            f'dtype="int8" is for CPUs, and the device is "{device}".',
+            remedy='Omit dtype=, or pass device="cpu".',
+        )
+    if not _cpu_has("avx512_vnni", "amx_int8"):
+        raise InvalidInputError(
+            'dtype="int8" needs a CPU with AVX512-VNNI or AMX, and torch 2.11 or newer to see it.',
+            remedy='Omit dtype=: "auto" chooses the fastest of the others. To run quantized '
+            "weights on this CPU, serve a GGUF file with llama.cpp and use ServerScorer.",
+        )
+
+
+def _cpu_has(*names: str) -> bool:
+    """Whether the CPU has any of these instruction sets; torch tells since 2.11."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in names)

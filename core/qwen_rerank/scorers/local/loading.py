@@ -20,10 +20,17 @@ from transformers.utils import logging as transformers_logging
 
 from qwen_rerank.errors import MissingDependencyError
 from qwen_rerank.scorers.local.adapter import Adapter, find_adapter, merge
-from qwen_rerank.scorers.local.compatibility import check_modules, check_result
-from qwen_rerank.scorers.local.decoder import Decoder
+from qwen_rerank.scorers.local.compatibility import (
+    check_modules,
+    check_quantized,
+    check_result,
+)
+from qwen_rerank.scorers.local.cpu_layer import can_run, float_network, int8_network
+from qwen_rerank.scorers.local.decoder import Decoder, Network
+from qwen_rerank.scorers.local.hardware import fastest_dtype
 from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader
 from qwen_rerank.scorers.local.norms import fuse_norms
+from qwen_rerank.scorers.local.products import check_int8
 from qwen_rerank.scorers.local.prompt import without_added_tokens
 from qwen_rerank.scorers.local.source import (
     Hub,
@@ -38,6 +45,7 @@ from qwen_rerank.scorers.local.source import (
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 __all__ = ["LoadedModel", "load", "yes_and_no"]
 
@@ -74,7 +82,8 @@ def load(
         revision: The branch, tag or commit on the hub.
         hub: Where to look up an id.
         device: Where it will run.
-        dtype: The dtype of its weights and of what it computes.
+        dtype: The dtype of its weights and of its products. With int8, the weights are also kept in
+            the fastest other dtype, for the prefix that all prompts share.
         progress: Whether downloading and loading show progress bars.
 
     Raises:
@@ -90,18 +99,28 @@ def load(
             config = AutoConfig.from_pretrained(base.location, revision=base.revision)
             check_kind(base)
             tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
-        loaded = _load_weights(base, config, adapter, dtype)
+        weights_dtype = fastest_dtype(device) if dtype == torch.int8 else dtype
+        loaded = _load_weights(base, config, adapter, weights_dtype)
         loaded = loaded.to(device).eval()
     if device.type == "cuda":
         fuse_norms(loaded)
     direction = _relevance_direction(model, loaded, tokenizer)
     if hasattr(loaded.model, "visual"):
+        if dtype == torch.int8:
+            raise unreadable(model, 'dtype="int8" is for models of texts', "Omit it.")
         return _with_images(loaded.model, direction, tokenizer, base)
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise unsuitable(model, "has layers with a sliding window")
-    decoder = Decoder(loaded.model, direction)
+    on_cpu = device.type == "cpu" and can_run(loaded.model)
+    network = float_network(loaded.model) if on_cpu else None
+    decoder = Decoder(loaded.model, direction, network=network)
     check_result(loaded.model, decoder)
+    if dtype == torch.int8:
+        if network is None:
+            why, remedy = "its weights are quantized already", 'Omit dtype="int8" for it.'
+            raise unreadable(model, why, remedy)
+        decoder = _int8_decoder(loaded.model, direction, network)
     return LoadedModel(tokenizer, decoder, None)
 
 
@@ -125,6 +144,14 @@ def _with_images(
     decoder = Decoder(model.language_model, direction, EmbedWithImages(model.visual, reader))
     check_result(model.language_model, decoder)
     return LoadedModel(tokenizer, decoder, reader)
+
+
+def _int8_decoder(model: Qwen3Model, direction: torch.Tensor, plain: Network) -> Decoder:
+    check_int8()
+    # The prefix stays precise: every sequence depends on it, and it is short.
+    decoder = Decoder(model, direction, network=int8_network(model), prefix_network=plain)
+    check_quantized(model, decoder)
+    return decoder
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerBase:

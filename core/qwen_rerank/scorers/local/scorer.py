@@ -64,8 +64,10 @@ class LocalScorer(Scorer):
         device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None for the first that is available. With
             a list such as `["cuda:0", "cuda:1"]` each device gets the whole model, and the texts of
             a call are shared out to them by tokens.
-        dtype: `"bfloat16"`, `"float16"` or `"float32"`; `"auto"` is bfloat16 if the hardware
-            computes in it, otherwise float16 on CUDA and float32 on a CPU.
+        dtype: `"bfloat16"`, `"float16"`, `"float32"` or `"int8"`; `"auto"` is bfloat16 if the
+            hardware computes in it, otherwise float16 on CUDA and float32 on a CPU. `"int8"` is
+            for CPUs with AVX512-VNNI or AMX. It quantizes weights and activations when it loads
+            the model, and its scores are less precise: see docs/scorers.md.
         max_length: The maximum length of a prompt in tokens, of which the prompt itself takes about
             60; at most the number of the model's positions. None for 8192, or 10240 for a
             Qwen3-VL-Reranker, which adds the 5 tokens at the end of its prompt; or the number of
@@ -233,9 +235,12 @@ def _load_model(
     if batch_tokens is not None:
         check_whole("batch_tokens", batch_tokens, at_least=1)
     try:
+        import torch
+
         from qwen_rerank.scorers.local import hardware, loading
         from qwen_rerank.scorers.local.batching import BatchRunner
         from qwen_rerank.scorers.local.devices import DeviceGroup
+        from qwen_rerank.scorers.local.threads import gain_of_threads
     except ImportError as error:
         raise MissingDependencyError(
             f"LocalScorer needs torch and transformers ({error}).",
@@ -253,7 +258,15 @@ def _load_model(
             progress=progress,
         )
         default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
-        runners.append(BatchRunner(loaded.decoder, batch_tokens or default, progress=progress))
+        threads = torch.get_num_threads() if chosen_device.type == "cpu" else 1
+        runner = BatchRunner(
+            loaded.decoder,
+            batch_tokens or default,
+            threads=threads,
+            gain=gain_of_threads(loaded.decoder, threads) if threads > 1 else 1.0,
+            progress=progress,
+        )
+        runners.append(runner)
     prompt = _prompt(loaded, instruct, max_length)
     if prompt.max_length > loaded.decoder.max_positions:
         raise InvalidInputError(

@@ -1,0 +1,79 @@
+"""Batches computed at the same time on a CPU, each in a thread whose operations use one core.
+
+Cores that share one operation wait for each other at its end. With a batch per core they don't.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+from qwen_rerank.scorers.local.decoder import Decoder
+
+__all__ = ["gain_of_threads", "map_in_threads", "worth_splitting"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PROBE_LENGTH = 128  # tokens per sequence
+_PROBE_ROUNDS = 3
+
+
+def map_in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
+    """Call the function with each item in threads of one core each; results in the items' order."""
+    threads = min(threads, len(items))
+    default = torch.get_num_threads()
+    started = Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    with ThreadPoolExecutor(threads, "qwen-rerank-batch", initializer=start) as pool:
+        try:
+            results = pool.map(function, items)
+        except BaseException:  # not all threads could be started
+            started.abort()
+            raise
+        started.wait()
+        # The call above also sets the default of threads that begin to use torch later.
+        torch.set_num_threads(default)
+        yield from results
+
+
+def gain_of_threads(decoder: Decoder, threads: int) -> float:
+    """Measure how many times as fast equal batches are in threads as in one batch on all cores."""
+    decoder = decoder.first_layers(2)
+    cache = decoder.prefix_cache(range(8))
+    sequences = [range(_PROBE_LENGTH)] * (2 * threads)
+    batches = [sequences[:2]] * threads
+    compute = partial(decoder.logits, cache)
+    together, apart = [], []
+    for _ in range(_PROBE_ROUNDS):
+        start = time.perf_counter()
+        decoder.logits(cache, sequences)
+        middle = time.perf_counter()
+        list(map_in_threads(compute, batches, threads))
+        together.append(middle - start)
+        apart.append(time.perf_counter() - middle)
+    return min(together) / min(apart)
+
+
+def worth_splitting(batches: Sequence[int], threads: int, gain: float) -> bool:
+    """Whether the batches are computed sooner in threads.
+
+    Args:
+        batches: The tokens of each batch, in the order in which the threads take them.
+        threads: How many threads there are.
+        gain: What the threads gain if all of them have the same to do.
+    """
+    busy = [0] * threads
+    for tokens in batches:
+        busy[busy.index(min(busy))] += tokens
+    return sum(busy) * gain > max(busy) * threads
