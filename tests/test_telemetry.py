@@ -223,9 +223,9 @@ async def test_at_every_face_a_ranking_is_a_child_of_the_current_span(
 
     with trace.get_tracer("the user's").start_as_current_span("answer"):
         if is_async:
-            await arank(make(), ["score=0.5"])
+            await arank(make(model="qwen3-rerank"), ["score=0.5"])
         else:
-            rank(make(), ["score=0.5"])
+            rank(make(model="qwen3-rerank"), ["score=0.5"])
     request, ranking, answer = spans()
     assert (request.name, ranking.name, answer.name) == ("POST", "rerank qwen3-rerank", "answer")
     assert request.parent.span_id == ranking.context.span_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +34,7 @@ from qwen_rerank.ranking.result import RankedIndices, Ranking
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
 from qwen_rerank.scorers.truncation import naming_documents
 from qwen_rerank.telemetry import ranking_span
+from qwen_rerank.threads import to_thread
 from qwen_rerank.validation import check_top_n
 
 __all__ = ["MANY", "RerankEngine", "offloaded", "ranking_of_records"]
@@ -322,7 +322,7 @@ MANY = 500
 async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return the work's result. Long work runs in a worker thread."""
     if is_long:
-        return await asyncio.to_thread(work, *args, **kwargs)
+        return await to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from qwen_rerank.errors import BadResponseError, InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Modality
 from qwen_rerank.text.chunking import Passage
+from qwen_rerank.threads import to_thread
 from qwen_rerank.usage import Usage
 from qwen_rerank.validation import is_finite
 
@@ -132,7 +132,7 @@ class Scorer(ABC):
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
         """Like `score`, without blocking the event loop. By default it runs in a worker thread."""
-        return await asyncio.to_thread(self.score, query, texts)
+        return await to_thread(self.score, query, texts)
 
     def score_top(self, query: str, texts: Sequence[str], top_n: int) -> Scores:
         """Score the texts, and return at least the best `top_n` scores. By default it returns all.
@@ -202,7 +202,7 @@ class Scorer(ABC):
 
     async def aclose(self) -> None:
         """Like `close`, without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+        await to_thread(self.close)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self.model!r})"

@@ -305,5 +305,10 @@ def _plain(headers: Headers) -> dict[str, str]:
 def ssl_context() -> ssl.SSLContext:
     """Trusts the system's authorities, and certifi's: slim containers have none of their own."""
     context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
+    try:
+        context.load_verify_locations(certifi.where())
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or error
+        where = f"{certifi.where()!r} of the package certifi"
+        raise OSError(f"could not read the certificates in {where}: {reason}") from error
     return context

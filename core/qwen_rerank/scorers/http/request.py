@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from qwen_rerank.scorers.http.pool import (
     UnreachableError,
 )
 from qwen_rerank.scorers.http.route import Route
+from qwen_rerank.threads import to_thread
 
 __all__ = ["RerankRequest", "ScoredResponse"]
 
@@ -130,7 +130,7 @@ class RerankRequest:
         encoding = response.headers.get("Content-Encoding", "")
         limit = _MAX_QUICK_COMPRESSED_BYTES if encoding else _MAX_QUICK_BYTES
         if len(response.body) > limit:
-            return await asyncio.to_thread(self._read, response, encoding)
+            return await to_thread(self._read, response, encoding)
         return self._read(response, encoding)
 
     def _read(self, response: HTTPResponse, encoding: str) -> ScoredResponse:

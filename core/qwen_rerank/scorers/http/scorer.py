@@ -27,6 +27,7 @@ from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.truncation import check_truncation, name_of
 from qwen_rerank.telemetry import request_span
 from qwen_rerank.text.tokenizer import count_tokens, is_loaded, truncated
+from qwen_rerank.threads import to_thread
 from qwen_rerank.validation import check_text, check_whole
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class HttpScorer(Scorer):
         if is_quick and len(inputs.texts) <= self._limits.documents:
             with suppress(_TooMuchToCountError):
                 return self._plan(inputs, _limited_counter())
-        return await asyncio.to_thread(self._plan, inputs, count)
+        return await to_thread(self._plan, inputs, count)
 
     async def _send(
         self,
@@ -379,7 +380,7 @@ class _Call:
                 raise
             if not is_estimated:
                 raise
-            exact = await asyncio.to_thread(self._plan_exactly, documents)
+            exact = await to_thread(self._plan_exactly, documents)
             if len(exact) == 1:  # its size was not the reason
                 raise
         await self.send([[indices[index] for index in part] for part in exact])
@@ -433,7 +434,7 @@ class _Call:
         if self._inputs.size([query]) + self._inputs.size(documents) <= PIECE:
             payload = [to_json(body)]
         else:
-            payload = await asyncio.to_thread(json_pieces, body)
+            payload = await to_thread(json_pieces, body)
         return RerankRequest(
             scorer._endpoint,
             scorer._route.all_headers(scorer._headers()),
@@ -449,7 +450,7 @@ class _Call:
         scorer, tokens = self._scorer, 0
         limits = scorer._rate_limits
         if limits.tokens is not None:
-            tokens = await asyncio.to_thread(self._count_tokens, documents)
+            tokens = await to_thread(self._count_tokens, documents)
             if tokens > limits.tokens:
                 raise InvalidInputError(
                     f"A request of {tokens} tokens can never be sent with tokens_per_minute="
