@@ -3,6 +3,7 @@
     query, texts
       → prompt.py       token sequences, and the prefix that all of them share
         (multimodal_prompt.py for Qwen3-VL-Reranker, whose images images.py reads and embeds)
+      → calls.py        the calls that wait for the device; on a GPU, small ones share a batch
       → devices.py      shares for several devices, if there are several
       → batching.py     batches of sequences, longest first, up to a number of tokens
       → threads.py      a batch per core on a CPU, if that is faster

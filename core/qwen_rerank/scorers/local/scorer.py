@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.inputs.content import Item, Modality, check_modalities
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
-from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt
-from qwen_rerank.scorers.local.worker import Worker
+from qwen_rerank.scorers.local.calls import CallQueue, Computed
+from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt, TokenizedPrompts
+from qwen_rerank.scorers.local.worker import Worker, result_of
 from qwen_rerank.scorers.probe import Problem
 from qwen_rerank.scorers.truncation import check_truncation, name_of
 from qwen_rerank.validation import check_text, check_whole
@@ -51,8 +51,9 @@ class LocalScorer(Scorer):
     label runs its own head.
 
     All calls run one after another in a single thread of the scorer, or in one more per device if
-    there are several, whichever threads and event
-    loops they come from. A call that is cancelled or interrupted ends after the current batch.
+    there are several, whichever threads and event loops they come from. On a GPU, small calls that
+    wait at the same time are computed in one batch, which changes their scores only by rounding. A
+    call that is cancelled or interrupted ends after the current batch.
 
     Args:
         model: A folder, or an id on the hub, of a Qwen3-Reranker or a Qwen3-VL-Reranker. For a
@@ -121,6 +122,7 @@ class LocalScorer(Scorer):
         self._instruct = self._loaded.prompt.instruct
         self._modalities = self._loaded.prompt.modalities
         self._worker = Worker()
+        self._calls = CallQueue(self._worker)
 
     @property
     def model(self) -> str:
@@ -152,17 +154,19 @@ class LocalScorer(Scorer):
                 little memory for a single text.
         """
         cancelled = Event()
+        prompts = self._tokenize(query, texts)
         try:
-            return self._worker.run(self._task(query, texts, cancelled))
+            return self._scores(prompts, result_of(self._submit(prompts, cancelled)))
         finally:
             cancelled.set()
 
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Like `score`, without blocking the event loop. A cancelled call ends after a batch."""
         cancelled = Event()
-        future = self._worker.submit(self._task(query, texts, cancelled))
+        prompts = await asyncio.to_thread(self._tokenize, query, texts)
+        future = self._submit(prompts, cancelled)
         try:
-            return await asyncio.wrap_future(future)
+            return self._scores(prompts, await asyncio.wrap_future(future))
         finally:
             cancelled.set()
 
@@ -176,29 +180,34 @@ class LocalScorer(Scorer):
             self._loaded.runner.close()
         self._loaded = None
 
-    def _task(self, query: Item, texts: Sequence[Item], cancelled: Event) -> Callable[[], Scores]:
+    def _open(self) -> _Loaded:
         if self._loaded is None:
             raise InvalidInputError(f"{self!r} is closed.", remedy="Create a new one.")
-        check_modalities(self.modalities, self.model, query, texts, "Text {}".format)
-        task = partial(self._score_prompts, self._loaded, query, texts, cancelled)
-        return partial(copy_context().run, task)
+        return self._loaded
 
-    def _score_prompts(
-        self, loaded: _Loaded, query: Item, texts: Sequence[Item], cancelled: Event
-    ) -> Scores:
-        start = time.perf_counter()
-        shared, rests, truncated = loaded.prompt.tokenize(query, texts)
-        if truncated:
-            self._check_truncation(texts, truncated)
-        logits = loaded.runner.logits(shared, rests, cancelled)
+    def _tokenize(self, query: Item, texts: Sequence[Item]) -> TokenizedPrompts:
+        """The prompts. They are made in the caller's thread, while the device computes others."""
+        loaded = self._open()
+        check_modalities(self.modalities, self.model, query, texts, "Text {}".format)
+        prompts = loaded.prompt.tokenize(query, texts)
+        if prompts.truncated:
+            self._check_truncation(texts, prompts.truncated)
+        return prompts
+
+    def _submit(self, prompts: TokenizedPrompts, cancelled: Event) -> Future[Computed]:
+        loaded = self._open()
+        return self._calls.submit(loaded.runner, prompts, cancelled, loaded.join_tokens)
+
+    def _scores(self, prompts: TokenizedPrompts, computed: Computed) -> Scores:
+        logits, seconds = computed
         usage = Usage(
-            tokens=len(shared) + sum(map(len, logits)),
-            texts_sent=len(texts),
-            seconds=time.perf_counter() - start,
-            truncated=len(truncated),
+            tokens=len(prompts.shared) + sum(map(len, logits)),
+            texts_sent=len(prompts.rests),
+            seconds=seconds,
+            truncated=len(prompts.truncated),
             cost=0.0,
         )
-        return probabilities(Scores([logits[rest] for rest in rests], usage))
+        return probabilities(Scores([logits[rest] for rest in prompts.rests], usage))
 
     def _check_truncation(self, texts: Sequence[Item], truncated: Sequence[int]) -> None:
         check_truncation(
@@ -217,6 +226,7 @@ class LocalScorer(Scorer):
 class _Loaded(NamedTuple):
     prompt: Prompt | MultimodalPrompt
     runner: BatchRunner | DeviceGroup
+    join_tokens: int  # small calls share batches of so many tokens; 0 for an own batch each
 
 
 def _load_model(
@@ -273,7 +283,9 @@ def _load_model(
             f"max_length must be at most {loaded.decoder.max_positions}, the number of the model's "
             f"positions, got {max_length}."
         )
-    return _Loaded(prompt, runners[0] if len(runners) == 1 else DeviceGroup(runners))
+    join_tokens = 0 if chosen_device.type == "cpu" else batch_tokens or _GPU_BATCH_TOKENS
+    group = runners[0] if len(runners) == 1 else DeviceGroup(runners)
+    return _Loaded(prompt, group, join_tokens)
 
 
 def _prompt(

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from qwen_rerank.locks import ForkSafeLock
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "result_of"]
 
 T = TypeVar("T")
 
@@ -27,13 +27,6 @@ class Worker:
         self._pid = 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, task: Callable[[], T]) -> T:
-        """Queue a task, wait for it, and return its result."""
-        # Not Future.result(): Ctrl-C can leave its lock held, which the thread would wait for.
-        done: SimpleQueue[Future[T]] = SimpleQueue()
-        self.submit(task).add_done_callback(done.put)
-        return done.get().result()
-
     def submit(self, task: Callable[[], T]) -> Future[T]:
         """Queue a task. It can be cancelled until it starts."""
         with self._lock.hold():
@@ -48,3 +41,11 @@ class Worker:
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.shutdown()
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a result."""
+    # Not Future.result(): Ctrl-C can leave its lock held, which the thread would wait for.
+    done: SimpleQueue[Future[T]] = SimpleQueue()
+    future.add_done_callback(done.put)
+    return done.get().result()
