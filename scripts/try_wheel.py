@@ -86,6 +86,10 @@ EXTRAS = {
         "docs/guide/engine.md",
         "import sys; sys.argv[1:] = ['models']; from qwen_rerank.cli import main; main()",
     ),
+    "ray": Extra(
+        "docs/guide/engine.md",
+        "from qwen_rerank.batch.ray_data import imported_ray; imported_ray()",
+    ),
     "all": Extra("docs/guide/lists.md"),
 }
 

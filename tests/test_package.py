@@ -74,6 +74,8 @@ def test_the_wheel_requires_what_it_imports_and_names_its_extras(dist: Path) -> 
         "evaluation",
         "cli",
         "local",
+        "multilingual",
+        "ray",
         "all",
     }
 

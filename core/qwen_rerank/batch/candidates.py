@@ -20,7 +20,7 @@ from qwen_rerank.datasets import (
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import is_finite
 
-__all__ = ["Candidates", "Counts", "Job"]
+__all__ = ["Candidates", "Counts", "Entry", "Job", "read_entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A query and its documents, best first. A text that is None is in the queries or corpus."""
+class Entry:
+    """A query and its documents, best first. A text that is None is in the queries or corpus.
+
+    Attributes:
+        query_id: The id of the query.
+        query: Its text.
+        documents: The texts of the documents, by id.
+    """
 
     query_id: str
     query: str | None
@@ -133,7 +139,7 @@ class Candidates:
     def _first_pass(self) -> Counts:
         queries = documents = beyond_depth = 0
         with_documents = only_here = 0
-        for entry in self._entries():
+        for entry in read_entries(self._path):
             to_rank = self._to_rank(entry)
             self._check(entry, to_rank)
             self._entry_hashes[entry.query_id] = _entry_hash(entry)
@@ -147,12 +153,12 @@ class Candidates:
         in_queries = 0 if self._queries is None else len(self._queries)
         return Counts(queries, documents, beyond_depth, in_queries + only_here - with_documents)
 
-    def _is_in_queries(self, entry: _Entry) -> bool:
+    def _is_in_queries(self, entry: Entry) -> bool:
         if entry.query is None:  # or the check would have failed
             return True
         return self._queries is not None and not self._queries.missing([entry.query_id])
 
-    def _check(self, entry: _Entry, to_rank: Mapping[str, str | None]) -> None:
+    def _check(self, entry: Entry, to_rank: Mapping[str, str | None]) -> None:
         if entry.query is None:
             self._check_texts("queries", self._queries, [entry.query_id], entry)
         self._check_texts("corpus", self._corpus, _without_text(to_rank), entry)
@@ -163,7 +169,7 @@ class Candidates:
             )
 
     def _check_texts(
-        self, option: str, index: TextIndex | None, ids: list[str], entry: _Entry
+        self, option: str, index: TextIndex | None, ids: list[str], entry: Entry
     ) -> None:
         if index is None and ids:
             raise InvalidInputError(
@@ -178,7 +184,7 @@ class Candidates:
                 remedy=f"Pass the {option} that the candidates come from.",
             )
 
-    def _job(self, entry: _Entry) -> Job:
+    def _job(self, entry: Entry) -> Job:
         to_rank = self._to_rank(entry)
         texts = {} if self._corpus is None else self._corpus.texts(_without_text(to_rank))
         return Job(
@@ -187,17 +193,17 @@ class Candidates:
             {id_: texts[id_] if text is None else text for id_, text in to_rank.items()},
         )
 
-    def _query(self, entry: _Entry) -> str:
+    def _query(self, entry: Entry) -> str:
         if entry.query is not None or self._queries is None:
             return entry.query or ""
         return self._queries.texts([entry.query_id])[entry.query_id]
 
-    def _to_rank(self, entry: _Entry) -> dict[str, str | None]:
+    def _to_rank(self, entry: Entry) -> dict[str, str | None]:
         return dict(islice(entry.documents.items(), self._depth))
 
-    def _entries_again(self) -> Iterator[_Entry]:
+    def _entries_again(self) -> Iterator[Entry]:
         """Yield the same entries as in the first pass, or raise."""
-        entries = self._entries()
+        entries = read_entries(self._path)
         count = 0
         while True:
             try:
@@ -213,23 +219,31 @@ class Candidates:
         if count < len(self._entry_hashes):
             raise _changed(self._path)
 
-    def _entries(self) -> Iterator[_Entry]:
-        if is_json_lines(self._path):
-            yield from self._json_entries()
-            return
-        for query_id, scores in iter_run(self._path):
-            yield _Entry(query_id, None, dict.fromkeys(scores))
 
-    def _json_entries(self) -> Iterator[_Entry]:
-        seen: set[str] = set()
-        for number, line in read_lines(self._path):
-            entry = parse_line(self._path, number, _parse_entry, line)
-            if entry.query_id in seen:
-                raise InvalidInputError(
-                    f"{self._path}, line {number}: query {entry.query_id!r} is listed twice."
-                )
-            seen.add(entry.query_id)
-            yield entry
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Yield the candidates in a file, in its order; see `Candidates`.
+
+    Raises:
+        InvalidInputError: A line is invalid, or a query is listed twice.
+        OSError: The file can't be read.
+    """
+    if is_json_lines(path):
+        yield from _json_entries(path)
+        return
+    for query_id, scores in iter_run(path):
+        yield Entry(query_id, None, dict.fromkeys(scores))
+
+
+def _json_entries(path: Path) -> Iterator[Entry]:
+    seen: set[str] = set()
+    for number, line in read_lines(path):
+        entry = parse_line(path, number, _parse_entry, line)
+        if entry.query_id in seen:
+            raise InvalidInputError(
+                f"{path}, line {number}: query {entry.query_id!r} is listed twice."
+            )
+        seen.add(entry.query_id)
+        yield entry
 
 
 def _changed(path: Path) -> InvalidInputError:
@@ -239,7 +253,7 @@ def _changed(path: Path) -> InvalidInputError:
     )
 
 
-def _entry_hash(entry: _Entry) -> bytes:
+def _entry_hash(entry: Entry) -> bytes:
     content = repr((entry.query, list(entry.documents.items())))
     return blake2b(content.encode(errors="surrogatepass"), digest_size=16).digest()
 
@@ -248,7 +262,7 @@ def _without_text(documents: Mapping[str, str | None]) -> list[str]:
     return [id_ for id_, text in documents.items() if text is None]
 
 
-def _parse_entry(line: bytes) -> _Entry:
+def _parse_entry(line: bytes) -> Entry:
     """Parse a line as `Candidates` describes it, or raise ValueError."""
     fields = parse_json_object(line)
     query, documents = fields.get("query"), fields.get("documents")
@@ -260,7 +274,7 @@ def _parse_entry(line: bytes) -> _Entry:
     scored = [_parse_document(document) for document in documents]
     if all(score is not None for _, _, score in scored):
         scored.sort(key=lambda document: -(document[2] or 0.0))
-    return _Entry(query_id, query, _unique(scored))
+    return Entry(query_id, query, _unique(scored))
 
 
 def _unique(scored: Iterable[tuple[str, str | None, float | None]]) -> dict[str, str | None]:

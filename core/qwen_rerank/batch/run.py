@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.wrappers.fallback import FallbackScorer, KeepOrder
 from qwen_rerank.usage import Usage
 
-__all__ = ["RunFiles", "RunReranking"]
+__all__ = ["RunFiles", "RunReranking", "keeping_refused"]
 
 _JOURNAL = ".journal"
 """What is appended to the name of the result for the name of the journal."""
@@ -233,9 +233,14 @@ class RunReranking:
                 yield query_id, self.journal.ranking(query_id, document_ids, self._top_n)
 
 
+def keeping_refused(scorer: Callable[[], Scorer]) -> Scorer:
+    """Return the scorer; a query that the content inspection refuses keeps its order."""
+    return FallbackScorer(scorer(), KeepOrder(), on=(ContentBlockedError,))
+
+
 def _engine(scorer: Scorer, keep_refused: bool) -> RerankEngine:
     if keep_refused:
-        scorer = FallbackScorer(scorer, KeepOrder(), on=(ContentBlockedError,))
+        scorer = keeping_refused(lambda: scorer)
     return RerankEngine(scorer, rerank_field=_TEXT, missing="keep")
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -49,6 +50,10 @@ class Output:
         """Print something that is not a result, unless `quiet` is set."""
         if not self.quiet:
             self.notes.print(printable(text))
+
+    def status(self, text: str) -> AbstractContextManager[object]:
+        """Show what takes a while, if standard error is a terminal."""
+        return self.notes.status(text) if self.shows_progress else nullcontext()
 
     def show_logs(self, *, debug: bool) -> None:
         """Show the library's warnings; with `debug`, everything it logs."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +14,8 @@ import typer
 
 from qwen_rerank.batch.estimate import EstimatingScorer
 from qwen_rerank.batch.progress import format_usage
+from qwen_rerank.batch.ray_data import imported_ray
+from qwen_rerank.batch.ray_run import rerank_run_on_ray
 from qwen_rerank.batch.run import RunFiles, RunReranking
 from qwen_rerank.cli.options import (
     Fields,
@@ -19,9 +25,16 @@ from qwen_rerank.cli.options import (
 )
 from qwen_rerank.cli.output import Output
 from qwen_rerank.cli.progress import RunProgress
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.errors import InvalidInputError, QwenRerankError
 
 __all__ = ["run"]
+
+
+class Engine(StrEnum):
+    """Where queries are reranked."""
+
+    PROCESS = "process"
+    RAY = "ray"
 
 
 @takes_scorer_options
@@ -72,6 +85,22 @@ def run(
             "--dry-run", help="Check everything and say what it would cost, but send nothing."
         ),
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Where to rerank: in this process, or on a Ray cluster.")
+    ] = Engine.PROCESS,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --engine ray: the cluster, such as auto; by default one on this machine."
+        ),
+    ] = None,
+    actors: Annotated[
+        int,
+        typer.Option(min=1, help="With --engine ray: how many processes score, each with a model."),
+    ] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --engine ray: how many GPUs each needs.")
+    ] = None,
 ) -> None:
     """Rerank a whole run.
 
@@ -84,8 +113,25 @@ def run(
             "--dry-run can't discard what is paid for.", remedy="Leave out --restart."
         )
     files = RunFiles(candidates, out, queries, corpus, overwrite=overwrite, restart=restart)
+    if engine is Engine.RAY and not dry_run:
+        with _ray(address, output):
+            queries_written, usage = rerank_run_on_ray(
+                make_scorer,
+                files,
+                fields=field,
+                depth=depth,
+                top_n=top_n,
+                keep_refused=keep_refused,
+                concurrency=actors,
+                num_gpus=gpus,
+                max_concurrency=concurrency,
+            )
+        output.note(f"Reranked {queries_written:,} queries.")
+        output.note(f"Cost of this attempt: {format_usage(usage)}.")
+        output.note(f"Written to {out}.")
+        return
     with make_scorer() as chosen:
-        with _status(output, "Reading the texts and the candidates …"):
+        with output.status("Reading the texts and the candidates …"):
             reranking = RunReranking(
                 chosen, files, fields=field, depth=depth, top_n=top_n, keep_refused=keep_refused
             )
@@ -104,7 +150,7 @@ def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker)
     counts, finished = reranking.counts, len(reranking.journal.finished)
     with (
         make_scorer(EstimatingScorer) as estimating,
-        _status(output, "Counting the tokens …"),
+        output.status("Counting the tokens …"),
     ):
         usage = reranking.estimate(estimating)
     if finished:
@@ -118,5 +164,28 @@ def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker)
     )
 
 
-def _status(output: Output, text: str) -> AbstractContextManager[object]:
-    return output.notes.status(text) if output.shows_progress else nullcontext()
+@contextmanager
+def _ray(address: str | None, output: Output) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = imported_ray()
+    with output.status("Starting Ray …"):
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = output.shows_progress
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
+    finally:
+        ray.shutdown()
+
+
+def _cause(error: Exception) -> Exception:
+    """Return the library's error that made a Ray task fail, if it was one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, QwenRerankError):
+            return cause.with_traceback(None)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error

@@ -197,6 +197,15 @@ class Scorer(ABC):
 
         return REMEDIES[problem]
 
+    def share_rates(self, processes: int) -> None:  # noqa: B027 (most scorers have no rates)
+        """Divide the scorer's rates by the number of processes that use the same account.
+
+        Does nothing by default.
+
+        Args:
+            processes: How many processes have a scorer like this one, at least 1.
+        """
+
     def close(self) -> None:  # noqa: B027 (most scorers hold nothing)
         """Release what the scorer holds; you can't use it afterwards. Does nothing by default."""
 

@@ -69,10 +69,23 @@ class RateLimits:
         where = options["rates_store"]
         return cls(requests, tokens, None if where is None else StorePlace.of(where))
 
+    def share(self, processes: int) -> RateLimits:
+        """Return an equal share of the limits, at least 1 each.
+
+        Processes that share a store keep the limits together, so they are not divided.
+        """
+        if self.store is not None:
+            return self
+        return RateLimits(_share(self.requests, processes), _share(self.tokens, processes))
+
     @property
     def _by_option(self) -> dict[str, int]:
         limits = {"requests_per_minute": self.requests, "tokens_per_minute": self.tokens}
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _share(limit: int | None, processes: int) -> int | None:
+    return None if limit is None else max(1, limit // processes)
 
 
 class SlidingWindow:

@@ -100,10 +100,7 @@ class HttpScorer(Scorer):
         self._retry_policy = retry_policy
         self._max_concurrency = max_concurrency
         self._limits = limits
-        if rate_limits.tokens is not None:
-            tokens = min(limits.request_tokens, rate_limits.tokens)
-            self._limits = replace(limits, request_tokens=tokens)
-        self._rate_limits = rate_limits
+        self._set_rate_limits(rate_limits)
         self._route = Route() if route is None else route
         self._truncate = truncate
         self._price = price
@@ -133,6 +130,18 @@ class HttpScorer(Scorer):
     def price(self) -> Price | None:
         """The list price that costs are estimated with; None if it is not known."""
         return self._price
+
+    def share_rates(self, processes: int) -> None:
+        """Divide `requests_per_minute` and `tokens_per_minute`; see `Scorer.share_rates`."""
+        check_whole("processes", processes, at_least=1)
+        self._set_rate_limits(self._rate_limits.share(processes))
+
+    def _set_rate_limits(self, rate_limits: RateLimits) -> None:
+        """Set the most that may be sent in any minute. A request never holds more."""
+        if rate_limits.tokens is not None:
+            tokens = min(self._limits.request_tokens, rate_limits.tokens)
+            self._limits = replace(self._limits, request_tokens=tokens)
+        self._rate_limits = rate_limits
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Score the texts; see `Scorer.score`.

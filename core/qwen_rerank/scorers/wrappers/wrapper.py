@@ -179,6 +179,11 @@ class Wrapper(Scorer):
         with _accounted(runner) as account:
             return account(await self._score(query, texts, runner))
 
+    def share_rates(self, processes: int) -> None:
+        """Divide the rates of the wrapped scorers."""
+        for scorer in self._scorers:
+            scorer.share_rates(processes)
+
     def close(self) -> None:
         """Close the wrapped scorers."""
         with ExitStack() as stack:

@@ -1,0 +1,156 @@
+"""Rerank a run in files on Ray, and continue where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen_rerank.batch.journal import Journal
+from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
+from qwen_rerank.batch.ray_files import read_candidates, write_trec
+from qwen_rerank.batch.run import RunFiles, keeping_refused
+from qwen_rerank.scorers.base import Scorer
+from qwen_rerank.usage import Usage
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["checkpointed", "rerank_run_on_ray"]
+
+_FOLDER = ".ray"
+"""What is appended to the name of the result for the folder with the state of the job."""
+
+
+_PARTITION_BYTES = 2**26
+"""How much of the inputs is joined at once. In memory, it is several times as much."""
+
+
+def rerank_run_on_ray(
+    scorer: Callable[[], Scorer],
+    files: RunFiles,
+    *,
+    fields: Sequence[str] | None = None,
+    depth: int | None = None,
+    top_n: int | None = None,
+    keep_refused: bool = False,
+    concurrency: Concurrency = 1,
+    num_gpus: float | None = None,
+    max_concurrency: int = 8,
+) -> tuple[int, Usage]:
+    """Rerank a run with an actor pool, write the result, and delete the state of the job.
+
+    The run is first joined with its texts, in Parquet next to the result. Ray Data checkpoints what
+    is reranked, so that an interrupted job can go on. Ray must be running, and all nodes must see
+    the files under the same names.
+
+    Args:
+        scorer: Creates the scorer, here and in each actor.
+        files: The files.
+        fields: The fields of a JSON entry that make up its text.
+        depth: How many documents of each query to rerank, from the first; None for all.
+        top_n: How many documents of each query to keep; None for all.
+        keep_refused: Whether a query that the service's content inspection refuses keeps its
+            order; otherwise it fails the job.
+        concurrency: The number of actors, or the least and the most of them.
+        num_gpus: How many GPUs an actor reserves; None for none.
+        max_concurrency: How many queries an actor scores at the same time.
+
+    Returns:
+        The number of queries in the result, and what this attempt has cost.
+
+    Raises:
+        InvalidInputError: A file is invalid, or the state belongs to other files or options.
+        QwenRerankError: A query failed. Ray raises an error of its own type around it.
+    """
+    ray = imported_ray()
+    folder = files.out.absolute().with_name(f"{files.out.name}{_FOLDER}")
+    with scorer() as example:
+        fingerprint, model = example.fingerprint, example.model
+    options = {
+        "engine": "ray",
+        "scorer": fingerprint,
+        "field": fields,
+        "depth": depth,
+        "top_n": top_n,
+        **_digests(files),
+    }
+    with closing(Journal(files.journal, options, restart=files.restart)) as journal:
+        if files.restart:
+            shutil.rmtree(folder, ignore_errors=True)
+        joined, reranked = folder / "candidates", folder / "reranked"
+        if not joined.exists():
+            part = folder / "candidates.part"
+            shutil.rmtree(part, ignore_errors=True)
+            candidates = read_candidates(
+                files.candidates,
+                queries=files.queries,
+                corpus=files.corpus,
+                fields=fields,
+                depth=depth,
+                num_partitions=_partitions(files),
+            )
+            candidates.write_parquet(str(part))
+            part.rename(joined)
+        usage = UsageTotal()
+        with checkpointed(folder / "checkpoints", "query_id"):
+            ds = rerank_dataset(
+                ray.data.read_parquet(str(joined)),
+                partial(keeping_refused, scorer) if keep_refused else scorer,
+                top_n=top_n,
+                concurrency=concurrency,
+                num_gpus=num_gpus,
+                max_concurrency=max_concurrency,
+                usage=usage,
+            )
+            ds.write_parquet(str(reranked), mode="append")
+        result: Dataset = ray.data.read_parquet(str(reranked))
+        tag = "-".join(model.split())
+        count = write_trec(result, files.out, tag, overwrite=files.overwrite)
+        spent = usage.value
+        shutil.rmtree(folder)
+        journal.remove()
+    return count, spent
+
+
+def checkpointed(folder: Path | str, id_column: str) -> Any:
+    """Return a context in which Ray Data checkpoints what it reads and writes.
+
+    In it, a pipeline that reads Parquet and writes Parquet skips the rows that an earlier attempt
+    has written. Ray Data keeps the ids in memory, one per row; that is one per query here.
+
+    Args:
+        folder: Where the checkpoints are. All nodes must see it under the same name. Ray Data
+            also takes URIs such as `s3://…`.
+        id_column: The column that identifies a row.
+    """
+    imported_ray()
+    from ray.data import DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = DataContext.get_current().copy()
+    context.checkpoint_config = CheckpointConfig(
+        id_column=id_column, checkpoint_path=str(folder), delete_checkpoint_on_success=False
+    )
+    return DataContext.current(context)
+
+
+def _partitions(files: RunFiles) -> int:
+    """Return how many parts to divide the data into for the joins."""
+    paths = (files.candidates, files.queries, files.corpus)
+    return max(4, sum(path.stat().st_size for path in paths if path) // _PARTITION_BYTES)
+
+
+def _digests(files: RunFiles) -> dict[str, str]:
+    """Return the SHA-256 of each input file, by the argument that names the file."""
+    named = {"candidates": files.candidates, "queries": files.queries, "corpus": files.corpus}
+    digests = {}
+    for name, path in named.items():
+        if path is not None:
+            with path.open("rb") as file:
+                digests[name] = file_digest(file, "sha256").hexdigest()
+    return digests
