@@ -19,6 +19,7 @@ from qwen_rerank.cli.models import models
 from qwen_rerank.cli.output import Output, print_error
 from qwen_rerank.cli.rank import rank
 from qwen_rerank.cli.run import run as rerank_run
+from qwen_rerank.cli.serve import serve
 
 __all__ = ["app", "run"]
 
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("rank")(rank)
 app.command("run")(rerank_run)
+app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("calibrate")(calibrate)
 app.command("check")(check)

@@ -25,6 +25,7 @@ __all__ = [
     "SERVER_KEY",
     "AsJson",
     "Fields",
+    "ScorerKind",
     "ScorerMaker",
     "TopN",
     "takes_scorer_options",

@@ -1,0 +1,234 @@
+"""A scorer behind Ray Serve, for clients of Jina's and of DashScope's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dashscope as sdk
+import pytest
+
+from qwen_rerank import (
+    AuthenticationError,
+    DashScopeScorer,
+    EmbeddedScorer,
+    InvalidInputError,
+    RateLimitError,
+    Scorer,
+    Scores,
+    ServerScorer,
+    Usage,
+)
+from tests.batch.conftest import started
+from tests.cli.process import environment
+
+ray = pytest.importorskip("ray")
+serve = pytest.importorskip("ray.serve")
+httpx = pytest.importorskip("httpx")
+
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),
+]
+
+KEY = "sk-first"
+QUERY, TEXTS = "What do penguins eat?", ["Cars drive.", "Penguins eat krill.", "Krill swim."]
+
+
+def relevance(query: str, text: str) -> float:
+    """Return the share of the query's words that are in the text."""
+    words = set(query.lower().strip("?").split())
+    return len(words & set(text.lower().strip(".").split())) / len(words)
+
+
+class Gate(Scorer):
+    """Waits for a file if the query asks for it, fails on demand, and logs each call."""
+
+    model = "gate"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        values = [relevance(query, text) for text in texts]
+        return Scores(values, Usage(tokens=10, texts_sent=len(texts)))
+
+    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        if "throttled" in query:
+            raise RateLimitError("The service is busy.", retry_after=7)
+        if "refused key" in query:
+            raise AuthenticationError("The key of the scorer is wrong.")
+        with (self.folder / "calls").open("a") as file:
+            file.write(f"{query}: {len(texts)}\n")
+        while "wait" in query and not (self.folder / "go").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # the test that opens the gate is another process
+        return self.score(query, texts)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gate")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    """A server with two keys, one replica, and room for four calls and two that wait."""
+    changed = {
+        "QWEN_RERANK_SERVE_KEY": f"{KEY}, sk-second",
+        "PYTHONPATH": environment()["PYTHONPATH"],
+    }
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    from qwen_rerank.batch.serving import application
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
+    start = partial(ray.init, "local", log_to_driver=False, configure_logging=False, **options)
+    started(start, ray.shutdown)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        app = application(
+            lambda: Gate(folder), max_ongoing_requests=4, max_queued_requests=2, batch_wait=0.05
+        )
+        serve.run(app, name="gate")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def post(server: str, body: Any, path: str = "/v1/rerank", key: str = KEY) -> Any:
+    return httpx.post(
+        f"{server}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60
+    )
+
+
+def expected() -> list[float]:
+    return [relevance(QUERY, text) for text in TEXTS]
+
+
+def test_our_server_scorer_gets_the_scores_of_the_bare_scorer(server: str) -> None:
+    scorer = ServerScorer(f"{server}/v1/rerank", api_key="sk-second", timeout=60)
+    scores = scorer.score(QUERY, TEXTS)
+    assert scores.values == pytest.approx(expected())
+    assert scores.usage.tokens == 10
+    native = DashScopeScorer(api_key=KEY, base_url=f"{server}/api/v1", timeout=60)
+    assert native.score(QUERY, TEXTS).values == pytest.approx(expected())
+
+
+def test_dashscopes_sdk_can_be_pointed_at_it(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "base_http_api_url", f"{server}/api/v1")
+    response = sdk.TextReRank.call(
+        model="qwen3-rerank", query=QUERY, documents=TEXTS, top_n=2, return_documents=True,
+        api_key=KEY,
+    )  # fmt: skip
+    assert response.status_code == 200
+    found = [(each["index"], each["document"]["text"]) for each in response.output.results]
+    order = sorted(range(3), key=lambda index: -expected()[index])[:2]
+    assert found == [(index, TEXTS[index]) for index in order]
+    assert response.usage.total_tokens == 10
+    refused = sdk.TextReRank.call(
+        model="qwen3-rerank", query=QUERY, documents=TEXTS, api_key="sk-wrong"
+    )
+    assert (refused.status_code, refused.code) == (401, "InvalidApiKey")
+
+
+def test_results_have_the_form_that_jinas_and_coheres_clients_read(server: str) -> None:
+    documents = [*TEXTS[:2], {"text": TEXTS[2]}, " "]
+    body = {"model": "any", "query": QUERY, "documents": documents, "return_documents": True}
+    for path in ("/v1/rerank", "/rerank"):
+        answer = post(server, body, path).json()
+        assert {"id", "model", "results", "usage"} <= answer.keys()
+        assert answer["usage"] == {"prompt_tokens": 10, "total_tokens": 10}
+        scores = [result["relevance_score"] for result in answer["results"]]
+        assert scores == sorted(scores, reverse=True)
+        assert {each["index"] for each in answer["results"]} == {0, 1, 2, 3}
+        assert answer["results"][0]["document"] == {"text": "Penguins eat krill."}
+        assert answer["results"][-1] | {"document": 0} == {
+            "index": 3, "relevance_score": 0.0, "document": 0,
+        }  # fmt: skip
+
+
+def test_a_wrong_or_missing_key_is_a_401_and_health_needs_none(server: str) -> None:
+    body = {"query": QUERY, "documents": TEXTS}
+    for key in ("sk-wrong", "sk", f"{KEY}x"):
+        refused = post(server, body, key=key)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["type"] == "InvalidApiKey"
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+    with pytest.raises(AuthenticationError):
+        ServerScorer(f"{server}/v1/rerank", api_key="sk-wrong", timeout=60).score(QUERY, TEXTS)
+    assert httpx.get(f"{server}/health", timeout=60).json() == {"status": "ok"}
+    assert httpx.get(f"{server}/ready", timeout=60).json()["status"] == "ready"
+    assert httpx.get(f"{server}/v1/models", timeout=60).status_code == 401
+
+
+def test_errors_have_a_status_a_code_and_a_message(server: str) -> None:
+    for body, status, code, message in (
+        ({"query": QUERY}, 400, "InvalidParameter", "documents"),
+        ({"query": QUERY, "documents": []}, 400, "InvalidParameter", "documents"),
+        ({"query": " ", "documents": TEXTS}, 400, "InvalidParameter", "query is blank"),
+        ({"query": QUERY, "documents": TEXTS, "top_n": 0}, 400, "InvalidParameter", "top_n"),
+        ({"query": QUERY, "documents": TEXTS, "instruct": "x"}, 400, "InvalidParameter", "instr"),
+        ({"query": "throttled", "documents": TEXTS}, 429, "Throttling", "busy"),
+        ({"query": "refused key", "documents": TEXTS}, 502, "ScorerFailed", "is wrong"),
+    ):
+        answer = post(server, body)
+        assert answer.status_code == status, answer.text
+        assert answer.json()["code"] == code
+        assert message in answer.json()["message"]
+        assert answer.headers.get("Retry-After") == ("7" if status == 429 else None)
+
+
+def test_requests_with_one_query_are_scored_together(server: str, folder: Path) -> None:
+    (folder / "calls").unlink(missing_ok=True)
+    ready = threading.Barrier(4)
+
+    def call(number: int) -> list[float]:
+        ready.wait()
+        scorer = ServerScorer(f"{server}/v1/rerank", api_key=KEY, timeout=60)
+        return scorer.score(QUERY, [*TEXTS, f"Krill {number}."]).values[:3]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(values == pytest.approx(expected()) for values in pool.map(call, range(4)))
+    calls = [int(line.rpartition(" ")[2]) for line in (folder / "calls").read_text().splitlines()]
+    assert sum(calls) <= 4 * 4
+    assert sum(calls) == 3 * len(calls) + 4  # the texts that are in all of them count once per call
+
+
+def test_a_full_queue_is_a_429_with_retry_after(server: str, folder: Path) -> None:
+    body = {"documents": TEXTS}
+    with ThreadPoolExecutor(12) as pool:
+        answers = [
+            pool.submit(post, server, {**body, "query": f"wait {number}"}) for number in range(12)
+        ]
+        refused: list[Any] = []
+        while not refused:
+            done = [answer.result() for answer in answers if answer.done()]
+            refused = [answer for answer in done if answer.status_code == 429]
+        (folder / "go").touch()
+        found = [answer.result() for answer in answers]
+    assert {answer.status_code for answer in found} == {200, 429}
+    assert all(answer.headers["Retry-After"] == "1" for answer in refused)
+    assert sum(answer.status_code == 200 for answer in found) >= 4
+
+
+def test_invalid_options_are_named() -> None:
+    from qwen_rerank.batch.serving import application
+
+    with pytest.raises(InvalidInputError, match="max_queued_requests"):
+        application(EmbeddedScorer, max_queued_requests=0)
