@@ -142,7 +142,7 @@ def checkpointed(folder: Path | str, id_column: str) -> Any:
 def _partitions(files: RunFiles) -> int:
     """Return how many parts to divide the data into for the joins."""
     paths = (files.candidates, files.queries, files.corpus)
-    return max(4, sum(path.stat().st_size for path in paths if path) // _PARTITION_BYTES)
+    return max(1, sum(path.stat().st_size for path in paths if path) // _PARTITION_BYTES)
 
 
 def _digests(files: RunFiles) -> dict[str, str]:
