@@ -7,13 +7,19 @@ MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: quickstart test pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
+.PHONY: quickstart test servers pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# Tests ServerScorer against real servers, with small random models.
+servers: .venv/dev .venv/servers/llama_cpp/installed .venv/servers/infinity/installed
+	HF_HUB_OFFLINE=1 LLAMA_CPP=$(CURDIR)/.venv/servers/llama_cpp/bin/python \
+		INFINITY_EMB=$(CURDIR)/.venv/servers/infinity/bin/infinity_emb \
+		$(BIN)/python -m pytest -ra tests/scorers/test_real_servers.py $(ARGS)
 
 # Make all of pyenv's Pythons visible, not just the selected one.
 pythons: .venv/tools
@@ -104,6 +110,13 @@ clean:
 	@echo "Installing the packages to compare with into .venv/peers …"
 	$(BIN)/python -m venv .venv/peers
 	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# One environment per server, because their versions conflict.
+.venv/servers/%/installed: tests/support/real_%.txt | .venv/bin/python
+	@echo "Installing $* into .venv/servers/$* …"
+	$(BIN)/python -m venv .venv/servers/$*
+	.venv/servers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # pip supports dependency groups since 25.1.

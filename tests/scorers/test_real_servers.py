@@ -1,7 +1,7 @@
-"""ServerScorer against real servers with small random models, if you have the servers.
+"""ServerScorer against real servers with small random models. `make servers` runs these tests.
 
     INFINITY_EMB=…/bin/infinity_emb   in an environment with infinity-emb[torch,server]
-    LLAMA_SERVER=…/bin/llama-server   of llama.cpp; the tests then need the package gguf
+    LLAMA_CPP=…/bin/python            in an environment with xllamacpp, gguf and safetensors
 
 Without these variables, these tests are skipped, and only those in `test_server.py` run.
 """
@@ -12,7 +12,6 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,12 +27,14 @@ from qwen_rerank import (
     AuthenticationError,
     BadResponseError,
     InvalidInputError,
+    LocalScorer,
+    QwenRerankError,
     Scores,
     ServerScorer,
     ServiceError,
 )
 from tests.contract.faces import FACES, Face, Item
-from tests.support import tiny_models
+from tests.support import llama_server, tiny_models
 
 pytestmark = pytest.mark.timeout(300)  # Infinity takes a minute to start
 
@@ -66,13 +67,13 @@ def infinity(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def llama_cpp(folder: Path, *options: str) -> Iterator[str]:
-    command = _command("LLAMA_SERVER")
-    pytest.importorskip("gguf")
-    model = folder / "tiny.gguf"
-    subprocess.run([sys.executable, tiny_models.__file__, "qwen3", model], check=True)
+def llama_cpp(folder: Path, *options: str, model: Path | None = None) -> Iterator[str]:
+    python = _command("LLAMA_CPP")
+    if model is None:
+        model = folder / "tiny.gguf"
+        subprocess.run([python, tiny_models.__file__, "qwen3", model], check=True)
     options = options or ("--reranking",)
-    with _running([command, "-m", model, "-c", "8192", *options]) as url:
+    with _running([python, llama_server.__file__, "-m", model, "-c", "8192", *options]) as url:
         yield url
 
 
@@ -101,7 +102,7 @@ def _running(command: list[Any]) -> Iterator[str]:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+    for _ in range(1_800):
         assert process.poll() is None, "the server ended"
         try:
             urlopen(url).close()
@@ -168,8 +169,39 @@ def test_a_wrong_path_is_an_error_that_names_it(server: Any, score: Any) -> None
 
 
 def test_a_random_model_fails_the_check(server: Any) -> None:
-    with pytest.raises(BadResponseError, match="template"):
+    with pytest.raises(BadResponseError, match="failed the check"):
         scorer_of(server).check()
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small Qwen3-Reranker, also in GGUF."""
+    pytest.importorskip("torch")
+    from tests.support import tiny_qwen
+
+    python = _command("LLAMA_CPP")
+    folder = tiny_qwen.save(tmp_path_factory.mktemp("reranker"), tiny_qwen.decided_model())
+    subprocess.run([python, tiny_models.__file__, "gguf", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("instruct", [None, "Find the ticket of the same fault."])
+def test_completions_give_the_scores_of_the_local_scorer(
+    reranker: Path, score: Any, instruct: str | None
+) -> None:
+    options = {} if instruct is None else {"instruct": instruct}
+    texts = [*TEXTS, "企鹅吃磷虾。\n", "krill " * 200]
+    with LocalScorer(str(reranker), dtype="float32", **options) as local:
+        expected = local.score("what do penguins eat", texts).values
+    with llama_cpp(reranker, "--no-warmup", model=reranker / "model.gguf") as url:
+        for batch_size in (None, 1):
+            scorer = scorer_of(("completions", url), batch_size=batch_size, instruct=instruct)
+            scores = score(scorer, "what do penguins eat", texts)
+            assert scores.values == pytest.approx(expected, abs=1e-3)
+            assert scores.usage.tokens > 0
+        with pytest.raises(InvalidInputError, match="longer than the server's model"):
+            score(scorer, "q", ["krill " * 5_000])
+    assert max(expected) - min(expected) > 0.01
 
 
 def test_a_server_that_was_not_started_for_reranking_is_an_error_with_a_remedy(

@@ -2,10 +2,13 @@
 
 python tiny_models.py bert FOLDER     a cross-encoder; needs transformers and torch
 python tiny_models.py qwen3 FILE      a Qwen3-Reranker in GGUF, template and all; needs gguf
+python tiny_models.py gguf FOLDER     a saved Qwen3 model in GGUF, as FOLDER/model.gguf; needs gguf
+                                      and safetensors
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from string import ascii_lowercase
@@ -91,6 +94,52 @@ def save_qwen3(file: Path) -> None:
     writer.close()
 
 
+def save_as_gguf(folder: Path) -> None:
+    import gguf
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
+    tokens = [f"[unused{index}]" for index in range(config["vocab_size"])]
+    kinds = [gguf.TokenType.UNUSED] * len(tokens)
+    for token, index in vocabulary.items():
+        tokens[index], kinds[index] = token, gguf.TokenType.NORMAL
+    for token in added:
+        kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
+        tokens[token["id"]], kinds[token["id"]] = token["content"], kind
+    merges = tokenizer["model"]["merges"]
+    rope = config.get("rope_parameters") or {}
+
+    writer = gguf.GGUFWriter(folder / "model.gguf", "qwen3")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(rope.get("rope_theta") or config["rope_theta"])
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_pad_token_id(tokens.index("<|endoftext|>"))
+    writer.add_add_bos_token(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight",)), tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _byte_names() -> list[str]:
     """How byte-level BPE writes the 256 bytes: as themselves, if they can be seen."""
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
@@ -99,4 +148,5 @@ def _byte_names() -> list[str]:
 
 
 if __name__ == "__main__":
-    {"bert": save_bert, "qwen3": save_qwen3}[sys.argv[1]](Path(sys.argv[2]))
+    makers = {"bert": save_bert, "qwen3": save_qwen3, "gguf": save_as_gguf}
+    makers[sys.argv[1]](Path(sys.argv[2]))

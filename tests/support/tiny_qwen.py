@@ -61,6 +61,19 @@ def random_model(kind: type[PreTrainedModel] = Qwen3ForCausalLM, **changes: Any)
         return kind(Qwen3Config(**{**options, **changes})).eval()
 
 
+def decided_model() -> PreTrainedModel:
+    """A random model whose next token is nearly always "yes" or "no", as with the real one."""
+    model, words = random_model(tie_word_embeddings=False), tokenizer()
+    prompt = f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCT}\n<Query>: q\n<Document>: d{SUFFIX}"
+    with torch.no_grad():
+        state = model.model(words(prompt, return_tensors="pt").input_ids).last_hidden_state[0, -1]
+        for word in ("yes", "no"):
+            model.lm_head.weight[words.convert_tokens_to_ids(word)] += (
+                8 * state / state.square().sum()
+            )
+    return model
+
+
 def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
     """Save a model, a random causal one by default, with the small tokenizer."""
     (model or random_model()).save_pretrained(folder)
