@@ -28,7 +28,6 @@ from qwen_rerank import (
     BadResponseError,
     InvalidInputError,
     LocalScorer,
-    QwenRerankError,
     Scores,
     ServerScorer,
     ServiceError,
