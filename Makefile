@@ -1,6 +1,8 @@
 # Needs Python 3.11 or newer (with venv) and make. Everything is installed into .venv.
 
 PYTHON ?= python3
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+IS_NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit("This needs Python 3.11 or newer, not %d.%d. Choose one: make PYTHON=python3.12" % sys.version_info[:2])
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements-multilingual.txt
@@ -8,6 +10,24 @@ MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
 .PHONY: quickstart test servers pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
+
+# A .venv belongs to the Python that made it.
+ifneq ($(MAKECMDGOALS),clean)
+ifneq ($(wildcard .venv/pyvenv.cfg),)
+OWN_VERSION := $(shell $(BIN)/python -c '$(VERSION)' 2>/dev/null)
+ifeq ($(OWN_VERSION),)
+$(error The Python that made .venv is gone. Run "make clean" and try again)
+endif
+ifneq ($(shell $(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>&1),)
+$(error .venv was made with Python $(OWN_VERSION), which is too old. Run "make clean" and try again)
+endif
+ifeq ($(origin PYTHON),command line)
+ifneq ($(shell $(PYTHON) -c '$(VERSION)'),$(OWN_VERSION))
+$(error .venv was made with Python $(OWN_VERSION), not with $(PYTHON). Run "make clean" and try again)
+endif
+endif
+endif
+endif
 
 quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -75,12 +95,13 @@ clean:
 	rm -rf .venv .nox build dist docs/notebooks
 
 # One stamp file per set of packages; a set is reinstalled when its prerequisites change.
-.venv/examples: pyproject.toml | .venv/bin/python
+.venv/examples: pyproject.toml examples/requirements.txt requirements-multilingual.txt | .venv/bin/python
 	@echo "Installing the examples' packages into .venv …"
-	$(INSTALL) --editable '.[all]' --group examples
+	$(INSTALL) --no-compile --editable '.[langchain,llamaindex,embedded]' --requirement examples/requirements.txt
+	$(MULTILINGUAL)
 	@touch $@
 
-.venv/lint: pyproject.toml constraints.txt requirements-multilingual.txt | .venv/bin/python
+.venv/lint: pyproject.toml constraints.txt requirements-multilingual.txt | .venv/pip
 	@echo "Installing the development packages into .venv …"
 	$(INSTALL) --constraint constraints.txt --editable '.[all]' --group dev
 	$(MULTILINGUAL)
@@ -90,7 +111,7 @@ clean:
 	$(LOCAL:%=$(INSTALL) --constraint constraints.txt --editable '.[%]' --group %)
 	@touch $@
 
-.venv/tools: pyproject.toml | .venv/bin/python
+.venv/tools: pyproject.toml | .venv/pip
 	@echo "Installing nox and pre-commit into .venv …"
 	$(INSTALL) --group tools
 	@touch $@
@@ -120,6 +141,10 @@ clean:
 	@touch $@
 
 # pip supports dependency groups since 25.1.
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+.venv/pip: | .venv/bin/python
 	$(INSTALL) --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c '$(IS_NEW_ENOUGH)'
+	$(PYTHON) -m venv .venv

@@ -10,7 +10,7 @@ pictures have their own background and adapt to light and dark themes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten, wrap
@@ -19,9 +19,8 @@ from xml.sax.saxutils import escape
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import helpcentre
-from helpcentre import Passage
 from quickstart import Search, with_langchain, with_llamaindex
-from qwen_rerank import EmbeddedScorer, Scorer
+from qwen_rerank import EmbeddedScorer
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -61,7 +60,7 @@ class Words:
     """The text of a picture, in one language."""
 
     query: str
-    first_stage: Callable[[Iterable[Passage], Scorer], tuple[Search, Search]]
+    first_stage: Callable[..., tuple[Search, Search]]
     before: str
     after: str
     was: str
@@ -110,9 +109,9 @@ def main() -> None:
 
 
 def orders(words: Words) -> Orders:
-    """Retrieve and rerank in the same way as `make quickstart`."""
+    """Retrieve and rerank as `make quickstart` does, but by vectors alone."""
     centre = helpcentre.load()
-    retrieve, rerank = words.first_stage(centre.passages.values(), EmbeddedScorer())
+    retrieve, rerank = words.first_stage(centre.passages.values(), EmbeddedScorer(), words=False)
     query = centre.queries[words.query]
     return Orders(
         query=query.text,
