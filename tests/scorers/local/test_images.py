@@ -25,6 +25,7 @@ from qwen_rerank.inputs.content import Item
 from tests.scorers.local import WHY_SKIPPED
 
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
+pytest.importorskip("transformers.models.qwen3_vl", reason="needs transformers 4.57")
 
 import numpy
 import PIL.Image

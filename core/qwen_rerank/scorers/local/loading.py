@@ -112,8 +112,7 @@ def load(
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise unsuitable(model, "has layers with a sliding window")
-    on_cpu = device.type == "cpu" and can_run(loaded.model)
-    network = float_network(loaded.model) if on_cpu else None
+    network = _cpu_network(loaded.model, device)
     decoder = Decoder(loaded.model, direction, network=network)
     check_result(loaded.model, decoder)
     if dtype == torch.int8:
@@ -141,9 +140,16 @@ def _with_images(
             source.location, revision=source.revision, backend="pil"
         )
     reader = ImageReader(processor)
-    decoder = Decoder(model.language_model, direction, EmbedWithImages(model.visual, reader))
-    check_result(model.language_model, decoder)
+    texts = model.language_model
+    embed = EmbedWithImages(model.visual, reader)
+    decoder = Decoder(texts, direction, embed, _cpu_network(texts, direction.device))
+    check_result(texts, decoder)
     return LoadedModel(tokenizer, decoder, reader)
+
+
+def _cpu_network(model: Any, device: torch.device) -> Network | None:
+    """Layers of our own for a CPU; None if the modules of transformers are to run."""
+    return float_network(model) if device.type == "cpu" and can_run(model) else None
 
 
 def _int8_decoder(model: Qwen3Model, direction: torch.Tensor, plain: Network) -> Decoder:
