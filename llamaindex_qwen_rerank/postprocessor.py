@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, Unpack, cast
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
@@ -30,6 +30,12 @@ __all__ = ["QwenRerank"]
 _dispatcher = get_dispatcher(__name__)
 
 
+if TYPE_CHECKING:  # either can be passed; it is a MetadataMode from then on
+    _MetadataMode: TypeAlias = MetadataMode | Literal["all", "embed", "llm", "none"]
+else:
+    _MetadataMode = MetadataMode
+
+
 class QwenRerank(PluginSettings, BaseNodePostprocessor):
     """Reranks nodes by their relevance to the query, best first.
 
@@ -48,7 +54,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         >>> engine = index.as_query_engine(similarity_top_k=50, node_postprocessors=[rerank])
     """
 
-    metadata_mode: MetadataMode = MetadataMode.EMBED
+    metadata_mode: _MetadataMode = MetadataMode.EMBED
 
     content_field: ClassVar[str] = "content"
 
@@ -161,7 +167,11 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         allowed = AllowedMedia.of(self.allowed_media)
         return FieldAccess(
             lambda name: (
-                (lambda scored: item_of_node(scored.node, self.metadata_mode, allowed))
+                (
+                    lambda scored: item_of_node(
+                        scored.node, cast(MetadataMode, self.metadata_mode), allowed
+                    )
+                )
                 if name == self.content_field
                 else lambda scored: scored.node.metadata.get(name)
             ),

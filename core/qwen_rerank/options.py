@@ -172,7 +172,15 @@ def _key_from_environment() -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
-class DashScopeOptions(RequestOptions):
+if TYPE_CHECKING:
+
+    class _KeyAlias(RequestOptions):
+        dashscope_api_key: _Key | None = None  # for type checkers, which don't know AliasChoices
+else:
+    _KeyAlias = RequestOptions
+
+
+class DashScopeOptions(_KeyAlias):
     """Which DashScope model to ask, where, and how."""
 
     model: str = "qwen3-rerank"

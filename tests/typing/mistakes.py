@@ -39,6 +39,7 @@ Unfinished()  # reported: abstract
 langchain_qwen_rerank.QwenRerank(top_n="3")  # reported: arg-type
 langchain_qwen_rerank.QwenRerank(missing="skipp")  # reported: arg-type
 langchain_qwen_rerank.QwenRerank(topn=3)  # reported: call-arg
+langchain_qwen_rerank.QwenRerank().compress_documents([], "query", topn=3)  # reported: call-arg
 langchain_qwen_rerank.QwenRerank(scorer="embedded")  # reported: arg-type
 langchain_qwen_rerank.QwenRerank().rerank([3], "query")  # reported: list-item
 langchain_qwen_rerank.QwenRerank().compress_documents(["text"], "query")  # reported: list-item

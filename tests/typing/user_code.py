@@ -183,10 +183,15 @@ async def documents_are_compressed(
     assert_type(compressor.rerank(["text", {"title": "text"}], "query"), list[dict[str, Any]])
     assert_type(await compressor.arerank(documents, "query", top_n=5), list[dict[str, Any]])
     langchain_qwen_rerank.QwenRerank(api_key="key")
+    langchain_qwen_rerank.QwenRerank(dashscope_api_key="key", truncate=False)
     llamaindex_qwen_rerank.QwenRerank(api_key="key")
+    llamaindex_qwen_rerank.QwenRerank(dashscope_api_key=SecretStr("key"), metadata_mode="none")
+    compressor.compress_documents(documents, "query", top_n=2, min_score=None)
     compressor.top_n = 5
     ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
-    own = langchain_qwen_rerank.QwenRerankRetriever(compressor=compressor, base_retriever=retriever)
+    own = langchain_qwen_rerank.QwenRerankRetriever(
+        compressor=compressor, base_retriever=retriever, fetch_k=50
+    )
     assert_type(own.invoke("query"), list[Document])
     create_retriever_tool(own, "search", "Searches.")
 
@@ -200,6 +205,7 @@ async def nodes_are_postprocessed(nodes: list[NodeWithScore], index: VectorStore
         callback_manager=CallbackManager([]),
     )
     assert_type(rerank.postprocess_nodes(nodes, query_str="query"), list[NodeWithScore])
+    rerank.postprocess_nodes(nodes, query_str="query", top_n=2, min_score=0.5)
     assert_type(await rerank.apostprocess_nodes(nodes, QueryBundle("query")), list[NodeWithScore])
     rerank.callback_manager = CallbackManager([])
     RetrieverQueryEngine.from_args(index.as_retriever(), node_postprocessors=[rerank])
