@@ -114,6 +114,17 @@ def test_a_response_that_nobody_asked_for_is_not_the_next_ones(
         assert server.connections == 2
 
 
+async def test_a_response_that_has_arrived_but_was_not_read_is_not_the_next_ones() -> None:
+    with Server("on demand") as server:
+        pool, endpoint = ConnectionPool(), Endpoint.of(server.url)
+        first = await pool.post(endpoint, {}, [b"{}"])
+        server.send_surplus()  # blocks this loop, which so does not read it
+        second = await pool.post(endpoint, {}, [b"{}"])
+        assert first.body == second.body
+        assert server.connections == 2
+        await pool.close()
+
+
 def test_a_response_before_a_large_request_is_sent_is_not_its_response() -> None:
     async def responds_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -217,18 +218,45 @@ class ConnectionPool:
 class _Connector(aiohttp.TCPConnector):
     """A connector that reuses no connection on which bytes arrived while it was idle."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: WeakSet[asyncio.Protocol] = WeakSet()
+
     async def connect(self, *args: Any, **options: Any) -> Any:
         while True:
             connection = await super().connect(*args, **options)
             protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
+            if protocol is None:
+                return connection
+            is_used = protocol in self._used
+            # What a new connection can be read for may be TLS's own.
+            if not protocol.should_close and not (is_used and _is_readable(protocol.transport)):
+                self._used.add(protocol)
                 return connection
             connection.close()
+            if not is_used:
+                raise aiohttp.ClientConnectionError("the server sent something before the request")
 
     def __del__(self, _warnings: object = None) -> None:
         # aiohttp's closes its connections. In a child made by fork that would take them out of the
         # epoll set that the child shares with its parent, who would never hear of a response again.
         pass
+
+
+def _is_readable(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether bytes have arrived that the event loop has not read yet, or the end has."""
+    socket = None if transport is None else transport.get_extra_info("socket")
+    if socket is None or socket.fileno() < 0:
+        return False
+    with _Selector() as selector:
+        selector.register(socket.fileno(), selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+_Selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
+"""One that needs no file descriptor of its own."""
 
 
 class _Upload:
