@@ -78,7 +78,7 @@ class EmbeddedScorer(Scorer):
     cosine and the one of Google's Universal Sentence Encoder (multilingual, version 3), for the
     first 2,000 characters. That finds paraphrases, also across its 16 languages (Arabic, Chinese,
     Dutch, English, French, German, Italian, Japanese, Korean, Polish, Portuguese, Russian, Spanish,
-    Thai and Turkish, and traditional Chinese), and takes about ten times as long.
+    Thai and Turkish, and traditional Chinese), and takes ten to twenty times as long.
 
     The lexical part is BM25, as a share of the maximum for the query's terms, over the first
     1,000,000 characters:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SentenceEncoder", "sentence_encoder"]
 
-# It is made for sentences, and its time grows with the text: 1 ms for 200 characters.
+# It is made for sentences, and its time grows with the text.
 _ENCODED_CHARACTERS = 2_000
 
 
@@ -52,7 +52,7 @@ def _load_encoder() -> SentenceEncoder:
 
 
 sentence_encoder = OncePerProcess(_load_encoder)
-"""Returns the encoder. The first call in a process loads it, which takes 0.6 s and 130 MB.
+"""Returns the encoder. The first call in a process loads it, which takes a second or two and 140 MB.
 
 Raises:
     MissingDependencyError: The extra `multilingual` is not installed.
