@@ -52,7 +52,7 @@ def _load_encoder() -> SentenceEncoder:
 
 
 sentence_encoder = OncePerProcess(_load_encoder)
-"""Returns the encoder. The first call in a process loads it, which takes a second or two and 140 MB.
+"""Returns the encoder. The first call in a process loads it, in a second or two, into 140 MB.
 
 Raises:
     MissingDependencyError: The extra `multilingual` is not installed.
