@@ -82,13 +82,13 @@ def test_an_invalid_parameter_is_tried_in_both_forms_once_and_its_own_error_is_r
     assert is_flat(dashscope) == [False, True, False, False]
 
 
-def test_once_a_form_was_accepted_a_refusal_is_final(dashscope: LoopbackDashScope) -> None:
-    scorer = scorer_of(dashscope)
-    scorer.score("q", TEXTS)
-    dashscope.faults.append(refuses(400, "InvalidParameter", "Required parameter missing."))
-    with pytest.raises(InvalidInputError, match="Required parameter missing"):
-        scorer.score("q", TEXTS)
-    assert is_flat(dashscope) == [False, False]
+def test_a_service_that_changes_its_form_is_followed() -> None:
+    with LoopbackDashScope() as before:
+        scorer_of(before).score("q", TEXTS)
+    with FlatDashScope(port=before.port) as after:
+        for _ in range(2):
+            scorer_of(after).score("q", TEXTS)
+    assert is_flat(after) == [False, True, True]
 
 
 def test_a_refused_text_is_no_reason_to_try_the_other_form(dashscope: LoopbackDashScope) -> None:

@@ -17,13 +17,14 @@ T = TypeVar("T")
 class BodyForm:
     """The form that one service expects for one model. For a single event loop.
 
-    The usual form is used until the service refuses it as malformed. Then the other one is tried
-    once. What the service accepts is used from then on.
+    The usual form is used until the service refuses it as malformed. Then the other one is tried.
+    What the service accepted last is used from then on. If it refuses both, the other form is not
+    tried again before a request succeeds.
     """
 
     def __init__(self) -> None:
         self._is_other = False
-        self._is_known = False
+        self._has_refused_both = False
         self._trying = asyncio.Lock()
 
     async def send(
@@ -46,7 +47,7 @@ class BodyForm:
                 raise
             refusal = error
         else:
-            self._settle(is_other=is_other)
+            self._accepted(is_other=is_other)
             return sent
         async with self._trying:  # requests that were refused together wait for one trial
             return await self._send_other(send, refusal, is_other=not is_other)
@@ -54,7 +55,7 @@ class BodyForm:
     async def _send_other(
         self, send: Callable[[bool], Awaitable[T]], refusal: InvalidInputError, *, is_other: bool
     ) -> T:
-        if self._is_known and self._is_other is not is_other:
+        if self._has_refused_both and self._is_other is not is_other:
             raise refusal
         try:
             sent = await send(is_other)
@@ -62,13 +63,13 @@ class BodyForm:
             if is_transient(error):  # says nothing about the form
                 raise
         else:
-            self._settle(is_other=is_other)
+            self._accepted(is_other=is_other)
             return sent
-        self._settle(is_other=self._is_known and self._is_other)
+        self._has_refused_both = True
         raise refusal
 
-    def _settle(self, *, is_other: bool) -> None:
-        self._is_other, self._is_known = is_other, True
+    def _accepted(self, *, is_other: bool) -> None:
+        self._is_other, self._has_refused_both = is_other, False
 
 
 class BodyForms:
