@@ -224,7 +224,7 @@ def _killed_driver(folder: Path, count: int, address: str) -> dict[str, int]:
 def drive(folder: str, address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     with checkpointed(f"{folder}/checkpoints", "id"):
-        ds = ray.data.read_parquet(f"{folder}/in")
+        ds = ray.data.read_parquet(f"{folder}/in").repartition(target_num_rows_per_block=8)
         make = partial(Logged, f"{folder}/paid again")
         ranked = rerank_dataset(ds, make, concurrency=2, batch_size=8)
         ranked.write_parquet(f"{folder}/out", mode="append")

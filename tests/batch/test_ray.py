@@ -257,7 +257,7 @@ from tests.batch.test_ray import Slow
 folder, address = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
 with checkpointed(folder + "/checkpoints", "id"):
-    ds = ray.data.read_parquet(folder + "/in")
+    ds = ray.data.read_parquet(folder + "/in").repartition(target_num_rows_per_block=4)
     paid = folder + "/paid"
     ds = rerank_dataset(ds, lambda: Slow(paid, 0.05), batch_size=4, max_concurrency=2)
     ds.write_parquet(folder + "/out", mode="append")

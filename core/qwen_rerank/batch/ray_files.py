@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import pyarrow
     from ray.data import Dataset
 
-__all__ = ["Files", "read_candidates", "write_trec"]
+__all__ = ["QUERIES", "Files", "read_candidates", "write_trec"]
 
 Files: TypeAlias = str | PathLike[str] | Sequence[str | PathLike[str]]
 """A file, or several; for Parquet, also a folder or a URI such as `s3://…`."""
 
-_QUERIES = 64
+QUERIES = 64
 """How many queries a block has: what an actor gets at once, and what is checkpointed together."""
 
 _ROWS = 10_000
@@ -79,7 +79,7 @@ def read_candidates(
     if queries is not None:
         pairs = pairs.union(_texts(queries, fields, "query_id", "query"))
     tasks = pairs.groupby("query_id", num_partitions).map_groups(_task_row, batch_format="pyarrow")
-    return tasks.repartition(target_num_rows_per_block=_QUERIES)
+    return tasks.repartition(target_num_rows_per_block=QUERIES)
 
 
 def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: bool = False) -> int:

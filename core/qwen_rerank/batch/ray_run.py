@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.batch.journal import Journal
 from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
-from qwen_rerank.batch.ray_files import read_candidates, write_trec
+from qwen_rerank.batch.ray_files import QUERIES, read_candidates, write_trec
 from qwen_rerank.batch.run import RunFiles, keeping_refused
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.usage import Usage
@@ -98,8 +98,10 @@ def rerank_run_on_ray(
             part.rename(joined)
         usage = UsageTotal()
         with checkpointed(folder / "checkpoints", "query_id"):
+            # Ray reads small files together; what one block has is checkpointed together.
+            tasks = ray.data.read_parquet(str(joined))
             ds = rerank_dataset(
-                ray.data.read_parquet(str(joined)),
+                tasks.repartition(target_num_rows_per_block=QUERIES),
                 partial(keeping_refused, scorer) if keep_refused else scorer,
                 top_n=top_n,
                 concurrency=concurrency,
