@@ -1,13 +1,15 @@
-"""How fast is LocalScorer beside the official script and sentence-transformers' CrossEncoder?
+"""How fast is LocalScorer beside the official script, CrossEncoder and ONNX Runtime in int8?
 
-    python benchmarks/local.py [--rounds N]
+    python benchmarks/local.py [--rounds N] [--documents N] [--layers N] [--json FILE]
 
-The model has the dimensions of Qwen3-Reranker-0.6B, in bfloat16, with random weights, which take as
-much time as the real ones. Documents have 50 to 400 tokens. On a CPU one query has 32 documents; on
-a CUDA device one query, and then each of 16, has 100. The implementations take turns within a
-round, and the best round is reported: on a machine that is busy with other things, compare the rows
-of one run, not those of two. Needs the extra `local`, sentence-transformers, 12 GB of memory and 2
-GB of disk.
+The model has the dimensions of Qwen3-Reranker-0.6B and random weights, which take as much time as
+the real ones, with outliers in a few channels, as trained models have. All rows compute in the
+dtype that LocalScorer chooses, except those in int8. Documents have 50 to 400 tokens. On a CPU one
+query has 16 documents; on a CUDA device one query, and then each of 16, has 100. The
+implementations take turns within a round, and the best round is reported: on a machine that is
+busy with other things, compare the rows of one run, not those of two. Needs the extra `local`,
+sentence-transformers, 20 GB of memory and 6 GB of disk; with onnx, onnxscript and onnxruntime there
+is a row for ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -21,15 +23,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from threading import Event
+from typing import Any, NamedTuple
 
 import torch
+from packaging.requirements import Requirement
 from sentence_transformers import CrossEncoder
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from qwen_rerank import LocalScorer
+from qwen_rerank import InvalidInputError, LocalScorer
+from qwen_rerank.scorers.base import sigmoid
+from qwen_rerank.scorers.local.batching import BatchRunner
+from qwen_rerank.scorers.local.decoder import Decoder
+from qwen_rerank.scorers.local.hardware import choose_dtype, fastest_dtype
 from qwen_rerank.scorers.local.prompt import (
     DEFAULT_INSTRUCT,
     PREFIX,
@@ -41,12 +53,11 @@ from qwen_rerank.scorers.local.prompt import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.tiny_qwen import random_model, real_tokenizer
+from tests.support.tiny_qwen import plant_outliers, random_model, real_tokenizer
 
 TEXTS = Path(__file__).resolve().parents[1] / "examples" / "data" / "passages.jsonl"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-LOADS = ((1, 100), (16, 100)) if DEVICE.type == "cuda" else ((1, 32),)
-PRODUCT = (8_192, 8_192, 8_192) if DEVICE.type == "cuda" else (2_048, 1_024, 3_072)
+DTYPE = fastest_dtype(DEVICE)
 GEOMETRY = {
     "vocab_size": 151_669,
     "hidden_size": 1_024,
@@ -61,14 +72,28 @@ GEOMETRY = {
 MAX_LENGTH = 8_192
 
 HEADER = """
-{queries} × {documents} documents, {tokens} tokens
+{queries} × {documents} documents, {tokens} tokens, {dtype} unless the row says otherwise
 
-| | pairs/s | × CrossEncoder | useful GFLOP/s | products, GFLOP/s | share | memory, MB | error |
-|---|---|---|---|---|---|---|---|"""
+| | pairs/s | × CrossEncoder | useful GFLOP/s | memory, MB | load, s | install, MB | tau | error |
+|---|---|---|---|---|---|---|---|---|"""
 
 Score = Callable[[str, list[str]], list[float]]
 Work = list[tuple[str, list[str]]]
 """Queries, each with its documents."""
+
+
+class Implementation(NamedTuple):
+    """One row.
+
+    Attributes:
+        score: Scores a query's documents.
+        packages: What has to be installed for it.
+        load: The seconds that it took to load the model.
+    """
+
+    score: Score
+    packages: tuple[str, ...]
+    load: float
 
 
 class Run(NamedTuple):
@@ -76,14 +101,11 @@ class Run(NamedTuple):
 
     Attributes:
         seconds: How long it took.
-        products: The speed of large matrix products right before and after it, in operations per
-            second.
         memory: The most memory that it used in addition to the weights, in bytes.
         scores: All scores.
     """
 
     seconds: float
-    products: float
     memory: int
     scores: list[float]
 
@@ -91,31 +113,127 @@ class Run(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=2)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--documents", type=int, default=16, help="per query, on a CPU")
+    parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
+    parser.add_argument("--json", type=Path, help="where to save the rows")
+    options = parser.parse_args()
+    GEOMETRY["num_hidden_layers"] = options.layers
     torch.set_num_threads(os.cpu_count() or 1)
+    loads = ((1, 100), (16, 100)) if DEVICE.type == "cuda" else ((1, options.documents),)
     tokenizer = real_tokenizer()
     prompt = Prompt(tokenizer, DEFAULT_INSTRUCT, MAX_LENGTH)
     with tempfile.TemporaryDirectory() as folder:
-        random_model(**GEOMETRY).bfloat16().save_pretrained(folder)
+        model: Any = random_model(**GEOMETRY)
+        plant_outliers(model, [3, 77, 401, 900], [5, 100, 300, 411, 2_000])
+        model.to(DTYPE).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        scorer = LocalScorer(folder, device=str(DEVICE), dtype="bfloat16")
-        implementations: dict[str, Score] = {
-            "official script": official(folder),
-            "CrossEncoder": cross_encoder(folder),
-            "LocalScorer": lambda query, texts: scorer.score(query, texts).values,
-        }
-    for score in implementations.values():
-        score("warm", ["up"])
-    for queries, documents in LOADS:
-        work = list(made_work(tokenizer, queries, documents))
-        prompts = [prompt.tokenize(query, texts) for query, texts in work]
-        report(measure(implementations, work, rounds), queries, documents, prompts)
+        del model
+        implementations = loaded(folder)
+        for row in implementations.values():
+            row.score("warm", ["up"])
+        saved = []
+        for queries, documents in loads:
+            work = list(made_work(tokenizer, queries, documents))
+            prompts = [prompt.tokenize(query, texts) for query, texts in work]
+            runs = measure(implementations, work, options.rounds)
+            exact = float32_scores(folder, runs, work)
+            saved.append(report(implementations, runs, exact, documents, prompts))
+    if options.json:
+        options.json.write_text(json.dumps(saved, indent=1))
+
+
+def loaded(folder: str) -> dict[str, Implementation]:
+    """All implementations that this machine can run."""
+    peers: dict[str, tuple[Callable[[str], Score], tuple[str, ...]]] = {
+        "official script": (official, ("torch", "transformers")),
+        "CrossEncoder": (cross_encoder, ("sentence-transformers",)),
+        "LocalScorer": (local_scorer, ("torch", "transformers")),
+        "LocalScorer 0.1.0": (local_scorer_before, ("torch", "transformers")),
+    }
+    if computes_in_int8():
+        peers["LocalScorer, int8"] = (local_scorer_int8, ("torch", "transformers"))
+    if DEVICE.type == "cpu" and all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        peers["ONNX Runtime, int8"] = (onnx_runtime_int8, ("onnxruntime", "tokenizers"))
+    made = {}
+    for name, (load, packages) in peers.items():
+        start = time.perf_counter()
+        score = load(folder)
+        made[name] = Implementation(score, packages, time.perf_counter() - start)
+    return made
+
+
+def computes_in_int8() -> bool:
+    try:
+        choose_dtype("int8", DEVICE)
+    except InvalidInputError:
+        return False
+    return True
+
+
+@cache
+def plain_scorer(folder: str) -> LocalScorer:
+    return LocalScorer(folder, device=str(DEVICE))
+
+
+def local_scorer(folder: str) -> Score:
+    return without_kept_prefix(plain_scorer(folder))
+
+
+def local_scorer_int8(folder: str) -> Score:
+    return without_kept_prefix(LocalScorer(folder, device=str(DEVICE), dtype="int8"))
+
+
+def local_scorer_before(folder: str) -> Score:
+    """LocalScorer with the modules of transformers and one batch after another, as in 0.1.0.
+
+    It shares the weights of the row before, so its load time is not measured.
+    """
+    loaded: Any = plain_scorer(folder)._loaded
+    ours: Any = loaded.runner._decoder
+    runner = BatchRunner(Decoder(ours._model, ours._direction), loaded.runner._batch_tokens)
+
+    def score(query: str, texts: list[str]) -> list[float]:
+        shared, rests, _ = loaded.prompt.tokenize(query, texts)
+        runner._prefix_cache._kept = None
+        logits = runner.logits(shared, rests, Event())
+        return [sigmoid(logits[rest]) for rest in rests]
+
+    return score
+
+
+def without_kept_prefix(scorer: LocalScorer) -> Score:
+    """Scores as if each query was a new one, though the rounds repeat the queries."""
+    runner: Any = scorer._loaded and scorer._loaded.runner
+
+    def score(query: str, texts: list[str]) -> list[float]:
+        runner._prefix_cache._kept = None
+        return scorer.score(query, texts).values
+
+    return score
+
+
+def onnx_runtime_int8(folder: str) -> Score:
+    """ONNX Runtime with dynamic quantization, one text at a time, which needs no padding."""
+    from onnx_int8 import export_int8
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    no, yes = tokenizer.convert_tokens_to_ids(["no", "yes"])
+    direction = (model.lm_head.weight[yes] - model.lm_head.weight[no]).detach()
+    prompt = Prompt(tokenizer, DEFAULT_INSTRUCT, MAX_LENGTH)
+    logit = export_int8(model.model, direction, Path(folder) / "onnx")
+
+    def score(query: str, texts: list[str]) -> list[float]:
+        shared, rests, _ = prompt.tokenize(query, texts)
+        return torch.tensor([logit(shared + rest) for rest in rests]).sigmoid().tolist()
+
+    return score
 
 
 def official(folder: str) -> Score:
     """The official script, examples/qwen3_reranker_transformers.py: all documents in one batch."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(DEVICE).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE).eval()
     no, yes = tokenizer.convert_tokens_to_ids(["no", "yes"])
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
     suffix = tokenizer.encode(SUFFIX, add_special_tokens=False)
@@ -142,7 +260,7 @@ def official(folder: str) -> Score:
 def cross_encoder(folder: str) -> Score:
     """sentence-transformers, with the prompt as chat template and its default batch size of 32."""
     model = CrossEncoder(
-        folder, device=str(DEVICE), model_kwargs={"dtype": "bfloat16"}, max_length=MAX_LENGTH
+        folder, device=str(DEVICE), model_kwargs={"dtype": DTYPE}, max_length=MAX_LENGTH
     )
     return lambda query, texts: model.predict([(query, text) for text in texts]).tolist()
 
@@ -165,42 +283,27 @@ def made_work(
         yield piece(12, 24), [piece(50, 400) for _ in range(documents)]
 
 
-def measure(implementations: dict[str, Score], work: Work, rounds: int) -> dict[str, Run]:
+def measure(implementations: dict[str, Implementation], work: Work, rounds: int) -> dict[str, Run]:
     """The best run of each implementation."""
     runs: dict[str, list[Run]] = {name: [] for name in implementations}
     for _ in tqdm(range(rounds), unit="round"):
-        for name, score in implementations.items():
-            runs[name].append(run(score, work))
+        for name, row in implementations.items():
+            runs[name].append(run(row.score, work))
     return {name: min(those) for name, those in runs.items()}
 
 
 def run(score: Score, work: Work) -> Run:
-    rate = product_rate()
     before = start_watching_memory()
     start = time.perf_counter()
     scores = [value for query, texts in work for value in score(query, texts)]
-    took = time.perf_counter() - start
-    memory = peak_memory() - before
-    return Run(took, (rate + product_rate()) / 2, memory, scores)
+    return Run(time.perf_counter() - start, peak_memory() - before, scores)
 
 
-def product_rate() -> float:
-    """The speed of such products one after another, each with other weights."""
-    rows, inner, columns = PRODUCT
-    left = torch.randn(rows, inner, dtype=torch.bfloat16, device=DEVICE)
-    rights = torch.randn(8, columns, inner, dtype=torch.bfloat16, device=DEVICE)
-    synchronize()
-    start = time.perf_counter()
-    for _ in range(5):
-        for right in rights:
-            torch.nn.functional.linear(left, right)
-    synchronize()
-    return 40 * 2 * rows * inner * columns / (time.perf_counter() - start)
-
-
-def synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+def float32_scores(folder: str, runs: dict[str, Run], work: Work) -> list[float]:
+    if torch.float32 == DTYPE:
+        return runs["official script"].scores
+    with LocalScorer(folder, device=str(DEVICE), dtype="float32") as scorer:
+        return [value for query, texts in work for value in scorer.score(query, texts).values]
 
 
 def start_watching_memory() -> int:
@@ -222,19 +325,70 @@ def peak_memory() -> int:
 
 
 def report(
-    runs: dict[str, Run], queries: int, documents: int, prompts: list[TokenizedPrompts]
-) -> None:
+    implementations: dict[str, Implementation],
+    runs: dict[str, Run],
+    exact: list[float],
+    documents: int,
+    prompts: list[TokenizedPrompts],
+) -> list[dict[str, Any]]:
     tokens = sum(len(shared) + sum(map(len, rests)) for shared, rests, _ in prompts)
-    print(HEADER.format(queries=queries, documents=documents, tokens=tokens))
+    pairs = len(prompts) * documents
+    print(HEADER.format(queries=len(prompts), documents=documents, tokens=tokens, dtype=DTYPE))
     useful = 2 * layer_weights() * tokens + attention_operations(prompts)
-    reference, expected = runs["CrossEncoder"].seconds, runs["official script"].scores
-    for name, (took, products, memory, scores) in runs.items():
-        error = max(abs(ours - theirs) for ours, theirs in zip(scores, expected, strict=True))
+    rows = []
+    for name, (took, memory, scores) in runs.items():
+        row = {
+            "name": name,
+            "pairs per second": pairs / took,
+            "times CrossEncoder": runs["CrossEncoder"].seconds / took,
+            "useful GFLOP/s": useful / took / 1e9,
+            "memory in MB": memory / 1e6,
+            "load in seconds": implementations[name].load,
+            "install in MB": sum(map(install_size, dependencies(implementations[name].packages))),
+            "tau": kendall(scores, exact),
+            "error": max(abs(ours - theirs) for ours, theirs in zip(scores, exact, strict=True)),
+        }
+        rows.append(row)
+        _, speed, ratio, rate, more, load, install, tau, error = row.values()
         print(
-            f"| {name} | {queries * documents / took:.2f} | {reference / took:.2f} "
-            f"| {useful / took / 1e9:.0f} | {products / 1e9:.0f} | {useful / took / products:.0%} "
-            f"| {memory / 1e6:.0f} | {error:.4f} |"
+            f"| {name} | {speed:.2f} | {ratio:.2f} | {rate:.0f} | {more:.0f} | {load:.0f} "
+            f"| {install:.0f} | {tau:.3f} | {error:.4f} |"
         )
+    return rows
+
+
+def kendall(left: list[float], right: list[float]) -> float:
+    """Kendall's tau of two lists of scores without ties."""
+    pairs = list(combinations(range(len(left)), 2))
+    agree = sum((left[a] < left[b]) == (right[a] < right[b]) for a, b in pairs)
+    return 2 * agree / len(pairs) - 1
+
+
+def dependencies(packages: tuple[str, ...]) -> set[str]:
+    """The installed packages that these need, with themselves."""
+    found: set[str] = set()
+    waiting = list(packages)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        try:
+            needs = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        if name not in found:
+            found.add(name)
+            requirements = map(Requirement, needs)
+            waiting += [
+                each.name
+                for each in requirements
+                if each.marker is None or each.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def install_size(package: str) -> float:
+    """The size of its files, in MB."""
+    paths = (file.locate() for file in distribution(package).files or ())
+    return sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) / 1e6
 
 
 def layer_weights() -> int:

@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
 
-__all__ = ["CORPUS", "random_model", "real_tokenizer", "save", "tokenizer"]
+__all__ = ["CORPUS", "plant_outliers", "random_model", "real_tokenizer", "save", "tokenizer"]
 
 torch.set_num_threads(1)
 
@@ -72,6 +72,24 @@ def decided_model() -> PreTrainedModel:
                 8 * state / state.square().sum()
             )
     return model
+
+
+def plant_outliers(
+    model: Any, states: Sequence[int], inner: Sequence[int], size: float = 40.0
+) -> None:
+    """Enlarge a few channels of the hidden states and of the MLPs of a causal model.
+
+    The weights that read these channels get smaller. Trained models have such channels.
+    """
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, states] *= size
+        model.model.norm.weight[states] /= size**2 if tied else size
+        for layer in model.model.layers:
+            layer.input_layernorm.weight[states] /= size
+            layer.post_attention_layernorm.weight[states] /= size
+            layer.mlp.up_proj.weight[inner] *= size
+            layer.mlp.down_proj.weight[:, inner] /= size
 
 
 def save(folder: Path, model: PreTrainedModel | None = None) -> Path:

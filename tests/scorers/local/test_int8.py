@@ -31,19 +31,11 @@ TEXTS = [" ".join(CHANCE.choices(WORDS, k=CHANCE.randint(10, 60))) for _ in rang
 
 @pytest.fixture(scope="module")
 def outliers(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with large values in a few channels, whose function does not depend on their size."""
+    """A model with large values in a few channels."""
     model: Any = tiny_qwen.random_model(
         hidden_size=512, intermediate_size=1_024, num_hidden_layers=4, initializer_range=0.06
     )
-    states, inner, size = [3, 77, 200, 401], [5, 100, 300, 411, 800], 40.0
-    with torch.no_grad():
-        model.model.embed_tokens.weight[:, states] *= size
-        model.model.norm.weight[states] /= size
-        for layer in model.model.layers:
-            layer.input_layernorm.weight[states] /= size
-            layer.post_attention_layernorm.weight[states] /= size
-            layer.mlp.up_proj.weight[inner] *= size
-            layer.mlp.down_proj.weight[:, inner] /= size
+    tiny_qwen.plant_outliers(model, [3, 77, 200, 401], [5, 100, 300, 411, 800])
     return str(tiny_qwen.save(tmp_path_factory.mktemp("outliers"), model))
 
 
