@@ -9,6 +9,9 @@ MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
+# One more than there are cores: many tests wait for a server or another process.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 .PHONY: quickstart test servers pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
 
 # A .venv belongs to the Python that made it.
@@ -33,7 +36,7 @@ quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 # Tests ServerScorer against real servers, with small random models.
 servers: .venv/dev .venv/servers/llama_cpp/installed .venv/servers/infinity/installed

@@ -11,7 +11,7 @@ PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 LOWEST = PYTHONS[0]
 LOCAL = {"3.11"}  # the same as in the Makefile
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile")
+PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 
 
 @nox.session(python=PYTHONS)
