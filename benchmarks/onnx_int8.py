@@ -30,6 +30,7 @@ def export_int8(
     Returns:
         A function from the tokens of a prompt to its logit.
     """
+    folder.mkdir(exist_ok=True)
     whole, quantized = folder / "float32.onnx", folder / "int8.onnx"
     example = model.embed_tokens(torch.arange(16)).detach()
     torch.onnx.export(
