@@ -16,10 +16,16 @@ from langchain_qwen_rerank.compressor import SCORE, with_metadata
 
 __all__ = ["with_k", "with_scores"]
 
+_MMR_FETCH_K = 20
+"""LangChain's default for the number of documents that MMR chooses among."""
+
 
 def with_k(retriever: VectorStoreRetriever, k: int) -> VectorStoreRetriever:
     """Return a copy of the retriever that returns this many documents."""
-    return retriever.model_copy(update={"search_kwargs": {**retriever.search_kwargs, "k": k}})
+    options = {**retriever.search_kwargs, "k": k}
+    if retriever.search_type == "mmr":  # which chooses among `fetch_k` documents, by default 20
+        options["fetch_k"] = max(options.get("fetch_k") or _MMR_FETCH_K, k)
+    return retriever.model_copy(update={"search_kwargs": options})
 
 
 def with_scores(retriever: VectorStoreRetriever) -> VectorStoreRetriever:
@@ -69,6 +75,14 @@ class _WithScores(VectorStoreRetriever):
 def _scored(found: Iterable[tuple[Document, float]]) -> list[Document]:
     """Copies of the documents with their scores: some stores return the documents they hold."""
     return [
-        with_metadata(document, {**document.metadata, SCORE: float(score)})
+        with_metadata(document, {**document.metadata, SCORE: _number(score)})
         for document, score in found
     ]
+
+
+def _number(score: Any) -> float | None:
+    """Return the score as a float; None for a document to which the store gives none."""
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        return None

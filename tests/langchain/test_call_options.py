@@ -69,6 +69,11 @@ class Distances(VectorStore):
     max_marginal_relevance_search = similarity_search
 
 
+class SomeScores(Distances):
+    def similarity_search_with_score(self, *args: Any, **kwargs: Any) -> Any:
+        return [(document, None) for document in self.similarity_search(*args, **kwargs)]
+
+
 class WithoutScores(Distances):
     def similarity_search_with_score(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -154,6 +159,18 @@ def test_fetch_k_is_how_many_documents_the_store_returns(invoke: Invoke) -> None
     assert base.search_kwargs == {"k": 2, "filter": {}}
 
 
+@pytest.mark.parametrize(("options", "among"), [({}, 30), ({"fetch_k": 40}, 40)])
+def test_mmr_chooses_among_enough_documents(
+    invoke: Invoke, options: dict[str, Any], among: int
+) -> None:
+    store = Distances()
+    base = store.as_retriever(search_type="mmr", search_kwargs=options)
+    compressor = QwenRerank(scorer=FakeScorer())
+    invoke(QwenRerankRetriever(base_retriever=base, compressor=compressor, fetch_k=30), QUERY)
+    ((k, fetch_k),) = [(asked["k"], asked["fetch_k"]) for asked in store.asked]
+    assert (k, fetch_k) == (30, among)
+
+
 class Fixed(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
@@ -195,7 +212,8 @@ def test_the_stores_scores_are_kept(invoke: Invoke) -> None:
 def test_a_search_without_scores_still_works(invoke: Invoke) -> None:
     without = reranking(WithoutScores(), keep_retrieval_score=True, top_n=1)
     mmr = Distances().as_retriever(search_type="mmr")
-    for retriever in (without, without.model_copy(update={"base_retriever": mmr})):
+    some = reranking(SomeScores(), keep_retrieval_score=True, top_n=1)
+    for retriever in (without, some, without.model_copy(update={"base_retriever": mmr})):
         (best,) = invoke(retriever, QUERY)
         assert best.metadata == {"retrieval_score": None, "relevance_score": 0.9}
 
