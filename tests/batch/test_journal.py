@@ -163,7 +163,7 @@ def test_the_journal_of_other_options_is_refused_until_a_restart(
 def test_only_one_process_can_write_to_it(tmp_path: Path) -> None:
     with (
         closing(Journal(tmp_path / "j", OPTIONS)),
-        pytest.raises(InvalidInputError, match="Another process"),
+        pytest.raises(InvalidInputError, match="in use, by another process"),
     ):
         Journal(tmp_path / "j", OPTIONS, restart=True)
     with closing(Journal(tmp_path / "j", OPTIONS)):
@@ -182,7 +182,7 @@ class Vanishing(type(Path())):  # type: ignore[misc]
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file can't be removed there")
 def test_a_journal_that_is_removed_while_it_is_opened_is_not_written_to(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="Another process"):
+    with pytest.raises(InvalidInputError, match="in use, by another process"):
         Journal(Vanishing(tmp_path / "j"), OPTIONS)
     assert list(tmp_path.iterdir()) == []
 

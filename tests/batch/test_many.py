@@ -28,6 +28,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.batch import Progress, arerank_many, rerank_many
+from qwen_rerank.testing import FakeScorer
 from qwen_rerank.testing.faults import edits, hangs, refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.process import environment
@@ -330,6 +331,29 @@ def test_invalid_arguments_are_named(
     assert dashscope.received == []
 
 
+def test_the_journal_tells_lists_and_the_min_score_of_a_copy_apart(tmp_path: Path) -> None:
+    scored = RerankEngine(FakeScorer(), rerank_field="text")
+    given = [Record(text, {"text": text}) for text in TEXTS]
+    lists = ({"a": given[:1], "b": given[1:]}, {"a": given[:2], "b": given[2:]})
+    list(rerank_many(scored, [("q", "?", lists[0])], journal=tmp_path / "j"))
+    with pytest.raises(InvalidInputError, match="differ"):
+        list(rerank_many(scored, [("q", "?", lists[1])], journal=tmp_path / "j"))
+    with pytest.raises(InvalidInputError, match=r"min_score was None and is 0\.4"):
+        rerank_many(scored.with_min_score(0.4), [("q", "?", lists[0])], journal=tmp_path / "j")
+
+
+def test_a_journal_must_be_a_path(tmp_path: Path) -> None:
+    scored = RerankEngine(FakeScorer(), rerank_field="text")
+    for wrong in (5, True, b"j", ""):
+        with pytest.raises(InvalidInputError, match="journal must be the path"):
+            rerank_many(scored, [], journal=wrong)  # type: ignore[call-overload]
+    with (
+        rerank_many(scored, [], journal=tmp_path / "j"),
+        pytest.raises(InvalidInputError, match="in use, by another process or by a call"),
+    ):
+        rerank_many(scored, [], journal=tmp_path / "j")
+
+
 def test_ids_that_a_journal_could_not_tell_apart_are_refused(
     dashscope: LoopbackDashScope, tmp_path: Path
 ) -> None:
@@ -338,6 +362,8 @@ def test_ids_that_a_journal_could_not_tell_apart_are_refused(
         ([("q", "?", [record, other])], "have one id: 'a'"),
         ([("q", "?", [Record("", {"text": "one"})])], "have no id"),
         ([("q", "?", [record]), ("q", "?", [record])], "two tasks with the id 'q'"),
+        ([("q", "?", [Record("\udce9.txt", {"text": "one"})])], "of one of its records"),
+        ([("\udce9", "?", [record])], "surrogate"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             list(rerank_many(engine(), given, journal=tmp_path / message[:4]))

@@ -187,7 +187,8 @@ class Journal:
                 raise OSError("It was removed before it was locked.")
         except OSError as error:
             raise InvalidInputError(
-                f"Another process is writing to {self._path}.", remedy="Wait until it has finished."
+                f"{self._path} is in use, by another process or by a call of this one.",
+                remedy="Wait until it has finished, or close what rerank_many returned.",
             ) from error
 
     def _load(self, options: dict[str, str], restart: bool) -> None:

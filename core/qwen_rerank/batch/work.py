@@ -26,7 +26,7 @@ from qwen_rerank.ranking.engine import RerankEngine, offloaded, ranking_of_recor
 from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
 from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.usage import Usage
-from qwen_rerank.validation import check_top_n, check_whole
+from qwen_rerank.validation import check_top_n, check_whole, is_utf8, not_utf8
 
 __all__ = ["END", "OnError", "Outcome", "Query", "Result", "Task", "Work", "not_tasks"]
 
@@ -116,7 +116,7 @@ class Work:
             bar = ProgressBar(total)
             report = bar.show
         if journal is not None and not isinstance(journal, Journal):
-            journal = self._resources.enter_context(closing(self._own_journal(Path(journal))))
+            journal = self._resources.enter_context(closing(self._own_journal(journal)))
         if journal is not None:
             self._journal = journal
             self.earlier_usage = journal.usage
@@ -230,6 +230,8 @@ class Work:
         if query_id in self._ids:
             raise InvalidInputError(f"There are two tasks with the id {query_id!r}.")
         self._ids.add(query_id)
+        if not all(map(is_utf8, (query_id, *(record.id for record in records)))):
+            raise not_utf8(f"The id of query {query_id!r} or of one of its records")
         fields = {record.id: record.fields for record in records}
         for record in records:
             if not record.id or record.fields != fields[record.id]:
@@ -239,9 +241,11 @@ class Work:
                     remedy="Give each an id of its own, or pass journal=None.",
                 )
 
-    def _own_journal(self, path: Path) -> Journal:
+    def _own_journal(self, path: str | PathLike[str]) -> Journal:
+        if not isinstance(path, str | PathLike) or not path:
+            raise InvalidInputError(f"journal must be the path of a file or None, got {path!r}.")
         options = {"scorer": self._engine.scorer.fingerprint, "top_n": self._top_n}
-        return Journal(path, {**options, **self._engine.options})
+        return Journal(Path(path), {**options, **self._engine.options})
 
     async def _ranking(self, query: Query, candidates: Candidates) -> Ranking:
         ranking = await self._engine.arank(query.query, candidates, self._top_n)
@@ -271,7 +275,10 @@ class Work:
 
 def _digest(query: Item, candidates: Candidates) -> str:
     """Return a hash of all that a ranking depends on besides the options."""
-    content = json.dumps([query, candidates.ids, candidates.items], default=_parts)
+    parts: list[object] = [query, candidates.ids, candidates.items]
+    if candidates.lists is not None:  # where one ends changes the ranks in retrieval
+        parts.append([len(own) for own in candidates.lists.values()])
+    content = json.dumps(parts, default=_parts)
     return blake2b(content.encode(), digest_size=16).hexdigest()
 
 

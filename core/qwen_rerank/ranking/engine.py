@@ -103,6 +103,7 @@ class RerankEngine:
             InvalidInputError: It is not a finite number or None.
         """
         engine = copy.copy(self)
+        engine.options = {**self.options, "min_score": min_score}
         engine._ordering = self._ordering.with_min_score(min_score)
         return engine
 
