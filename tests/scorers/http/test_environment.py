@@ -129,3 +129,18 @@ def test_a_file_that_cannot_be_used_is_an_error_that_names_it_and_not_the_key(
     with pytest.raises(InvalidInputError, match=r"config\.toml': it is not valid TOML") as invalid:
         DashScopeScorer()
     assert "hush" not in str(invalid.value)
+
+
+def test_files_that_cannot_be_reached_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    too_long = "x" * 300  # like a home directory of another user, an OSError other than not found
+    monkeypatch.setattr("qwen_rerank.scorers.http.environment._FOLDER", f"~/{too_long}")
+    with pytest.raises(MissingKeyError, match="No DashScope API key"):
+        DashScopeScorer()
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-variable")
+    assert key_of(DashScopeScorer()) == "sk-variable"
+
+
+def test_a_deeply_nested_configuration_file_is_an_error(folder: Path) -> None:
+    (folder / "config.toml").write_text("a = " + "[" * 5_000)
+    with pytest.raises(InvalidInputError, match="not valid TOML"):
+        DashScopeScorer()

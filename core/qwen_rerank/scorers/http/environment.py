@@ -69,7 +69,7 @@ def environment_key() -> SecretStr | None:
         return checked_key(f"DashScope API key in {path}", secret)
     chosen = os.environ.get("DASHSCOPE_API_KEY_FILE_PATH")
     file = _expanded(chosen or f"{_FOLDER}/api_key")
-    if not chosen and not file.exists():
+    if not chosen and not os.path.exists(file):  # nor for one in a folder that is not ours
         return None
     content = _content(file)
     if isinstance(content, str):
@@ -85,7 +85,7 @@ def _config() -> tuple[str, dict[str, str | SecretStr]]:
     """Return the path of the configuration file, and what it says. The key is a SecretStr."""
     chosen = os.environ.get("DASHSCOPE_CONFIG")
     file = _expanded(chosen or f"{_FOLDER}/config.toml")
-    if not file.is_file():  # as in the SDK, also if it was chosen
+    if not os.path.isfile(file):  # as in the SDK, also if it was chosen or can't be reached
         return str(file), {}
     content = _content(file)
     config = content if isinstance(content, str) else _parsed(content)
@@ -126,7 +126,7 @@ def _parsed(content: SecretStr) -> dict[str, str | SecretStr] | str:
     """Return the options in a configuration file; or what is wrong with it."""
     try:
         parsed = tomllib.loads(content.get_secret_value())
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return "it is not valid TOML"
     texts = {name: value for name, value in parsed.items() if isinstance(value, str)}
     return {name: SecretStr(text) if name == "api_key" else text for name, text in texts.items()}
