@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -66,6 +67,9 @@ else:
 
 NOT_SAVED = "***"
 """What pickles and dumps hold in the place of a secret."""
+
+_PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&#]*")
+"""Where a redis:// URL can have its password, too."""
 
 
 class RequestOptions(BaseModel):
@@ -160,8 +164,9 @@ class RequestArguments(TypedDict, total=False):
 
 
 def without_user(address: SecretStr | str) -> str:
-    """Return a proxy's address with a mark in the place of its user and password."""
+    """Return an address with a mark in the place of its user and password."""
     plain = address if isinstance(address, str) else address.get_secret_value()
+    plain = _PASSWORD_IN_QUERY.sub(NOT_SAVED, plain)
     user, at, rest = plain.rpartition("@")
     scheme, separator, _ = user.partition("://")
     return f"{scheme}{separator}{NOT_SAVED}@{rest}" if at else rest

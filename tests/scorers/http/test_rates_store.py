@@ -258,9 +258,18 @@ def test_a_store_that_cannot_be_used_is_refused_at_construction(
         DashScopeScorer(api_key=KEY, requests_per_minute=1, rates_store="redis://host")
 
 
-def test_the_password_of_a_store_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:hush@127.0.0.1:9/0",
+        "redis://127.0.0.1:9/0?password=hush",
+        "redis://127.0.0.1:9/0?username=me&password=hush",
+    ],
+)
+def test_the_password_of_a_store_is_shown_nowhere(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
-    url = "redis://me:hush@127.0.0.1:9/0"
     scorer = DashScopeScorer(rates_store=url, requests_per_minute=1)
     plugin = QwenRerank(rates_store=url, requests_per_minute=1)
     pickles = [pickle.dumps(scorer), pickle.dumps(plugin)]

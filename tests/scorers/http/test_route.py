@@ -134,6 +134,9 @@ def test_what_cannot_be_used_is_refused_at_construction_and_not_quoted() -> None
             assert "secret" not in str(failure.value) + locals_of(failure.value)
             assert KEY not in locals_of(failure.value)
 
+    with pytest.raises(InvalidInputError, match="proxy must be the address"):
+        DashScopeScorer(api_key=KEY, proxy=["http://p:1"])  # type: ignore[arg-type]
+
 
 # --- Certificates
 

@@ -111,7 +111,7 @@ def _parsed_or_none(address: SecretStr | str) -> Proxy | None:
         parts = urlsplit(plain)
         is_plain = parts.path in ("", "/") and not parts.query and not parts.fragment
         return _proxy_of(parts) if is_plain else None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return None
 
 

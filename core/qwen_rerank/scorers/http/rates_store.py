@@ -344,8 +344,12 @@ def _is_sync_client(where: object) -> bool:
     return hasattr(where, "register_script") and ".asyncio" not in type(where).__module__
 
 
+_MARKS = (f"//{NOT_SAVED}@", f"?password={NOT_SAVED}", f"&password={NOT_SAVED}")
+"""What a URL has in the place of its password after it was saved."""
+
+
 def _client_of(url: SecretStr) -> _RedisClient:
-    if f"//{NOT_SAVED}@" in url.get_secret_value():
+    if any(mark in url.get_secret_value() for mark in _MARKS):
         raise InvalidInputError(
             "rates_store: the user and password are missing, because pickles and dumps do not hold "
             "secrets.",
