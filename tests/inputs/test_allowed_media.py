@@ -27,6 +27,13 @@ LOCAL = [
     "http://0177.0.0.1/a",
     "http://\uff11\uff12\uff17.0.0.1/a",
     "http://127\u30020\u30020\u30021/a",
+    "http://10.0.0\u30021/a",
+    "http://me\u3002localhost/a",
+    "http://127.0.0.1\u00ad/a",
+    "http://me.local\u200bhost/a",
+    "http://10.0.0.%31/a",
+    "http://127.0.0.1%2f/a",
+    "http://localhost:80x/a",
     "http://0.0.0.0/a",
     "http://10.1.2.3/a",
     "http://172.16.0.1/a",
@@ -37,6 +44,9 @@ LOCAL = [
     "http://[::]/a",
     "http://[::ffff:127.0.0.1]/a",
     "http://[2002:7f00:1::]/a",
+    "http://[::127.0.0.1]/a",
+    "http://[::ffff:0:127.0.0.1]/a",
+    "http://[64:ff9b::7f00:1]/a",
     "http://[fe80::1%25eth0]/a",
     "http://[fd00::1]/a",
     "http://224.0.0.1/a",
@@ -50,7 +60,9 @@ PUBLIC = [
     "https://images.example.com/a.png",
     "https://8.8.8.8/a.png",
     "https://[2606:4700::1111]/a.png",
+    "https://[64:ff9b::808:808]/a.png",
     "https://127.0.0.1.example.com/a.png",
+    "https://m\u00fcnchen.example.com/a.png",
     "https://example.com/?next=http://127.0.0.1",
     PNG_URI,
 ]
@@ -145,7 +157,10 @@ def test_what_cannot_be_allowed_is_refused_at_construction(tmp_path: Path) -> No
         "ftp://host",
         "http://",
         "http://[x",
+        "",
     ):
         for make in makers:
             with pytest.raises(InvalidInputError, match="folders or http addresses"):
                 make(allowed_media=[wrong])
+    with pytest.raises(InvalidInputError, match="folders or http addresses, got 5"):
+        RerankEngine(FakeScorer(), rerank_field="text", allowed_media=5)  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ import socket
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import filterfalse
 from os import PathLike, fspath
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -26,6 +27,11 @@ _LOCAL_NAME = re.compile(
     r"[^.]*|.*\.(localhost|local|localdomain|internal|intranet|lan|home|corp|private|home\.arpa)"
 )
 """Names that the public DNS does not have (RFC 6761, 6762, 8375 and ICANN's reserved names)."""
+
+_IPV4_PREFIXES = tuple(
+    IPv6Address(prefix).packed[:12] for prefix in ("::", "::ffff:0:0:0", "64:ff9b::")
+)
+"""How IPv6 addresses begin that gateways translate to the IPv4 address at their end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,10 @@ class AllowedMedia:
         """
         if isinstance(allowed, str | PathLike):
             allowed = [allowed]
+        if allowed is not None and not isinstance(allowed, Iterable):
+            raise InvalidInputError(
+                f"allowed_media must be folders or http addresses, got {allowed!r}."
+            )
         values = [*(() if allowed is None else allowed)]
         addresses = [value for value in values if isinstance(value, str) and "://" in value]
         folders = [value for value in values if value not in addresses]
@@ -84,10 +94,9 @@ class AllowedMedia:
     def _check_url(self, kind: MediaKind, url: str) -> None:
         try:
             parts = urlsplit(url)
-            is_local = _is_local(parts) and _origin(parts) not in self.addresses
         except ValueError:  # as_uri says what is wrong with it
             return
-        if is_local:
+        if _is_local(parts) and not self._has_address(parts):
             raise InvalidInputError(
                 f"The {kind} {redacted_uri(url)} is at an address of the local network, which "
                 "documents may not name.",
@@ -95,11 +104,17 @@ class AllowedMedia:
                 '"http://images.internal:8080", or create a Content from the address.',
             )
 
+    def _has_address(self, parts: SplitResult) -> bool:
+        try:
+            return _origin(parts) in self.addresses
+        except ValueError:  # a port that is no number
+            return False
+
 
 def _folder(path: str | PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
-        is_folder = folder.is_dir()
+        is_folder = path != "" and folder.is_dir()  # an unset variable is not this folder
     except (TypeError, ValueError, OSError, RuntimeError):
         is_folder = False
     if not is_folder:
@@ -131,8 +146,15 @@ def _origin(parts: SplitResult) -> str:
 
 
 def _host(parts: SplitResult) -> str:
-    """Return the host as a resolver sees it: without a final dot, and in ordinary digits."""
-    return unicodedata.normalize("NFKC", parts.hostname or "").lower().rstrip(".")
+    """Return the host as a resolver sees it: ordinary digits and dots, none at the end,
+    and no invisible characters.
+    """
+    host = unicodedata.normalize("NFKC", parts.hostname or "").lower().replace("\u3002", ".")
+    return "".join(filterfalse(_is_ignored, host)).rstrip(".")
+
+
+def _is_ignored(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
 def _is_local(parts: SplitResult) -> bool:
@@ -141,11 +163,22 @@ def _is_local(parts: SplitResult) -> bool:
         return False  # not an address that can be loaded at all
     if "\\" in parts.netloc:  # parsers differ on where such a host ends
         return True
-    host = _host(parts).partition("%")[0]
+    host, percent, _ = _host(parts).partition("%")
+    if percent and ":" not in host:  # some parsers decode names
+        return True
     try:
         # Resolvers take an IPv4 address in other forms too, such as 2130706433 or 0x7f.1.
         address = ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
     except (OSError, ValueError):
         return _LOCAL_NAME.fullmatch(host) is not None
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return not (mapped or address).is_global or address.is_multicast
+    address = _translated(address)
+    return not address.is_global or address.is_multicast
+
+
+def _translated(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that an IPv6 address stands for, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address.packed[:12] in _IPV4_PREFIXES:
+        return IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour or address
