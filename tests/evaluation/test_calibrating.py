@@ -44,6 +44,13 @@ def test_beta_below_one_prefers_precision() -> None:
     assert (chosen.precision, chosen.recall) == (1, 3 / 4)
 
 
+def test_one_sample_of_few_queries_and_a_huge_beta_are_enough() -> None:
+    run = {"q1": {"a": 0.9, "b": 0.1}, "q2": {"c": 0.3}}
+    for seed in range(8):
+        chosen = calibrate(run, {"q1": {"a": 1}, "q2": {"c": 0}}, rounds=1, seed=seed, beta=1e200)
+        assert chosen.min_score_interval == (0.6, 0.6)
+
+
 @pytest.mark.parametrize(("recall", "kept"), [(0.25, 1), (0.5, 2), (0.75, 3), (0.76, 5), (1, 5)])
 def test_recall_chooses_the_highest_min_score_that_keeps_enough(recall: float, kept: int) -> None:
     chosen = calibrate(RUN, JUDGEMENTS, recall=recall)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "Interval", "calibrate"]
 
+_MAX_BETA = 1e100
+"""Beyond this, squares overflow. Only recall counts long before."""
+
 
 class Interval(NamedTuple):
     """A 95% confidence interval."""
@@ -237,7 +240,7 @@ class _Criterion:
         """Return the index of the point; of equal ones, that with the highest min_score."""
         if self.recall is not None:
             return int(np.argmax(recall >= self.recall - 1e-9))
-        weight = self.beta**2
+        weight = min(self.beta, _MAX_BETA) ** 2
         bottom = np.maximum(weight * precision + recall, 1e-12)
         return int(np.argmax((1 + weight) * precision * recall / bottom))
 
@@ -278,11 +281,11 @@ def _intervals(
 ) -> list[Interval]:
     """Return the intervals of the threshold, and of precision and recall at the best point."""
     thresholds = scored.thresholds
-    samples = []
-    for _ in range(rounds):
+    samples: list[tuple[Any, Any, Any]] = []
+    while len(samples) < rounds:
         drawn = generator.integers(0, scored.queries, scored.queries)
         precision, recall = scored.curve(np, np.bincount(drawn, minlength=scored.queries))
-        if recall[-1]:  # else no query with a relevant document was drawn
+        if recall[-1]:  # else no query with a relevant document was drawn: draw again
             at = criterion.best(np, precision, recall)
             samples.append((thresholds[at], precision[best], recall[best]))
     lows, highs = np.percentile(samples, (2.5, 97.5), axis=0)
