@@ -342,6 +342,23 @@ def test_the_journal_tells_lists_and_the_min_score_of_a_copy_apart(tmp_path: Pat
         rerank_many(scored.with_min_score(0.4), [("q", "?", lists[0])], journal=tmp_path / "j")
 
 
+async def test_what_was_scored_is_in_the_journal_also_if_it_is_cancelled(tmp_path: Path) -> None:
+    scored = 0
+
+    class Counting(FakeScorer):
+        async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+            nonlocal scored
+            await asyncio.sleep(0.01)
+            scored += 1
+            return self.score(query, texts)
+
+    counted = RerankEngine(Counting(), rerank_field="text")
+    options: Any = {"journal": tmp_path / "j", "ordered": False}
+    async with arerank_many(counted, tasks(20), **options) as rankings:
+        await anext(rankings)
+    assert len((tmp_path / "j").read_text().splitlines()) == 1 + scored
+
+
 def test_a_journal_must_be_a_path(tmp_path: Path) -> None:
     scored = RerankEngine(FakeScorer(), rerank_field="text")
     for wrong in (5, True, b"j", ""):

@@ -270,7 +270,10 @@ class Work:
 
     async def _on_disk(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
+        working = asyncio.get_running_loop().run_in_executor(self._disk, call)
+        return await asyncio.shield(
+            working
+        )  # a ranking is paid for, also if its query is cancelled
 
 
 def _digest(query: Item, candidates: Candidates) -> str:
