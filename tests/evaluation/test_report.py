@@ -276,3 +276,14 @@ def test_a_run_without_any_judged_document_is_noted() -> None:
 def test_an_invalid_argument_is_named(report: Report, ask: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         ask(report)
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", "a\0b"])
+def test_ids_that_crash_the_measuring_tools_are_refused(wrong: str) -> None:
+    for run, judgements in (
+        ({"q": ["a", wrong]}, {"q": {"a": 1}}),
+        ({"q": ["a"]}, {"q": {"a": 1, wrong: 1}}),
+        ({wrong: ["a"]}, {wrong: {"a": 1}}),
+    ):
+        with pytest.raises(InvalidInputError, match="another id"):
+            compare({"run": run}, judgements, measures=["RR"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.packages import import_optional
 from qwen_rerank.evaluation.runs import Run
+from qwen_rerank.validation import is_utf8
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -71,8 +72,10 @@ def compute_values(
         The values by measure name and query id.
 
     Raises:
-        InvalidInputError: ir-measures fails.
+        InvalidInputError: ir-measures fails, or an id is not one that its tools can read.
     """
+    for rankings in (run, judgements):
+        _check_ids(rankings)
     ir_measures = import_optional("ir_measures", "Measuring")
     by_rank = {
         query_id: {document_id: -float(rank) for rank, document_id in enumerate(ranking, start=1)}
@@ -93,3 +96,15 @@ def compute_values(
         name: {query_id: of_query.get(query_id, 0.0) for query_id in judgements}
         for name, of_query in values.items()
     }
+
+
+def _check_ids(rankings: Mapping[str, Iterable[str]]) -> None:
+    """Raise InvalidInputError for ids that crash trec_eval, or that it cuts off."""
+    for query_id, ranking in rankings.items():
+        for id_ in (query_id, *ranking):
+            if "\0" in id_ or not (id_.isascii() or is_utf8(id_)):
+                raise InvalidInputError(
+                    f"The id {id_!r} contains a null character or half of a surrogate pair, which "
+                    "ir-measures can't read.",
+                    remedy="Give the query or document another id.",
+                )
