@@ -154,9 +154,11 @@ class SharedRateLimiter:
         reserving = self._thread.submit(
             lambda store: store.reserve(self._account, limits, tokens, longest)
         )
+        reserved = asyncio.wrap_future(reserving)
+        reserved.add_done_callback(lambda each: each.cancelled() or each.exception())  # not logged
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                return await asyncio.shield(asyncio.wrap_future(reserving))
+                return await asyncio.shield(reserved)
         except BaseException:  # cancelled or too late, so that nobody takes the turn
             reserving.add_done_callback(self._release_reserved)
             raise
