@@ -179,6 +179,8 @@ def test_spellings_that_a_server_lists_twice_are_added_up() -> None:
         '{"choices": 1}',
         '{"choices": [1]}',
         '{"choices": [{"index": "0"}]}',
+        # Choices that don't say whose they are can be in any order.
+        '{"choices": [{"logprobs": {"top_logprobs": [{"yes": -1, "no": -1}]}}, {}]}',
         '{"choices": [{"logprobs": {"content": [1]}}]}',
         '{"choices": [{"logprobs": {"content": {"0": 1}}}]}',
         '{"choices": [{"logprobs": {"top_logprobs": [{"yes": null, "no": "x"}]}}]}',

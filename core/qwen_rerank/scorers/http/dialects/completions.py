@@ -64,9 +64,12 @@ class CompletionsDialect(ServerDialect):
             where = f"choices.{at}"
             if not isinstance(choice, dict):
                 raise InvalidRankingError(f"{where}: expected an object")
-            index = choice.get("index", at)
+            index = choice.get("index", 0 if len(choices) == 1 else None)
             if type(index) is not int:
-                raise InvalidRankingError(f"{where}.index: expected an integer")
+                raise InvalidRankingError(
+                    f"{where}.index: expected an integer; for a server without it, pass "
+                    "batch_size=1"
+                )
             indices.append(index)
             scores.append(_score(choice.get("logprobs"), where))
         return RankingResponse(indices, scores, tokens_in([response]))
