@@ -65,6 +65,13 @@ def test_texts_stay_data_whatever_they_contain(report: Report) -> None:
     assert data["queries"][2]["text"] == HOSTILE
     half = report.to_html(documents={"a": "half a character: \ud800"}).encode()
     assert b"half a character: \\ud800" in half
+    named = compare({"\ud800": {"q": ["a"]}}, {"q": {"a": 1}}, measures=["RR"]).to_html(
+        title="\ud800"
+    )
+    assert "\ufffd" in named.encode().decode()
+    for wrong in ({"documents": {"a": None}}, {"languages": {"q1": 5}}):
+        with pytest.raises(InvalidInputError, match="must be strings by id"):
+            report.to_html(**wrong)
 
 
 def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:

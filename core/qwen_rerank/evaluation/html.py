@@ -16,6 +16,7 @@ from typing import Any
 
 from qwen_rerank.evaluation.runs import Run
 from qwen_rerank.evaluation.tables import COLUMNS, Row
+from qwen_rerank.inputs.content import well_formed
 from qwen_rerank.text.chunking import Passage
 
 __all__ = ["PageContent", "page"]
@@ -78,7 +79,7 @@ def page(content: PageContent) -> str:
         for name in ("report.html", "report.css", "report.js")
     )
     label = "Script" if content.languages is None else "Language"
-    return Template(template).substitute(
+    filled = Template(template).substitute(
         title=escape(content.title),
         summary=_summary(content),
         style=style,
@@ -88,6 +89,7 @@ def page(content: PageContent) -> str:
         language_label=label,
         data=_as_json(_Data(content, label.lower()).as_dict()),
     )
+    return well_formed(filled)  # names can have lone surrogates
 
 
 def _summary(content: PageContent) -> str:

@@ -213,9 +213,9 @@ class Report:
                 values=self.values,
                 judgements=self.judgements,
                 queries=self.queries,
-                documents=with_string_ids(documents or {}, "documents"),
+                documents=_texts(documents or {}, "documents"),
                 passages=self.passages,
-                languages=None if languages is None else with_string_ids(languages, "languages"),
+                languages=None if languages is None else _texts(languages, "languages"),
                 depth=depth,
             )
         )
@@ -370,3 +370,12 @@ class Report:
 
 def _select(by_query: Mapping[str, T], wanted: Iterable[str]) -> dict[str, T]:
     return {query_id: by_query[query_id] for query_id in wanted if query_id in by_query}
+
+
+def _texts(mapping: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the texts by id; raise InvalidInputError if a value is not a string."""
+    texts = with_string_ids(mapping, name)
+    for id_, text in texts.items():
+        if not isinstance(text, str):
+            raise InvalidInputError(f"{name} must be strings by id, got {text!r:.40} for {id_!r}.")
+    return texts
