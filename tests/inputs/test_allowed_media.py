@@ -55,6 +55,7 @@ LOCAL = [
     "http://minio:9000/a",
     "http://metadata.google.internal/a",
     "http://printer.local/a",
+    "http://minio.storage.svc/a",
 ]
 PUBLIC = [
     "https://images.example.com/a.png",

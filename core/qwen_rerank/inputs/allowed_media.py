@@ -24,7 +24,7 @@ from qwen_rerank.inputs.media import Media, MediaKind, redacted_uri
 __all__ = ["AllowedMedia"]
 
 _LOCAL_NAME = re.compile(
-    r"[^.]*|.*\.(localhost|local|localdomain|internal|intranet|lan|home|corp|private|home\.arpa)"
+    r"[^.]*|.*\.(localhost|local|localdomain|internal|intranet|lan|home|corp|private|svc|home\.arpa)"
 )
 """Names that the public DNS does not have (RFC 6761, 6762, 8375 and ICANN's reserved names)."""
 
