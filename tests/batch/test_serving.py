@@ -232,3 +232,13 @@ def test_invalid_options_are_named() -> None:
 
     with pytest.raises(InvalidInputError, match="max_queued_requests"):
         application(EmbeddedScorer, max_queued_requests=0)
+
+
+@pytest.mark.parametrize("best", [0.1, 0.0, -2.0])
+def test_clients_without_tiers_get_the_order_of_a_cascade(best: float) -> None:
+    from qwen_rerank.batch.serving import _comparable_values
+
+    scores = Scores([0.9, best, 0.8, best + 0.5], tiers=[1, 0, 1, 0])
+    values = _comparable_values(scores)
+    assert sorted(range(4), key=lambda index: -values[index]) == [3, 1, 0, 2]
+    assert (values[1], values[3]) == (best, best + 0.5)

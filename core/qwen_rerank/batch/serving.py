@@ -12,7 +12,7 @@ import hmac
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -121,6 +121,24 @@ async def _check_key(request: Request) -> None:
     matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys()]
     if matches and not (is_bearer and any(matches)):
         raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": "Bearer"})
+
+
+def _comparable_values(scores: Scores) -> list[float]:
+    """Return scores that clients can sort by, who know no tiers.
+
+    Texts that only the first stages of a cascade scored follow below the others, in their order.
+    """
+    values = list(scores.values)
+    if (tiers := scores.tiers) is None:
+        return values
+    by_tier = sorted(range(len(values)), key=lambda index: (tiers[index], -values[index]))
+    others = [index for index in by_tier if tiers[index] > 0]
+    best = by_tier[: len(values) - len(others)]
+    lowest = min((values[index] for index in best), default=0.0)
+    for place, index in enumerate(others, 1):
+        is_positive = lowest > 0
+        values[index] = lowest * (1 - place / (len(others) + 1)) if is_positive else lowest - place
+    return values
 
 
 def _text(document: str | _Document) -> str:
@@ -318,12 +336,12 @@ class _Reranking:
             scores = checked(scores, len(texts), self._scorer.model)
         except Exception as error:
             return [error] * len(calls)
-        values = dict(zip(texts, scores.values, strict=True))
+        values = dict(zip(texts, _comparable_values(scores), strict=True))
         tokens, rest = divmod(scores.usage.tokens, len(calls))
         return [
-            replace(
-                scores,
-                values=[values[text] for text in call.texts],
+            Scores(
+                [values[text] for text in call.texts],
+                model=scores.model,
                 usage=Usage(tokens=tokens + (rest if number == 0 else 0)),
             )
             for number, call in enumerate(calls)
