@@ -242,3 +242,10 @@ def test_clients_without_tiers_get_the_order_of_a_cascade(best: float) -> None:
     values = _comparable_values(scores)
     assert sorted(range(4), key=lambda index: -values[index]) == [3, 1, 0, 2]
     assert (values[1], values[3]) == (best, best + 0.5)
+
+
+def test_blank_texts_are_below_negative_scores() -> None:
+    from qwen_rerank.batch.serving import _with_blanks
+
+    assert _with_blanks(3, [0, 2], [-5.0, -1.0]) == [-5.0, -6.0, -1.0]
+    assert _with_blanks(3, [0, 2], [0.5, 0.2]) == [0.5, 0.0, 0.2]

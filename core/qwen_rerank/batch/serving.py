@@ -141,6 +141,15 @@ def _comparable_values(scores: Scores) -> list[float]:
     return values
 
 
+def _with_blanks(count: int, indices: Sequence[int], scored: Sequence[float]) -> list[float]:
+    """Return one number per text: 0 for a blank one, or less than any score that is below 0."""
+    lowest = min(scored)
+    values = [0.0 if lowest >= 0 else lowest - 1] * count
+    for index, value in zip(indices, scored, strict=True):
+        values[index] = value
+    return values
+
+
 def _text(document: str | _Document) -> str:
     return document if isinstance(document, str) else document.text
 
@@ -298,19 +307,16 @@ class _Reranking:
         ], scores
 
     async def _values(self, query: str, texts: Sequence[str]) -> tuple[Scores, list[float]]:
-        """Return the scores, and one number per text; 0 for a blank one, which is not scored."""
+        """Return the scores, and one number per text, also for blank ones, which are not scored."""
         if not query.strip():
             raise InvalidInputError("The query is blank.")
         indices = [index for index, text in enumerate(texts) if text.strip()]
-        values = [0.0] * len(texts)
         if not indices:
-            return Scores([]), values
+            return Scores([]), [0.0] * len(texts)
         outcome = await self._score(_Call(query, [texts[index] for index in indices]))
         if isinstance(outcome, Exception):
             raise outcome
-        for index, value in zip(indices, outcome.values, strict=True):
-            values[index] = value
-        return outcome, values
+        return outcome, _with_blanks(len(texts), indices, outcome.values)
 
     @serve.batch(max_concurrent_batches=64)
     async def _score(self, calls: list[_Call]) -> list[_Outcome]:
