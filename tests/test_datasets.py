@@ -150,6 +150,10 @@ class TestTexts:
         )
         assert read_texts(path) == {"a": "Penguins\nThey swim.", "7": "Cars\ndrive."}
         assert read_texts(path, fields=["text"]) == {"a": "They swim.", "7": "Cars\ndrive."}
+        filled = read_texts(path, fields=["{title}: {text}"])
+        assert filled == {"a": "Penguins: They swim.", "7": ": Cars\ndrive."}
+        with pytest.raises(InvalidInputError, match=r"line 1: no text in 'body'; the fields are"):
+            read_texts(path, fields=["{body}"])
 
     @pytest.mark.parametrize(
         ("name", "line", "options"),

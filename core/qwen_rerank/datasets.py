@@ -12,6 +12,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from pydantic_core import from_json
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.allowed_media import AllowedMedia
+from qwen_rerank.inputs.content import text_of
+from qwen_rerank.inputs.fields import FieldAccess, ItemReader
+from qwen_rerank.inputs.templates import is_template
 from qwen_rerank.validation import is_finite
 
 __all__ = [
@@ -36,6 +41,7 @@ __all__ = [
     "read_lines",
     "read_run",
     "read_texts",
+    "template_reader",
     "text_parser",
 ]
 
@@ -66,7 +72,8 @@ def read_texts(
         path: JSON Lines if the name ends in `.jsonl` or `.ndjson`; otherwise lines with an id, a
             tab and a text.
         fields: The fields of a JSON entry that make up its text, joined by line breaks; those that
-            an entry does not have are left out. None for `"title"` and `"text"`, or `"contents"`.
+            an entry does not have are left out. Or one format string of fields, such as
+            `"{title}: {text}"`. None for `"title"` and `"text"`, or `"contents"`.
         id_field: The field with the id of a JSON entry; None for the first of `"_id"`, `"id"`,
             `"pid"`, `"docid"` and `"qid"`.
 
@@ -93,7 +100,7 @@ def read_judgements(path: str | Path) -> dict[str, dict[str, int]]:
         The gains by query id and document id. A line that repeats an earlier one counts once.
 
     Raises:
-        InvalidInputError: A line is invalid, or contradicts an earlier one.
+        InvalidInputError: A line is invalid, or contradicts an earlier one, or the file is empty.
         OSError: The file can't be read.
     """
     gains: dict[str, dict[str, int]] = {}
@@ -112,6 +119,9 @@ def read_judgements(path: str | Path) -> dict[str, dict[str, int]]:
                 f"{document_id!r} has the gain {gain} for query {query_id!r}, but {earlier} in an "
                 "earlier line",
             )
+    if not gains:
+        problem = "is empty" if is_first else "has a header, but no judgements"
+        raise InvalidInputError(f"{path} {problem}.", remedy="Pass the file with the judgements.")
     return gains
 
 
@@ -292,20 +302,51 @@ def text_parser(
 
     It raises ValueError for an invalid line. See `read_texts` for the arguments.
     """
-    if is_json_lines(path):
-        id_fields = ID_FIELDS if id_field is None else (id_field,)
-        return lambda line: _json_entry(line, fields, id_fields)
-    return _tabbed_entry
+    if not is_json_lines(path):
+        return _tabbed_entry
+    id_fields = ID_FIELDS if id_field is None else (id_field,)
+    if fields is not None and len(fields) == 1 and is_template(fields[0]):
+        text = template_reader(fields[0])
+    else:
+        text = partial(_entry_text, fields=fields)
+    return lambda line: _json_entry(line, text, id_fields)
 
 
-def _json_entry(line: bytes, fields: Sequence[str] | None, id_fields: Sequence[str]) -> Entry:
+def template_reader(template: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return a function that fills in a format string of fields, as `rerank_field` does.
+
+    It raises ValueError if no field is there, or if a value is not text.
+
+    Raises:
+        InvalidInputError: The format string is invalid.
+    """
+    access: FieldAccess[Mapping[str, Any]] = FieldAccess(
+        getter=lambda name: lambda entry: entry.get(name), names=lambda entry: entry, noun="entry"
+    )
+    reader = ItemReader(template, access, AllowedMedia.of(None))
+
+    def read(entry: Mapping[str, Any]) -> str:
+        if entry.keys().isdisjoint(reader.names):
+            raise _no_text(reader.names, entry)
+        try:
+            (item,) = reader.read([entry], [""])
+        except InvalidInputError as error:
+            raise ValueError(error.message.removesuffix(".")) from error
+        return text_of(item or "")
+
+    return read
+
+
+def _json_entry(
+    line: bytes, text: Callable[[Mapping[str, Any]], str], id_fields: Sequence[str]
+) -> Entry:
     entry = parse_json_object(line)
     id_ = next((entry[name] for name in id_fields if entry.get(name) not in (None, "")), None)
     if id_ is None:
         raise ValueError(f"no id in {_or_list(id_fields)}; the fields are {_key_list(entry)}")
     if isinstance(id_, bool | float | list | dict):
         raise ValueError(f"the id is {id_!r:.40}, not a string or an integer")
-    return str(id_), _entry_text(entry, fields)
+    return str(id_), text(entry)
 
 
 def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
@@ -313,7 +354,7 @@ def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
     if fields is None and entry.keys().isdisjoint(names) and _CONTENTS in entry:
         names = (_CONTENTS,)
     if entry.keys().isdisjoint(names):
-        raise ValueError(f"no text in {_or_list(names)}; the fields are {_key_list(entry)}")
+        raise _no_text(names, entry)
     texts = []
     for name in names:
         value = entry.get(name)
@@ -322,6 +363,10 @@ def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:
         if value and value.strip():
             texts.append(value)
     return "\n".join(texts)
+
+
+def _no_text(names: Sequence[str], entry: Mapping[str, Any]) -> ValueError:
+    return ValueError(f"no text in {_or_list(names)}; the fields are {_key_list(entry)}")
 
 
 def _or_list(names: Sequence[str]) -> str:

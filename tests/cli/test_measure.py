@@ -91,6 +91,21 @@ class TestEval:
         assert "Penguins eat krill." in page
         assert "Not in the runs" not in page
 
+    def test_a_result_that_exists_is_replaced_only_with_overwrite_and_an_input_never(
+        self, cli: Cli, both: list[Any], folder: Path
+    ) -> None:
+        for option, name in (("--html", "report.html"), ("--plot", "gains.svg")):
+            (folder / name).write_text("mine")
+            refused = cli(*both, option, folder / name)
+            assert (refused.code, refused.out) == (2, "")
+            assert f"{name} already exists.\nPass --overwrite, or another file." in refused.err
+            assert (folder / name).read_text() == "mine"
+            assert cli(*both, option, folder / name, "--overwrite").code == 0
+            assert (folder / name).read_text() != "mine"
+        refused = cli(*both, "--html", folder / "test.tsv", "--overwrite")
+        assert "test.tsv is an input and would be overwritten" in refused.err
+        assert (folder / "test.tsv").read_text() == QRELS
+
     @pytest.mark.parametrize("plot", ["gains.doc", "nowhere/gains.svg"])
     def test_a_plot_that_cannot_be_written_is_named_before_anything_is_printed(
         self, cli: Cli, both: list[Any], folder: Path, plot: str
@@ -126,6 +141,9 @@ class TestCalibrate:
         assert "curve.svg: Precision and recall by min_score" in outcome.err
         assert "Precision and recall by min_score" in (folder / "curve.svg").read_text()
         assert json.loads(cli("calibrate", *options, "--json").out)["min_score"] == 0.5
+        assert cli("calibrate", *options, "--plot", folder / "curve.svg").code == 2
+        (folder / "test.tsv").write_text("")
+        assert "test.tsv is empty." in cli("calibrate", *options).err
 
 
 def answers_first(probe: Probe, answer: float = 0.9, other: float = 0.3) -> Any:

@@ -220,6 +220,17 @@ class TestResult:
         assert {len(request.documents) for request in dashscope.received} == {3}
         assert list(read_run(files.out)["q0"]) == ["d3", "d2"]
 
+    @pytest.mark.parametrize(
+        ("field", "text"), [("title", "T"), ("{title}: {text}", "T: score=0.5")]
+    )
+    def test_field_is_that_of_documents_and_queries_keep_their_text(
+        self, cli: Cli, files: Files, dashscope: LoopbackDashScope, field: str, text: str
+    ) -> None:
+        outcome = cli(*files.arguments, "--field", field)
+        assert outcome.code == 0, outcome.err
+        assert {request.query for request in dashscope.received} == {*QUERIES.values()}
+        assert text in {text for request in dashscope.received for text in request.documents}
+
     def test_a_document_without_text_comes_after_the_others(
         self, cli: Cli, files: Files, dashscope: LoopbackDashScope
     ) -> None:

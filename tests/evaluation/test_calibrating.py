@@ -81,7 +81,7 @@ def test_it_is_shown_with_the_line_of_code_and_drawn() -> None:
     chosen = calibrate(RUN, JUDGEMENTS, rounds=100)
     assert str(chosen).splitlines()[0].startswith("min_score    0.37   95% interval 0.")
     assert str(chosen).endswith("\n\nQwenRerank(min_score=0.37)")
-    assert "keeps 5 of 7 documents, 4 of them relevant" in str(chosen)
+    assert "keeps 5 of 7 documents, 4 of them relevant; 4 of the 7 are relevant." in str(chosen)
     alt = chosen.plot().alt
     assert "min_score=0.37, chosen for the highest F1, has a precision of 0.800" in alt
     assert chosen.to_dict()["code"] == "QwenRerank(min_score=0.37)"

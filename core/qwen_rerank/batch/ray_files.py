@@ -13,8 +13,9 @@ from qwen_rerank.batch.candidates import read_entries
 from qwen_rerank.batch.journal import ScoredIds
 from qwen_rerank.batch.ray_data import imported_ray
 from qwen_rerank.batch.run_file import write_run
-from qwen_rerank.datasets import parse_line, read_lines, text_parser
+from qwen_rerank.datasets import parse_line, read_lines, template_reader, text_parser
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.templates import is_template
 from qwen_rerank.validation import check_top_n
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def read_candidates(
         queries: The texts of the queries, in BEIR's JSON Lines, tab-separated, or Parquet with the
             columns `_id` and `text`, and perhaps `title`.
         corpus: The texts of the documents, in the same formats.
-        fields: The fields or columns that make up a text; None for `title` and `text`.
+        fields: The fields or columns that make up the text of a document, or one format string of
+            them; None for `title` and `text`.
         depth: How many documents of each query to take, from the first; None for all.
         num_partitions: How many parts the data is divided into for the joins, each of which must
             fit in the memory of a worker; None for Ray's default.
@@ -77,7 +79,7 @@ def read_candidates(
             _with_text, batch_format="pyarrow"
         )
     if queries is not None:
-        pairs = pairs.union(_texts(queries, fields, "query_id", "query"))
+        pairs = pairs.union(_texts(queries, None, "query_id", "query"))
     tasks = pairs.groupby("query_id", num_partitions).map_groups(_task_row, batch_format="pyarrow")
     return tasks.repartition(target_num_rows_per_block=QUERIES)
 
@@ -185,12 +187,15 @@ def _text_columns(
 ) -> pyarrow.Table:
     import pyarrow as pa
 
-    names = [name for name in fields or ("title", "text") if name in batch.column_names]
-    values = [batch.column(name).to_pylist() for name in names]
-    texts = [
-        "\n".join(part for part in parts if part and part.strip())
-        for parts in zip(*values, strict=True)
-    ]
+    if fields is not None and len(fields) == 1 and is_template(fields[0]):
+        texts = list(map(template_reader(fields[0]), batch.to_pylist()))
+    else:
+        names = [name for name in fields or ("title", "text") if name in batch.column_names]
+        values = [batch.column(name).to_pylist() for name in names]
+        texts = [
+            "\n".join(part for part in parts if part and part.strip())
+            for parts in zip(*values, strict=True)
+        ]
     ids = list(map(str, batch.column("_id").to_pylist()))
     return _completed(pa.table({id_column: ids, text: texts}))
 

@@ -51,7 +51,7 @@ def rerank_run_on_ray(
     Args:
         scorer: Creates the scorer, here and in each actor.
         files: The files.
-        fields: The fields of a JSON entry that make up its text.
+        fields: The fields that make up the text of a document in the corpus.
         depth: How many documents of each query to rerank, from the first; None for all.
         top_n: How many documents of each query to keep; None for all.
         keep_refused: Whether a query that the service's content inspection refuses keeps its

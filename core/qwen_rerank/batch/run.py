@@ -13,7 +13,12 @@ from qwen_rerank.batch.candidates import Candidates, Job
 from qwen_rerank.batch.journal import Journal, ScoredIds
 from qwen_rerank.batch.many import rerank_many
 from qwen_rerank.batch.progress import ProgressCallback
-from qwen_rerank.batch.run_file import already_exists, write_run
+from qwen_rerank.batch.run_file import (
+    already_exists,
+    check_can_write,
+    would_replace_input,
+    write_run,
+)
 from qwen_rerank.batch.text_index import TextIndex
 from qwen_rerank.batch.work import Task
 from qwen_rerank.errors import ContentBlockedError, InvalidInputError
@@ -63,10 +68,10 @@ class RunFiles:
         self.journal = out.parent / f"{out.name}{_JOURNAL}"
         self.overwrite = overwrite
         self.restart = restart
-        self._check_out()
-        for file in (candidates, queries, corpus):
-            if file is not None:
-                self._check_input(file)
+        inputs = [file for file in (candidates, queries, corpus) if file is not None]
+        check_can_write(out, inputs, overwrite=True)
+        for file in inputs:
+            self._check_input(file)
         if self.would_replace and (restart or not self.journal.exists()):
             raise already_exists(out)
 
@@ -75,28 +80,15 @@ class RunFiles:
         """Whether the result exists, and must not be replaced."""
         return os.path.lexists(self.out) and not self.overwrite
 
-    def _check_out(self) -> None:
-        out = self.out
-        if not out.name or out.is_dir() or (out.exists() and not out.is_file()):
-            raise InvalidInputError(
-                f"{str(out)!r} can't be the result: it is not a file.",
-                remedy="Choose another file.",
-            )
-        if not out.parent.is_dir():
-            raise InvalidInputError(f"There is no folder {out.parent}.", remedy="Create it.")
-
     def _check_input(self, file: Path) -> None:
-        """Refuse an input that can't be read twice, or that would be overwritten."""
+        """Refuse an input that can't be read twice, or that is in the place of the journal."""
         if not file.is_file() and not file.is_dir() and file.exists():
             raise InvalidInputError(
                 f"{file} is a pipe or a device, but inputs are read more than once.",
                 remedy="Write it to a file first.",
             )
-        if file.resolve() in (self.out.resolve(), self.journal.resolve()):
-            raise InvalidInputError(
-                f"{file} is an input and would be overwritten.",
-                remedy="Choose another file for the result.",
-            )
+        if file.resolve() == self.journal.resolve():
+            raise would_replace_input(file)
 
 
 class RunReranking:
@@ -107,7 +99,8 @@ class RunReranking:
     Args:
         scorer: Scores the texts.
         files: The files.
-        fields: The fields of a JSON entry that make up its text; see `datasets.read_texts`.
+        fields: The fields that make up the text of a document in the corpus; see
+            `datasets.read_texts`.
         depth: How many documents of each query to rerank, from the first; None for all.
         top_n: How many documents of each query to keep; None for all.
         keep_refused: Whether a query that the service's content inspection refuses keeps its
@@ -138,8 +131,8 @@ class RunReranking:
         self._engine = _engine(scorer, keep_refused)
         with ExitStack() as stack:
             queries, corpus = (
-                None if file is None else stack.enter_context(closing(TextIndex(file, fields)))
-                for file in (files.queries, files.corpus)
+                None if file is None else stack.enter_context(closing(TextIndex(file, names)))
+                for file, names in ((files.queries, None), (files.corpus, fields))
             )
             self._candidates = Candidates(files.candidates, queries, corpus, depth)
             self.counts = self._candidates.counts

@@ -11,7 +11,7 @@ from secrets import token_hex
 from qwen_rerank.batch.journal import ScoredIds, sync_folder
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["already_exists", "write_run"]
+__all__ = ["already_exists", "check_can_write", "would_replace_input", "write_run"]
 
 
 def write_run(
@@ -56,6 +56,29 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
             temporary.replace(path)
         elif not path.is_file() or not filecmp.cmp(temporary, path, shallow=False):
             raise already_exists(path) from error
+
+
+def check_can_write(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise InvalidInputError if the result can't be a file, exists, or would replace an input."""
+    if not path.name or path.is_dir() or (path.exists() and not path.is_file()):
+        raise InvalidInputError(
+            f"{str(path)!r} can't be the result: it is not a file.", remedy="Choose another file."
+        )
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"There is no folder {path.parent}.", remedy="Create it.")
+    for file in inputs:
+        if file.resolve() == path.resolve():
+            raise would_replace_input(file)
+    if os.path.lexists(path) and not overwrite:
+        raise already_exists(path)
+
+
+def would_replace_input(file: Path) -> InvalidInputError:
+    """Return the error for an input in the place of a result."""
+    return InvalidInputError(
+        f"{file} is an input and would be overwritten.",
+        remedy="Choose another file for the result.",
+    )
 
 
 def already_exists(path: Path) -> InvalidInputError:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qwen_rerank.cli.options import AsJson
+from qwen_rerank.batch.run_file import check_can_write
+from qwen_rerank.cli.options import AsJson, Overwrite
 from qwen_rerank.cli.output import Output, one_line
 from qwen_rerank.evaluation import calibrate as calibrate_run
 from qwen_rerank.evaluation import read_judgements, read_run
@@ -37,10 +38,13 @@ def calibrate(
         Path | None,
         typer.Option(help="Plot precision and recall by min_score, in a .png, .svg or .pdf file."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Propose a min_score: which scores are high enough, according to judgements."""
     output: Output = ctx.obj
+    if plot is not None:
+        check_can_write(plot, (run, qrels), overwrite=overwrite)
     calibration = calibrate_run(read_run(run), read_judgements(qrels), recall=recall, beta=beta)
     if plot is not None:
         drawn = calibration.plot()

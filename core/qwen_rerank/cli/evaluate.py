@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from qwen_rerank.batch.run_file import check_can_write
 from qwen_rerank.batch.text_index import TextIndex
-from qwen_rerank.cli.options import AsJson
+from qwen_rerank.cli.options import AsJson, Overwrite
 from qwen_rerank.cli.output import Output, one_line
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import DEFAULT_MEASURES, Report, compare, read_judgements, read_run
@@ -62,11 +63,17 @@ def evaluate(
     corpus: Annotated[
         Path | None, typer.Option(help="For --html: the documents, as for the command run.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure runs side by side, with a paired randomisation test."""
     output: Output = ctx.obj
-    runs = {name: read_run(file) for name, file in _files_by_name(run).items()}
+    files = _files_by_name(run)
+    inputs = [*files.values(), qrels, *(file for file in (queries, corpus) if file is not None)]
+    for result in (html, plot):
+        if result is not None:
+            check_can_write(result, inputs, overwrite=overwrite)
+    runs = {name: read_run(file) for name, file in files.items()}
     report = compare(runs, read_judgements(qrels), measures=measure or DEFAULT_MEASURES)
     if html is not None:
         html.write_text(_page(report, queries, corpus), encoding="utf-8")

@@ -25,6 +25,7 @@ __all__ = [
     "SERVER_KEY",
     "AsJson",
     "Fields",
+    "Overwrite",
     "ScorerKind",
     "ScorerMaker",
     "TopN",
@@ -90,6 +91,9 @@ TopN: TypeAlias = Annotated[
 Fields: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--field", "-f", help="The JSON field to rank by; repeatable."),
+]
+Overwrite: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a result that exists.")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

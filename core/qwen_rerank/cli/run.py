@@ -18,7 +18,7 @@ from qwen_rerank.batch.ray_data import imported_ray
 from qwen_rerank.batch.ray_run import rerank_run_on_ray
 from qwen_rerank.batch.run import RunFiles, RunReranking
 from qwen_rerank.cli.options import (
-    Fields,
+    Overwrite,
     ScorerMaker,
     TopN,
     takes_scorer_options,
@@ -57,7 +57,15 @@ def run(
         Path | None,
         typer.Option(help="The documents: .jsonl as in BEIR, or lines of id, tab, text."),
     ] = None,
-    field: Fields = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            "-f",
+            help="The JSON field with the text of a document in the corpus; repeatable, or a "
+            "format string of fields. Queries keep their text.",
+        ),
+    ] = None,
     depth: Annotated[
         int | None,
         typer.Option(min=1, help="How many documents of each query to rerank, from the first."),
@@ -72,9 +80,7 @@ def run(
         ),
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="How many queries run at once.")] = 8,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the result if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     restart: Annotated[
         bool,
         typer.Option("--restart", help="Discard what earlier attempts have paid for."),

@@ -43,6 +43,7 @@ class Calibration:
         criterion: How min_score was chosen, in words.
         queries: How many queries have judgements and scores.
         relevant: How many of their documents are relevant.
+        kept_relevant: How many of the documents that are kept are relevant.
         others: How many are not, or are not judged.
         kept: How many of all of them are kept.
         curve: For each score in the run, highest first: the score as min_score, the precision, and
@@ -59,6 +60,7 @@ class Calibration:
     criterion: str
     queries: int
     relevant: int
+    kept_relevant: int
     others: int
     kept: int
     curve: Sequence[tuple[float, float, float]]
@@ -100,7 +102,8 @@ class Calibration:
             [
                 *lines,
                 f"Chosen for {self.criterion}: keeps {self.kept} of {documents} documents, "
-                f"{self.relevant} of them relevant, of {self.queries} queries.",
+                f"{self.kept_relevant} of them relevant; {self.relevant} of the {documents} are "
+                f"relevant. Queries: {self.queries}.",
                 f"Intervals: {self.rounds:,} bootstrap samples of the queries.",
                 "",
                 self.code,
@@ -269,6 +272,7 @@ def _calibration(
         criterion=str(criterion),
         queries=scored.queries,
         relevant=relevant,
+        kept_relevant=round(float(recall[best]) * relevant),
         others=len(scored.scores) - relevant,
         kept=int(scored.ends[best]) + 1,
         curve=[(float(score), float(p), float(r)) for score, p, r in curve],

@@ -80,6 +80,11 @@ class ItemReader(Generic[D]):
             self._value = _fields_reader(self._names, access, allowed)
         self._label = self._names[0] if len(self._names) == 1 else "rerank_field"
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The fields that it reads; none for a function."""
+        return self._names
+
     def read(self, documents: Sequence[D], ids: Sequence[Hashable]) -> list[Item | None]:
         """Return the text or Content to score per document; None if it is missing or blank.
 
