@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -185,16 +185,24 @@ class Vitals:
     tasks: int
 
     @classmethod
-    def now(cls) -> Vitals:
+    def now(cls, loops: Iterable[asyncio.AbstractEventLoop]) -> Vitals:
         process = psutil.Process()
         memory = process.memory_info().rss / 1e6
-        return cls(memory, process.num_fds(), process.num_threads(), unfinished_tasks())
+        return cls(memory, process.num_fds(), process.num_threads(), unfinished_tasks(loops))
 
 
-def unfinished_tasks() -> int:
-    """Count the tasks of all event loops, also of those that only the client knows."""
-    tasks = [each for each in gc.get_objects() if issubclass(type(each), asyncio.Task)]
-    return sum(not task.done() for task in tasks)
+def unfinished_tasks(loops: Iterable[asyncio.AbstractEventLoop]) -> int:
+    """Count the tasks of these event loops."""
+    return sum(len(asyncio.all_tasks(loop)) for loop in loops)
+
+
+def running_loops() -> set[asyncio.AbstractEventLoop]:
+    """All running event loops, also those that only the client knows.
+
+    Call it only while no other thread works: a tuple that is being built must not be seen.
+    """
+    loops = [each for each in gc.get_objects() if isinstance(each, asyncio.AbstractEventLoop)]
+    return {loop for loop in loops if loop.is_running()}
 
 
 @dataclass
@@ -208,6 +216,7 @@ class Tally:
     vitals: dict[int, Vitals] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _done: int = 0
+    loops: set[asyncio.AbstractEventLoop] = field(default_factory=set)
     # One thread, because the list of all objects stays in the memory of each thread that asks.
     _examiner: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -228,7 +237,10 @@ class Tally:
                 self.vitals[self._done] = self.examine()
 
     def examine(self) -> Vitals:
-        return self._examiner.submit(Vitals.now).result()
+        return self._examiner.submit(Vitals.now, self.loops).result()
+
+    def find_loops(self) -> None:
+        self.loops = self._examiner.submit(running_loops).result()
 
 
 Makers = list[Callable[[], Any]]
@@ -270,6 +282,7 @@ def soak(numbers: Iterator[int], seed: int, makers: Makers, tally: Tally) -> Non
     caller = (numbers, seed, makers, tally)
 
     async def tasks() -> None:
+        tally.loops.add(asyncio.get_running_loop())
         await asyncio.gather(*(call_in_task(*caller) for _ in range(CONCURRENCY // 4)))
 
     with ThreadPoolExecutor(CONCURRENCY) as pool:
@@ -284,6 +297,7 @@ def at_rest(makers: Makers, tally: Tally) -> Vitals:
     gc.collect()
     with makers[0]() as last:
         last.score("q", ["call=0 trouble=none;"])
+    tally.find_loops()
     return tally.examine()
 
 

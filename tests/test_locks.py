@@ -56,9 +56,9 @@ HOLDERS = {
         "scorer.score('q', ['a'])",
     ),
     "the lock of LocalScorer's worker": (
-        "from qwen_rerank.scorers.local.worker import Worker\nworker = Worker()\n",
+        "from qwen_rerank.scorers.local.worker import Worker, result_of\nworker = Worker()\n",
         "with worker._lock.hold(): reached()",
-        "assert worker.run(lambda: 7) == 7",
+        "assert result_of(worker.submit(lambda: 7)) == 7",
     ),
 }
 

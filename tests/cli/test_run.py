@@ -435,7 +435,7 @@ class TestContinuing:
         dashscope.faults.extend([ANSWERS] * 5 + [refuses(401, "InvalidApiKey")])
         cli(*files.arguments, "--concurrency", 1)
         for changed, message in (
-            (["--model", "qwen3-rerank"], "scorer was"),
+            (["--model", "gte-rerank-v2"], "scorer was"),
             (["--top-n", "2"], "--top-n was None and is 2"),
             (["--field", "text"], "field was"),
         ):

@@ -181,7 +181,7 @@ def test_an_interrupted_call_leaves_the_scorer_usable(scorer: LocalScorer, durin
             scorer.score(QUERY, TEXTS)
         interrupted.set()
         assert len(scorer.score(QUERY, TEXTS).values) == 4
-    assert len(passes) == 1 + 4  # the prefix, and each text by itself
+    assert len(passes) - 4 in (1, 2)  # each text by itself, and the prefix, which may be kept
 
 
 def _score_in_child(scorer: LocalScorer, pipe: Connection) -> None:

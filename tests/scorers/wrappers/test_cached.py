@@ -240,7 +240,7 @@ def test_only_scorers_with_the_same_fingerprint_share_scores(
     assert kept_by(DashScopeScorer(), DashScopeScorer(timeout=5), Pointwise()) == 2
     assert len(dashscope.received) == 1
     instructed = DashScopeScorer("qwen3-rerank", instruct="Find contradictions.")
-    assert kept_by(DashScopeScorer(), DashScopeScorer("qwen3-rerank"), instructed) == 3
+    assert kept_by(DashScopeScorer(), DashScopeScorer("gte-rerank-v2"), instructed) == 3
     assert kept_by(CachedScorer(Pointwise(), {}), Pointwise()) == 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeAlias
 
-from qwen_rerank.errors import InvalidInputError, RateLimitError
+from qwen_rerank.errors import InvalidInputError, RateLimitError, ServiceError
 from qwen_rerank.inputs.content import Item, text_of
 from qwen_rerank.scorers.catalog import Limits
 from qwen_rerank.scorers.http.dialects.base import Dialect, ErrorMapping, ErrorResponse
@@ -143,7 +143,7 @@ class ServerDialect(Dialect):
             )
         if status == 429 and self.is_own:
             return RateLimitError, (
-                "Lower max_concurrency, or raise the server's own limit on requests."
+                "Lower max_concurrency, set requests_per_minute, or raise the server's own limit."
             )
         return _ERRORS_BY_STATUS.get(status) or super()._map_status(status)
 
@@ -151,6 +151,7 @@ class ServerDialect(Dialect):
 _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
     413: (InvalidInputError, "Lower batch_size, or raise the server's own limit."),
     422: (InvalidInputError, "Check that dialect= names the server at this address."),
+    501: (ServiceError, "Start the server for reranking; llama.cpp with --reranking."),
 }
 
 _STATUSES_OF_INPUT = (200, 400, 413, 422, 500)
