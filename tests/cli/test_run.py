@@ -125,6 +125,15 @@ class TestDryRun:
         assert files.journal.read_bytes() == journal
         assert cli(*files.arguments, "--dry-run", "--restart").code == 2
 
+    def test_it_needs_no_key(self, cli: Cli, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("DASHSCOPE_API_KEY", raising=False)
+        arguments = [*files.arguments, "--passages", "--region", "cn-beijing"]
+        dry = cli(*arguments, "--dry-run")
+        assert "12 queries would send 60 texts in 12 requests: " in dry.out, dry.err
+        assert cli(*arguments).code == 3
+        monkeypatch.setenv("DASHSCOPE_API_KEY", "not a key")
+        assert cli(*arguments, "--dry-run").code == 3
+
     def test_a_scorer_on_this_machine_costs_nothing(self, cli: Cli, files: Files) -> None:
         dry = cli(*files.arguments, "--dry-run", "--scorer", "embedded")
         assert "60 texts in 0 requests: 0 tokens, $0.0000. Nothing was sent." in dry.out

@@ -124,6 +124,11 @@ def test_a_price_that_is_not_published_is_none(model: str, region: str | None) -
         ("qwen3-vl-reranker", "qwen3-vl-rerank"),
         ("gte-reranker-v2", "gte-rerank-v2"),
         ("gte-rerank_v2", "gte-rerank-v2"),
+        ("qwen3-rerankr", "qwen3-rerank"),
+        ("qwne3-rerank", "qwen3-rerank"),
+        ("qwen3-vl-rerankk", "qwen3-vl-rerank"),
+        ("qwen3.7-test-rerank", "qwen3.7-text-rerank"),
+        ("gte-rerank-v22", "gte-rerank-v2"),
     ],
 )
 def test_a_misspelled_model_is_refused_with_the_nearest_name(name: str, meant: str) -> None:
@@ -153,6 +158,10 @@ def test_an_open_model_is_refused_with_the_scorers_that_run_it(name: str) -> Non
         "qwen3-rerank-plus",
         "qwen3-rerank-2026-12-01",
         "qwen3.7-vl-rerank",
+        "qwen3.3-rerank",
+        "qwen3.8-text-rerank",
+        "qwen3-xl-rerank",
+        "gte-rerank-v11",
         "gte-rerank-v3",
         "my-deployment",
     ],

@@ -11,12 +11,14 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.options import DashScopeOptions, RequestOptions, descriptions
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.scorers.dashscope import DashScopeScorer
 from qwen_rerank.scorers.embedded import EmbeddedScorer
+from qwen_rerank.scorers.http.environment import environment_key
 from qwen_rerank.scorers.local import LocalScorer
 from qwen_rerank.scorers.server import ServerScorer
 from qwen_rerank.scorers.wrappers.passages import PassageScorer
@@ -101,7 +103,8 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ScorerMaker: TypeAlias = Callable[..., Scorer]
 """Creates the scorer that a command's options describe.
 
-It takes a function, which can put another scorer in the place of the one that has the model.
+It takes a function, which can put another scorer in the place of the one that has the model, and
+`sends=False` if nothing will be sent, so that no key is needed.
 """
 
 
@@ -167,6 +170,7 @@ def _make_scorer(
     *,
     scorer: ScorerKind,
     passages: bool = False,
+    sends: bool = True,
     **options: Any,
 ) -> Scorer:
     """Create the scorer that the options describe.
@@ -175,6 +179,7 @@ def _make_scorer(
         replaced: Returns what to use in place of the scorer.
         scorer: Which scorer.
         passages: Whether to score long texts by their passages.
+        sends: Whether anything will be sent. If not, no key is needed.
         options: The scorer's own options, as `_SCORERS` has them; None keeps its default.
 
     Raises:
@@ -189,8 +194,14 @@ def _make_scorer(
         raise InvalidInputError(
             f"--scorer {scorer} does not take {_option_names(unsupported)}; it {takes}."
         )
+    if scorer is ScorerKind.DASHSCOPE and not sends and environment_key() is None:
+        values["api_key"] = _PLACEHOLDER
     created = replaced(create(**values))
     return PassageScorer(created) if passages else created
+
+
+_PLACEHOLDER = SecretStr("never-sent")
+"""Stands in for the key of a scorer that sends nothing."""
 
 
 def _option_names(options: Iterable[str]) -> str:

@@ -88,7 +88,8 @@ def run(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check everything and say what it would cost, but send nothing."
+            "--dry-run",
+            help="Check everything and say what it would cost, but send nothing. Needs no key.",
         ),
     ] = False,
     engine: Annotated[
@@ -136,7 +137,7 @@ def run(
         output.note(f"Cost of this attempt: {format_usage(usage)}.")
         output.note(f"Written to {out}.")
         return
-    with make_scorer() as chosen:
+    with make_scorer(sends=not dry_run) as chosen:
         with output.status("Reading the texts and the candidates …"):
             reranking = RunReranking(
                 chosen, files, fields=field, depth=depth, top_n=top_n, keep_refused=keep_refused
@@ -155,7 +156,7 @@ def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker)
     """Say what the queries that are not finished would cost, and leave no journal behind."""
     counts, finished = reranking.counts, len(reranking.journal.finished)
     with (
-        make_scorer(EstimatingScorer) as estimating,
+        make_scorer(EstimatingScorer, sends=False) as estimating,
         output.status("Counting the tokens …"),
     ):
         usage = reranking.estimate(estimating)

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
@@ -332,7 +332,10 @@ _COMMON_MISTAKES = {
 
 
 def _check_name(model: str) -> None:
-    """Refuse the names of open models, and misspelled names of known models."""
+    """Refuse the names of open models, and misspelled names of known models.
+
+    Names that differ in a number, or that continue a known name after a hyphen, can be new models.
+    """
     if _OPEN_MODEL.fullmatch(model):
         raise InvalidInputError(
             f"{model!r} is an open model, which DashScope does not serve.",
@@ -342,6 +345,8 @@ def _check_name(model: str) -> None:
     names = {entry.model for entry in CATALOG}
     spelling, spellings = _spelling(model), {_spelling(name): name for name in names}
     meant = {**_COMMON_MISTAKES, **spellings}.get(spelling)
+    if meant is None:
+        meant = next((name for name in names if _is_near_miss(model.lower(), name)), None)
     if meant is None and "rerank" not in spelling:  # a new model's name would have that word
         meant = next(iter(get_close_matches(model.lower(), names, 1, 0.8)), None)
     if meant is not None:
@@ -351,8 +356,24 @@ def _check_name(model: str) -> None:
 
 
 def _spelling(model: str) -> str:
-    """Return the name in a form that does not depend on case, separators and word endings."""
-    return re.sub(r"rerank(er|ing)s?", "rerank", re.sub(r"[^a-z0-9]", "", model.lower()))
+    """Return the name without what does not matter: case, doubling, separators, word endings."""
+    single = re.sub(r"(.)\1+", r"\1", model.lower())
+    return re.sub(r"rerank(er|ing)s?", "rerank", re.sub(r"[^a-z0-9]", "", single))
+
+
+def _is_near_miss(model: str, name: str) -> bool:
+    """Whether the names have the same number of words, all similar, with the same digits."""
+    words, others = model.split("-"), name.split("-")
+    return len(words) == len(others) and all(map(_is_similar, words, others))
+
+
+def _is_similar(word: str, other: str) -> bool:
+    has_same_digits = re.sub(r"[^0-9]", "", word) == re.sub(r"[^0-9]", "", other)
+    return has_same_digits and SequenceMatcher(None, word, other).ratio() >= _MIN_SIMILARITY
+
+
+_MIN_SIMILARITY = 0.75
+"""One or two letters of a word differ, but "vl" and "xl" are two words."""
 
 
 def _not_served(entry: CatalogEntry, region: str) -> InvalidInputError:
