@@ -12,7 +12,7 @@ LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[
 # One more than there are cores: many tests wait for a server or another process.
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
-.PHONY: quickstart test servers pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
+.PHONY: quickstart test cluster servers pythons lowest lint format hooks notebooks docs picture table build release-check bench faults clean
 
 # A .venv belongs to the Python that made it.
 ifneq ($(MAKECMDGOALS),clean)
@@ -37,6 +37,10 @@ quickstart: .venv/examples
 
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+
+# Tests rerank_dataset on a simulated cluster of three nodes. Takes several minutes.
+cluster: .venv/dev
+	$(BIN)/python -m pytest -m cluster tests/batch $(ARGS)
 
 # Tests ServerScorer against real servers, with small random models.
 servers: .venv/dev .venv/servers/llama_cpp/installed .venv/servers/infinity/installed
