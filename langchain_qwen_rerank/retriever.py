@@ -16,7 +16,7 @@ from pydantic import ConfigDict, model_validator
 
 from langchain_qwen_rerank.compressor import QwenRerank
 from langchain_qwen_rerank.first_stage import with_k, with_scores
-from qwen_rerank import InvalidInputError
+from qwen_rerank import InvalidInputError, Scorer
 from qwen_rerank.options import CallArguments, check_options
 from qwen_rerank.validation import check_whole
 
@@ -60,6 +60,11 @@ class QwenRerankRetriever(BaseRetriever):
     def _refuse_unknown_options(cls, data: Any) -> Any:
         if isinstance(data, dict):
             check_options(data, cls.model_fields)
+            if isinstance(scorer := data.get("compressor"), Scorer):
+                name = type(scorer).__name__
+                raise ValueError(
+                    f"A compressor can't be a {name}. Pass QwenRerank(scorer={name}(…))."
+                )
         return data
 
     @model_validator(mode="after")

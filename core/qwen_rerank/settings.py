@@ -89,6 +89,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
 
         def __init__(self, **options: Any) -> None:
             options = with_secrets(options)
+            check_top_n(options.get("top_n"))
             super().__init__(**options)
             _ = self.engine  # bad options are errors here, not at the first query
 
@@ -98,6 +99,22 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         if isinstance(data, dict):
             check_options(data, option_names(cls))
         return data
+
+    @field_validator("top_n", mode="before")
+    @classmethod
+    def _check_top_n(cls, value: Any) -> Any:
+        check_top_n(value)
+        return value
+
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def _refuse_other_scorers(cls, value: Any) -> Any:
+        if value is None or isinstance(value, Scorer | dict):
+            return value
+        is_class = isinstance(value, type) and issubclass(value, Scorer)
+        got = f"the class {value.__name__}" if is_class else type(value).__name__
+        example = value.__name__ if is_class else "EmbeddedScorer"
+        raise ValueError(f"A scorer must be a Scorer, got {got}. Pass scorer={example}().")
 
     @property
     def engine(self) -> RerankEngine:

@@ -87,6 +87,7 @@ class TestAllCommands:
             ('Pass model="x".', "Pass --model x."),
             ("Pass dialect= beside it.", "Pass --dialect beside it."),
             ("Lower max_concurrency.", "Lower --concurrency."),
+            ("Pass rerank_field a name.", "Pass --field a name."),
             ('Pass device="cpu".', 'Pass device="cpu".'),
         ],
     )

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 from pydantic import SecretStr, ValidationError
 
-from langchain_qwen_rerank import QwenRerank
+from langchain_qwen_rerank import QwenRerank, QwenRerankRetriever
 from qwen_rerank import (
     AuthenticationError,
     EmbeddedScorer,
@@ -21,6 +22,7 @@ from qwen_rerank import (
     QwenRerankError,
     Usage,
 )
+from qwen_rerank.testing import FakeScorer
 from qwen_rerank.testing.faults import refuses, says
 from qwen_rerank.testing.loopback import KEY, Fault, LoopbackDashScope
 
@@ -42,6 +44,33 @@ def test_an_unknown_option_is_refused_with_the_nearest(dashscope: LoopbackDashSc
     assert KEY not in str(caught.value)
     with pytest.raises(ValidationError, match="Did you mean 'min_score'"):
         QwenRerank().min_scores = 0.5
+
+
+def test_a_scorer_in_the_wrong_place_is_refused_with_the_right_one() -> None:
+    for value in ("embedded", EmbeddedScorer):
+        with pytest.raises(ValidationError, match=r"got .*\. Pass scorer=EmbeddedScorer\(\)\."):
+            QwenRerank(scorer=value)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"Pass QwenRerank\(scorer=FakeScorer\(…\)\)"):
+        QwenRerankRetriever(base_retriever=RunnableLambda(len), compressor=FakeScorer())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top_n", [0, True, "3", 3.0])
+def test_top_n_is_checked_by_the_constructor_the_assignment_and_the_call(top_n: Any) -> None:
+    compressor = QwenRerank(scorer=FakeScorer())
+    with pytest.raises(InvalidInputError, match=f"top_n must be .*, got {top_n!r}"):
+        QwenRerank(scorer=FakeScorer(), top_n=top_n)
+    with pytest.raises(ValidationError, match=f"top_n must be .*, got {top_n!r}"):
+        compressor.top_n = top_n
+    with pytest.raises(InvalidInputError, match=f"top_n must be .*, got {top_n!r}"):
+        compressor.compress_documents(FOUND, QUERY, top_n=top_n)
+    assert compressor.top_n == 3
+
+
+def test_a_min_score_that_no_document_reaches_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    compressor = QwenRerank(scorer=FakeScorer(), min_score=2)
+    assert compressor.compress_documents(FOUND, QUERY) == []
+    (message,) = [record.getMessage() for record in caplog.records if "min_" in record.msg]
+    assert message.startswith("No document reaches min_score=2.0: the best score is ")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +166,7 @@ def test_the_key_does_not_show(
 
 
 @pytest.mark.parametrize(
-    "options", [{"topn": 3}, {"top_n": "x"}, {"missing": "x"}, {"apikey": "sk-secret"}]
+    "options", [{"topn": 3}, {"max_candidates": "x"}, {"missing": "x"}, {"apikey": "sk-secret"}]
 )
 def test_the_key_is_not_in_a_validation_error(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:

@@ -257,7 +257,7 @@ def imported_ray() -> Any:
         import ray.data
     except ImportError as error:
         raise MissingDependencyError(
-            f"This needs the package {error.name}, which is not installed.",
-            remedy='Install it with: pip install "qwen-rerank[ray]"',
+            f"Working with Ray needs the package {error.name} ({error}).",
+            remedy='Install it: pip install "qwen-rerank[ray]"',
         ) from error
     return ray

@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
     except _UsageError as error:
         message = io.StringIO()
         error.show(message)
-        print_error(message.getvalue().rstrip())
+        print_error(message.getvalue().rstrip().replace(": Value error, ", ": "))
         sys.exit(error.exit_code)
     except Exception as error:
         if "--debug" in global_options:

@@ -93,6 +93,7 @@ _OPTIONS = {
     "queries": "--queries",
     "region": "--region",
     "requests_per_minute": "--requests-per-minute",
+    "rerank_field": "--field",
     "restart": "--restart",
     "timeout": "--timeout",
     "tokens_per_minute": "--tokens-per-minute",

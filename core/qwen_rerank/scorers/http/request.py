@@ -172,7 +172,7 @@ class RerankRequest:
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
         authority = self.endpoint.authority
         return ServiceError(
-            f"{what} {authority}: {str(error) or type(error).__name__}",
+            f"{what} {authority}: {str(error).removesuffix('.') or type(error).__name__}.",
             remedy="Check the address, the network and the proxy settings.",
         )
 
