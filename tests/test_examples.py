@@ -21,10 +21,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from qwen_rerank import EmbeddedScorer
+from qwen_rerank.evaluation import read_run
 from qwen_rerank.testing.loopback import LoopbackDashScope
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "examples" / "data"
+EXAMPLES = ROOT / "examples"
+DATA = EXAMPLES / "data"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -329,3 +331,21 @@ def test_in_varying_cells_only_output_types_are_compared(
     for notebook in (stored, run):
         notebook.cells[0].metadata.tags = ["varies"]
     assert execute.outdated(stored, run) == ([] if is_current else [0])
+
+
+def test_the_first_stage_in_the_data_is_what_its_script_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("queries.jsonl", "passages.jsonl"):
+        (tmp_path / name).write_bytes((DATA / name).read_bytes())
+    code = (
+        "import sys, pathlib, first_stage; first_stage.DATA = pathlib.Path(sys.argv[1]); "
+        "(first_stage.DATA / 'bm25.run').write_text(first_stage.run(), encoding='utf-8')"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "core", ROOT, EXAMPLES))))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    written, kept = read_run(tmp_path / "bm25.run"), read_run(DATA / "bm25.run")
+    assert len(kept) == 24
+    assert written.keys() == kept.keys()
+    for query_id, scores in kept.items():
+        assert written[query_id] == pytest.approx(scores, abs=0.01)
