@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -357,6 +358,28 @@ async def test_what_was_scored_is_in_the_journal_also_if_it_is_cancelled(tmp_pat
     async with arerank_many(counted, tasks(20), **options) as rankings:
         await anext(rankings)
     assert len((tmp_path / "j").read_text().splitlines()) == 1 + scored
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda line: line["ranking"].pop(), "its 3 documents are not the expected 4"),
+        (lambda line: line["ranking"][0].__setitem__(0, "foreign"), "no document 'foreign'"),
+    ],
+)
+def test_an_edited_journal_gives_no_other_ranking(
+    edit: Callable[[Any], object], problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    engine = RerankEngine(FakeScorer(), rerank_field="content")
+    work = [("q", "krill", [Record(id_, {"content": id_}) for id_ in "abcd"])]
+    list(rerank_many(engine, work, journal=path))
+    head, written = path.read_text().splitlines()
+    line = json.loads(written)
+    edit(line)
+    path.write_text(f"{head}\n{json.dumps(line)}\n")
+    with pytest.raises(InvalidInputError, match=problem):
+        list(rerank_many(engine, work, journal=path))
 
 
 def test_a_journal_must_be_a_path(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class FinishedQuery:
         duplicates: How many were left out because they are copies.
         over_budget: How many were left out because of max_candidates.
         digest: A hash of what was ranked.
+        length: How many documents the ranking has; None if that is not known.
     """
 
     query_id: str
@@ -70,6 +71,7 @@ class FinishedQuery:
     duplicates: int = 0
     over_budget: int = 0
     digest: str = ""
+    length: int | None = None
 
 
 _finished_query = TypeAdapter(FinishedQuery)
@@ -167,6 +169,13 @@ class Journal:
         self._reader.seek(line.offset)
         return self._parse(self._reader.readline(), line.number)
 
+    def check_documents(self, finished: FinishedQuery, document_ids: Collection[str]) -> None:
+        """Raise InvalidInputError if a finished query has other documents than these."""
+        foreign = {id_ for id_, _ in finished.ranking}.difference(document_ids)
+        if foreign:
+            problem = f"the query has no document {min(foreign)!r}"
+            raise self._corrupted(self._lines[finished.query_id].number, problem)
+
     def remove(self) -> None:
         """Delete the file, and close it."""
         if sys.platform == "win32":
@@ -233,12 +242,18 @@ class Journal:
 
     def _parse(self, line: bytes, number: int) -> FinishedQuery:
         try:
-            return _finished_query.validate_json(line)
+            finished = _finished_query.validate_json(line)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"]))
             problem = f"{field}: {first['msg']}" if field else "it is not valid JSON"
             raise self._corrupted(number, problem) from error
+        if finished.length not in (None, len(finished.ranking)):
+            raise self._corrupted(
+                number,
+                f"its {len(finished.ranking)} documents are not the expected {finished.length}",
+            )
+        return finished
 
     def _check_ranking(
         self, ranking: ScoredIds, document_ids: Collection[str], top_n: int | None, number: int

@@ -263,6 +263,7 @@ class Work:
                     f"Query {query.id!r} or its records differ from those in the journal.",
                     remedy="Pass the same tasks as before, or another journal.",
                 )
+            journal.check_documents(finished, {record.id for record in query.records})
             return _restored(finished, query.records)
         ranking = await self._ranking(query, candidates)
         await self._on_disk(journal.add, _finished(query.id, ranking, digest))
@@ -271,9 +272,8 @@ class Work:
     async def _on_disk(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(work, *args, **kwargs)
         working = asyncio.get_running_loop().run_in_executor(self._disk, call)
-        return await asyncio.shield(
-            working
-        )  # a ranking is paid for, also if its query is cancelled
+        # A ranking that is paid for is written, also if its query is cancelled.
+        return await asyncio.shield(working)
 
 
 def _digest(query: Item, candidates: Candidates) -> str:
@@ -302,6 +302,7 @@ def _finished(query_id: str, ranking: Ranking, digest: str) -> FinishedQuery:
         duplicates=ranking.duplicates,
         over_budget=ranking.over_budget,
         digest=digest,
+        length=len(ranking),
     )
 
 
