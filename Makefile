@@ -115,7 +115,7 @@ clean:
 	@touch $@ .venv/examples
 
 .venv/dev: .venv/lint
-	$(LOCAL:%=$(INSTALL) --constraint constraints.txt --editable '.[%]' --group %)
+	$(if $(LOCAL),$(INSTALL) --constraint constraints.txt --editable '.[$(LOCAL)]' --group $(LOCAL))
 	@touch $@
 
 .venv/tools: pyproject.toml | .venv/pip

@@ -45,7 +45,8 @@ console = Console(
 OFFLINE = """
 Scorer: {model}, offline, not a Qwen model. To see these queries with one:
   DASHSCOPE_API_KEY=sk-... make quickstart
-  make quickstart ARGS="--local Qwen/Qwen3-Reranker-0.6B"       (pip install "qwen-rerank[local]")
+  .venv/bin/pip install --editable ".[local]"
+  make quickstart ARGS="--local Qwen/Qwen3-Reranker-0.6B"
 What it gives can't be measured without a key or weights. Its authors report, on other data: over
 the top 100 of Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B raises MTEB-R, which is English retrieval,
 from 61.82 to 65.80, and Qwen3-Reranker-4B to 69.76 (arXiv 2506.05176, table 4)."""
@@ -54,6 +55,7 @@ MODEL = """
 Scorer: {model}. To use another: make quickstart ARGS="--model NAME\""""
 
 ORDERS = """
+Two queries that gain, chosen by hand; one that loses is at the end.
 now, was    the rank with and without reranking; the first stage is BM25 and vectors, fused by rank
 relevance   the reranker's score
 gain        the judgement: 3 answers the query, 2 answers a part of it, 1 is related"""
@@ -63,7 +65,8 @@ MEASURE = "nDCG@10"
 EXPLANATION = """
 nDCG@10 is 1 for the ideal order of the whole corpus. "at best" is the ideal order of the retrieved
 passages, the most that reranking can reach. p is the probability of such a difference by chance
-(randomisation test). Nearly half of the relevant passages are in the other language."""
+(randomisation test). Nearly half of the relevant passages are in the other language. The frameworks
+differ because each has its own keyword search."""
 
 
 @contextmanager
