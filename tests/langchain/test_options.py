@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import pickle
 import threading
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_top_n_is_checked_by_the_constructor_the_assignment_and_the_call(top_n: 
 
 
 def test_a_min_score_that_no_document_reaches_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     compressor = QwenRerank(scorer=FakeScorer(), min_score=2)
     assert compressor.compress_documents(FOUND, QUERY) == []
     (message,) = [record.getMessage() for record in caplog.records if "min_" in record.msg]

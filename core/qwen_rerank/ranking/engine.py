@@ -264,7 +264,7 @@ class RerankEngine:
         needed = self._scores_needed(prepared)
         scores = checked(scores, len(prepared.items), self.scorer.model, needed)
         positions, values, entries = self._ordering.best(prepared, scores)
-        self._warn_if_none_is_good_enough(positions, scores)
+        self._log_if_none_is_good_enough(positions, scores)
         indices = list(reordered(prepared.indices, positions))
         passages = scores.passages and list(map(scores.passages.__getitem__, entries))
         blank = prepared.unique.blank if self._missing == "keep" else []
@@ -290,10 +290,11 @@ class RerankEngine:
             unranked=scores.unranked,
         )
 
-    def _warn_if_none_is_good_enough(self, positions: Sequence[int], scores: Scores) -> None:
+    def _log_if_none_is_good_enough(self, positions: Sequence[int], scores: Scores) -> None:
         min_score = self.options["min_score"]
         if min_score is not None and len(scores.values) and not len(positions):
-            _log.warning(
+            # Not a warning: a threshold is there to say that nothing answers the query.
+            _log.info(
                 "No document reaches min_score=%s: the best score is %.4g.",
                 min_score,
                 max(scores.values),
