@@ -53,22 +53,12 @@ from qwen_rerank.scorers.local.prompt import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.tiny_qwen import plant_outliers, random_model, real_tokenizer
+from tests.support.tiny_qwen import GEOMETRY_0_6B, plant_outliers, random_model, real_tokenizer
 
 TEXTS = Path(__file__).resolve().parents[1] / "examples" / "data" / "passages.jsonl"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = fastest_dtype(DEVICE)
-GEOMETRY = {
-    "vocab_size": 151_669,
-    "hidden_size": 1_024,
-    "intermediate_size": 3_072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "initializer_range": 0.02,
-}
+GEOMETRY = dict(GEOMETRY_0_6B)
 MAX_LENGTH = 8_192
 
 HEADER = """

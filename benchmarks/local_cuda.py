@@ -41,19 +41,8 @@ from qwen_rerank.scorers.local.attention import (
     can_attend_packed,
 )
 from qwen_rerank.scorers.local.norms import fuse_norms
-from tests.support.tiny_qwen import random_model, real_tokenizer, tokenizer
+from tests.support.tiny_qwen import GEOMETRY_0_6B, random_model, real_tokenizer, tokenizer
 
-GEOMETRY = {
-    "vocab_size": 151_669,
-    "hidden_size": 1_024,
-    "intermediate_size": 3_072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "initializer_range": 0.02,
-}
 PRODUCTS = ((1_024, 4_096), (2_048, 1_024), (1_024, 6_144), (3_072, 1_024))
 """Inputs and outputs of the products of a layer: q, k and v; o; gate and up; down."""
 
@@ -74,7 +63,7 @@ class Bench:
         self._start = time.perf_counter()
         self._seconds = seconds
         self.folder = tempfile.mkdtemp()
-        made = random_model(**({} if small else GEOMETRY)).bfloat16()
+        made = random_model(**({} if small else GEOMETRY_0_6B)).bfloat16()
         made.save_pretrained(self.folder)
         self.tokenizer = tokenizer() if small else real_tokenizer()
         self.tokenizer.save_pretrained(self.folder)

@@ -19,9 +19,30 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
 
-__all__ = ["CORPUS", "plant_outliers", "random_model", "real_tokenizer", "save", "tokenizer"]
+__all__ = [
+    "CORPUS",
+    "GEOMETRY_0_6B",
+    "plant_outliers",
+    "random_model",
+    "real_tokenizer",
+    "save",
+    "tokenizer",
+]
 
 torch.set_num_threads(1)
+
+GEOMETRY_0_6B = {
+    "vocab_size": 151_669,
+    "hidden_size": 1_024,
+    "intermediate_size": 3_072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "initializer_range": 0.02,
+}
+"""The configuration of Qwen3-Reranker-0.6B, for `random_model`."""
 
 # How Qwen's tokenizers split a text before they merge bytes: transformers, models/qwen2.
 _SPLIT = (
