@@ -9,7 +9,7 @@ import typer
 
 from qwen_rerank.batch.run_file import check_can_write
 from qwen_rerank.cli.options import AsJson, Overwrite
-from qwen_rerank.cli.output import Output, one_line
+from qwen_rerank.cli.output import Output
 from qwen_rerank.evaluation import calibrate as calibrate_run
 from qwen_rerank.evaluation import read_judgements, read_run
 
@@ -47,10 +47,5 @@ def calibrate(
         check_can_write(plot, (run, qrels), overwrite=overwrite)
     calibration = calibrate_run(read_run(run), read_judgements(qrels), recall=recall, beta=beta)
     if plot is not None:
-        drawn = calibration.plot()
-        drawn.save(plot)
-        output.note(one_line(f"{plot}: {drawn.alt}"))
-    if as_json:
-        output.json(calibration.to_dict(), indent=2)
-    else:
-        output.result(str(calibration))
+        output.save_plot(calibration.plot(), plot)
+    output.measured(calibration, as_json=as_json)

@@ -13,7 +13,7 @@ import typer
 from qwen_rerank.batch.run_file import check_can_write
 from qwen_rerank.batch.text_index import TextIndex
 from qwen_rerank.cli.options import AsJson, Overwrite
-from qwen_rerank.cli.output import Output, one_line
+from qwen_rerank.cli.output import Output
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation import DEFAULT_MEASURES, Report, compare, read_judgements, read_run
 
@@ -79,13 +79,8 @@ def evaluate(
         html.write_text(_page(report, queries, corpus), encoding="utf-8")
         output.note(f"{html}: {len(report.queries)} queries")
     if plot is not None:
-        gains = report.plot_gains()
-        gains.save(plot)
-        output.note(one_line(f"{plot}: {gains.alt}"))
-    if as_json:
-        output.json(report.to_dict(), indent=2)
-    else:
-        output.result(str(report))
+        output.save_plot(report.plot_gains(), plot)
+    output.measured(report, as_json=as_json)
 
 
 def _page(report: Report, queries: Path | None, corpus: Path | None) -> str:

@@ -9,10 +9,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from qwen_rerank.evaluation import Calibration, Plot, Report
 
 __all__ = ["Output", "one_line", "print_error", "printable"]
 
@@ -78,6 +82,18 @@ class Output:
     def result(self, text: str) -> None:
         """Print a result that is text."""
         self.results.print(printable(text))
+
+    def measured(self, result: Report | Calibration, *, as_json: bool) -> None:
+        """Print what was measured, as text or as JSON."""
+        if as_json:
+            self.json(result.to_dict(), indent=2)
+        else:
+            self.result(str(result))
+
+    def save_plot(self, plot: Plot, path: Path) -> None:
+        """Save a plot, and say what it shows."""
+        plot.save(path)
+        self.note(one_line(f"{path}: {plot.alt}"))
 
     def table(self, table: Table) -> None:
         """Print a table, whose last column is cut if the terminal is too narrow.
