@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rig.clients import CLIENTS, FAN_OUTS, FLOORS, LANGCHAIN, OURS, PEERS, SCORER, SDK
 from rig.figures import Figures
+from rig.peers import add_peers_option, available_peers
 from rig.report import (
     BESIDE_IMAGES,
     CONCURRENCY,
@@ -257,9 +258,7 @@ SECTIONS = (
 
 def main() -> None:
     options = parse_arguments()
-    peers = options.peers if options.peers.exists() else None
-    if not peers:
-        print(f"{options.peers} does not exist: the peers are left out.", file=sys.stderr)
+    peers = available_peers(options)
     with ExitStack() as processes:
         service = processes.enter_context(Service())
         rounds = 1 if options.quick else options.rounds
@@ -276,13 +275,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="how often each is measured (7)")
     parser.add_argument("--quick", action="store_true", help="measure once, to see that it works")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to save all figures")
-    parser.add_argument(
-        "--peers",
-        type=Path,
-        metavar="PYTHON",
-        default=FOLDER.parent / ".venv/peers/bin/python",
-        help="the interpreter with the packages of peers.txt (.venv/peers/bin/python)",
-    )
+    add_peers_option(parser)
     return parser.parse_args()
 
 

@@ -27,23 +27,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rig.clients import OURS, PEERS
 from rig.figures import table
+from rig.peers import add_peers_option, available_peers
 from rig.worker import OUTCOMES, Outcomes, Worker
 from rig.workload import KEY
 from tqdm import tqdm
 
+from qwen_rerank.testing.faults import babbles, breaks_off, drops
+from qwen_rerank.testing.loopback import Fault, LoopbackDashScope
 from tests.contract import test_bad_responses as responses
 from tests.contract import test_error_responses as errors
 from tests.contract.services import DASHSCOPE
-from tests.support import loopback
-
-PEERS_PYTHON = Path(__file__).resolve().parents[1] / ".venv/peers/bin/python"
 
 
 class Failure(NamedTuple):
     """One way in which a request fails."""
 
     name: str
-    fault: loopback.Fault
+    fault: Fault
 
 
 def failures() -> Iterator[Failure]:
@@ -58,16 +58,14 @@ def failures() -> Iterator[Failure]:
         # Rows with options are about options of ours, and those with two faults about retries.
         if len(row.faults) == 1 and not row.options:
             yield Failure(row.name, row.faults[0])
-    for fault in (loopback.drops, loopback.babbles, loopback.breaks_off):
+    for fault in (drops, babbles, breaks_off):
         yield Failure(fault.__name__, fault)
 
 
 def main() -> None:
     options = parse_arguments()
-    outcomes = outcomes_of_calls(options.peers if options.peers.exists() else None)
+    outcomes = outcomes_of_calls(available_peers(options))
     print(as_table(outcomes))
-    if not options.peers.exists():
-        print(f"{options.peers} does not exist: the peers are left out.", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n")
 
@@ -79,7 +77,7 @@ def outcomes_of_calls(peers: Path | None) -> Outcomes:
         pythons |= dict.fromkeys(PEERS, peers)
     outcomes: Outcomes = {}
     with ExitStack() as processes:
-        server = processes.enter_context(loopback.LoopbackDashScope(key=KEY))
+        server = processes.enter_context(LoopbackDashScope(key=KEY))
         workers = {
             name: processes.enter_context(Worker(python, name, server.base_url))
             for name, python in pythons.items()
@@ -105,13 +103,7 @@ def as_table(outcomes: Outcomes) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to save every outcome")
-    parser.add_argument(
-        "--peers",
-        type=Path,
-        metavar="PYTHON",
-        default=PEERS_PYTHON,
-        help="the interpreter with the packages of peers.txt (.venv/peers/bin/python)",
-    )
+    add_peers_option(parser)
     return parser.parse_args()
 
 

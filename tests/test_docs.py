@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -165,6 +167,11 @@ def test_named_files_exist(page: Path) -> None:
 @pytest.mark.parametrize("readme", READMES, ids=page_name)
 def test_the_benchmark_table_has_the_stored_figures(readme: Path) -> None:
     assert benchmark_table.with_table(readme) == readme.read_text(encoding="utf-8")
+
+
+def test_the_benchmark_of_faults_finds_the_rows_of_the_tests() -> None:
+    help_of = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), "--help"]
+    subprocess.run(help_of, check=True, capture_output=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", picture.PICTURES)
