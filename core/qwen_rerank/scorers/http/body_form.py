@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
@@ -76,8 +77,8 @@ class BodyForms:
     """The forms of all services and models of the process. For a single event loop."""
 
     def __init__(self) -> None:
-        self._forms: dict[Hashable, BodyForm] = {}
+        self._forms: defaultdict[tuple[str, str], BodyForm] = defaultdict(BodyForm)
 
     def of(self, url: str, model: str) -> BodyForm:
         """The form for a model at an address."""
-        return self._forms.setdefault((url, model), BodyForm())
+        return self._forms[url, model]

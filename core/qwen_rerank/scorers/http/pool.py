@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
+import select
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -248,15 +248,11 @@ def _is_readable(transport: asyncio.BaseTransport | None) -> bool:
     socket = None if transport is None else transport.get_extra_info("socket")
     if socket is None or socket.fileno() < 0:
         return False
-    with _Selector() as selector:
-        selector.register(socket.fileno(), selectors.EVENT_READ)
-        return bool(selector.select(0))
-
-
-_Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
-"""One that needs no file descriptor of its own."""
+    if not hasattr(select, "poll"):  # Windows, where select has no limit of 1,024 descriptors
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class _Upload:
