@@ -22,6 +22,7 @@ from transformers import (
 
 from qwen_rerank.scorers.local import decoder
 from qwen_rerank.scorers.local.attention import PaddedAttention, PerSequenceAttention
+from qwen_rerank.scorers.local.cpu_layer import float_network
 from qwen_rerank.scorers.local.prompt import PREFIX, SUFFIX
 from tests.support import tiny_qwen
 
@@ -182,6 +183,19 @@ def test_bfloat16_is_close_to_float32(folder: str, shared: LocalScorer) -> None:
     with LocalScorer(folder, dtype="bfloat16") as scorer:
         values = scorer.score(QUERY, TEXTS["mixed lengths"]).values
     assert values == pytest.approx(shared.score(QUERY, TEXTS["mixed lengths"]).values, abs=0.03)
+
+
+def test_the_layers_for_a_cpu_compute_what_the_modules_of_transformers_do() -> None:
+    model = tiny_qwen.random_model().eval()
+    direction = torch.linspace(-1, 1, model.config.hidden_size)
+    sequences = [[index % 50 for index in range(length)] for length in (300, 1, 40)]
+    modules, layers = (
+        decoder.Decoder(model.model, direction, network=make_network(model.model))
+        for make_network in (decoder.module_network, float_network)
+    )
+    expected = modules.logits(modules.prefix_cache(range(9)), sequences)
+    logits = layers.logits(layers.prefix_cache(range(9)), sequences)
+    assert logits == pytest.approx(expected, abs=1e-4)
 
 
 def test_padded_attention_gives_the_same_scores(

@@ -9,7 +9,7 @@
       → threads.py      a batch per core on a CPU, if that is faster
       → prefixes.py     the prefix, if the last call has not just computed it
       → decoder.py      the prefix's keys and values, computed once; each sequence's last state
-      → cpu_layer.py    the layers on a CPU, with the products of products.py
+      → cpu_layer.py    the layers on a CPU in bfloat16 or int8, with the products of products.py
       → attention.py    packed sequences attend to the prefix and to themselves
 
 scorer.py has the public class. loading.py loads the weights, which source.py finds and checks,

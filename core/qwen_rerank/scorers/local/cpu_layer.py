@@ -1,4 +1,4 @@
-"""A layer of the decoder on a CPU: products in float32, bfloat16 or int8, all else in float32.
+"""A layer of the decoder on a CPU: products in bfloat16 or int8, all else in float32.
 
 Neighbouring products are one, and a layer works on blocks of rows that stay in the cache.
 """

@@ -1,10 +1,10 @@
 """The decoder of a Qwen3 model, run to get one logit per sequence.
 
-The modules are those that transformers loads, but they are run in another way; on a CPU, layers of
-our own (cpu_layer.py) take their weights. The prefix that all sequences share is computed once, and
-its keys and values serve every batch. Sequences are packed without padding. The last layer only
-computes each sequence's last token, and the output head is reduced to one direction of the hidden
-state: "yes" minus "no".
+The modules are those that transformers loads, but they are run in another way; in bfloat16 or int8
+on a CPU, layers of our own (cpu_layer.py) take their weights. The prefix that all sequences share is
+computed once, and its keys and values serve every batch. Sequences are packed without padding. The
+last layer only computes each sequence's last token, and the output head is reduced to one direction
+of the hidden state: "yes" minus "no".
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "PrefixCache",
     "Rotary",
     "embed_texts",
+    "module_network",
 ]
 
 
@@ -173,6 +174,11 @@ class Network(NamedTuple):
         return cache._replace(layers=layers)
 
 
+def module_network(model: Qwen3Model) -> Network:
+    """The network that runs the modules of transformers."""
+    return Network(list(map(ModuleLayer, model.layers)))
+
+
 class Decoder:
     """Computes, for each sequence, the log odds that its text is relevant.
 
@@ -195,7 +201,7 @@ class Decoder:
         self._model = model
         self._direction = direction
         self._embed = embed
-        self._network = network or Network(list(map(ModuleLayer, model.layers)))
+        self._network = network or module_network(model)
         self._prefix_network = prefix_network or self._network
 
     def first_layers(self, number: int) -> Decoder:
@@ -205,6 +211,11 @@ class Decoder:
             for network in (self._network, self._prefix_network)
         ]
         return Decoder(self._model, self._direction, self._embed, *cut)
+
+    @property
+    def network(self) -> Network:
+        """What computes the sequences."""
+        return self._network
 
     @property
     def device(self) -> torch.device:

@@ -26,7 +26,7 @@ from qwen_rerank.scorers.local.compatibility import (
     check_result,
 )
 from qwen_rerank.scorers.local.cpu_layer import can_run, float_network, int8_network
-from qwen_rerank.scorers.local.decoder import Decoder, Network
+from qwen_rerank.scorers.local.decoder import Decoder, Network, module_network
 from qwen_rerank.scorers.local.hardware import fastest_dtype
 from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader
 from qwen_rerank.scorers.local.norms import fuse_norms
@@ -112,14 +112,13 @@ def load(
     check_modules(loaded.model)
     if any(layer.self_attn.sliding_window is not None for layer in loaded.model.layers):
         raise unsuitable(model, "has layers with a sliding window")
-    network = _cpu_network(loaded.model, device)
-    decoder = Decoder(loaded.model, direction, network=network)
+    decoder = Decoder(loaded.model, direction, network=_network(loaded.model, device))
     check_result(loaded.model, decoder)
     if dtype == torch.int8:
-        if network is None:
+        if not can_run(loaded.model):
             why, remedy = "its weights are quantized already", 'Omit dtype="int8" for it.'
             raise unreadable(model, why, remedy)
-        decoder = _int8_decoder(loaded.model, direction, network)
+        decoder = _int8_decoder(loaded.model, direction, decoder.network)
     return LoadedModel(tokenizer, decoder, None)
 
 
@@ -142,14 +141,16 @@ def _with_images(
     reader = ImageReader(processor)
     texts = model.language_model
     embed = EmbedWithImages(model.visual, reader)
-    decoder = Decoder(texts, direction, embed, _cpu_network(texts, direction.device))
+    decoder = Decoder(texts, direction, embed, _network(texts, direction.device))
     check_result(texts, decoder)
     return LoadedModel(tokenizer, decoder, reader)
 
 
-def _cpu_network(model: Any, device: torch.device) -> Network | None:
-    """Layers of our own for a CPU; None if the modules of transformers are to run."""
-    return float_network(model) if device.type == "cpu" and can_run(model) else None
+def _network(model: Any, device: torch.device) -> Network:
+    """Layers of our own in bfloat16 on a CPU. In float32, transformers' modules are as fast."""
+    if device.type == "cpu" and model.dtype == torch.bfloat16 and can_run(model):
+        return float_network(model)
+    return module_network(model)
 
 
 def _int8_decoder(model: Qwen3Model, direction: torch.Tensor, plain: Network) -> Decoder:

@@ -1,4 +1,4 @@
-"""Products of activations and weights on a CPU: in float32, in bfloat16 or in int8."""
+"""Products of activations and weights on a CPU: in the dtype of the weights, or in int8."""
 
 from __future__ import annotations
 
