@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -68,7 +70,15 @@ def test_a_last_line_of_other_bytes_is_cut_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "restart"), [(b"my notes\n", False), (b"my notes", True), (b'{"a": 1}\n', True)]
+    ("content", "restart"),
+    [
+        (b"my notes\n", False),
+        (b"my notes", True),
+        (b'{"a": 1}\n', True),
+        (b'{"options": {}}', False),
+        (b'{"options": {"scorer": "x"}}\n', True),
+        (b'{"options": {\n}}\n', True),
+    ],
 )
 def test_another_file_is_refused_and_left_alone(
     tmp_path: Path, content: bytes, restart: bool
@@ -102,9 +112,9 @@ def entry(ranking: Any) -> Callable[[bytes], bytes]:
         (entry([["a", float("inf")], ["b", 0.1]]), "line 2 is corrupted: .*finite number"),
         (entry([["a", 0.9]]), "line 2 is corrupted: its 1 documents are not the expected 2"),
         (entry([]), "its 0 documents are not the expected 2"),
-        (entry([["a", 0.9], ["a", 0.1]]), "its 2 documents are not the expected 2"),
-        (entry([["a", 0.9], ["x", 0.1]]), "its 2 documents are not the expected 2"),
-        (entry([["a", 0.9], ["b", 0.2], ["b", 0.1]]), "its 3 documents are not the expected 2"),
+        (entry([["a", 0.9], ["a", 0.1]]), "line 2 is corrupted: a document is listed twice"),
+        (entry([["a", 0.9], ["x", 0.1]]), "line 2 is corrupted: the query has no document 'x'"),
+        (entry([["a", 0.9], ["b", 0.2], ["b", 0.1]]), "a document is listed twice"),
         (entry([["b", 0.1], ["a", 0.9]]), "not in the order of their scores"),
         (entry([["b", None], ["a", 0.9]]), "not in the order of their scores"),
     ],
@@ -185,6 +195,22 @@ def test_a_journal_that_is_removed_while_it_is_opened_is_not_written_to(tmp_path
     with pytest.raises(InvalidInputError, match="in use, by another process"):
         Journal(Vanishing(tmp_path / "j"), OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_line_could_not_be_written_no_other_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Journal(tmp_path / "j", OPTIONS)) as journal:
+        journal.add(QUERIES[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                journal.add(QUERIES[1])
+        with pytest.raises(OSError, match="an earlier line could not be written"):
+            journal.add(QUERIES[2])
 
 
 def test_every_line_is_one_object(tmp_path: Path) -> None:

@@ -159,13 +159,19 @@ def test_a_failure_lets_started_queries_finish_and_starts_no_other(
     assert len(dashscope.received) == 13
 
 
-def test_kept_errors_take_the_place_of_their_rankings(dashscope: LoopbackDashScope) -> None:
+def test_kept_errors_take_the_place_of_their_rankings_and_are_not_in_the_journal(
+    dashscope: LoopbackDashScope, tmp_path: Path
+) -> None:
     dashscope.faults.extend([ANSWERS, refuses(400, "DataInspectionFailed"), ANSWERS])
-    rankings = rerank_many(engine(), tasks(4), on_error="keep", max_concurrency=1)
+    options: Any = {"on_error": "keep", "max_concurrency": 1, "journal": tmp_path / "j"}
+    rankings = rerank_many(engine(), tasks(4), **options)
     results = dict(rankings)
     assert list(results) == ["q0", "q1", "q2", "q3"]
     assert isinstance(results["q1"], ContentBlockedError)
     assert sum(isinstance(result, QwenRerankError) for result in results.values()) == 1
+    again = rerank_many(engine(), tasks(4), journal=tmp_path / "j")
+    assert all(len(ranking) == 3 for _, ranking in again)
+    assert again.usage.requests == 1
 
 
 def test_a_refused_key_is_raised_even_if_errors_are_kept(dashscope: LoopbackDashScope) -> None:
@@ -322,6 +328,8 @@ def test_the_journal_of_other_tasks_or_options_is_refused(
         ([], {"max_concurrency": 0}, "max_concurrency"),
         ([], {"top_n": 0}, "top_n"),
         ([], {"on_error": "skip"}, "on_error"),
+        ([], {"progress": 5}, "progress must be a boolean or a function, got 5"),
+        ([], {"progress": print, "total": -1}, "total"),
     ],
 )
 def test_invalid_arguments_are_named(

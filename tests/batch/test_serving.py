@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -50,7 +49,7 @@ def relevance(query: str, text: str) -> float:
 
 
 class Gate(Scorer):
-    """Waits for a file if the query asks for it, fails on demand, and logs each call."""
+    """Waits for the file `wait…` if the query starts so, fails on demand, and logs each call."""
 
     model = "gate"
 
@@ -67,8 +66,9 @@ class Gate(Scorer):
         if "refused key" in query:
             raise AuthenticationError("The key of the scorer is wrong.")
         with (self.folder / "calls").open("a") as file:
-            file.write(f"{query}: {len(texts)}\n")
-        while "wait" in query and not (self.folder / "go").exists():  # noqa: ASYNC110
+            file.write(f"{query}\n")
+        gate = query.split()[0]
+        while gate.startswith("wait") and not (self.folder / gate).exists():  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # the test that opens the gate is another process
         return self.score(query, texts)
 
@@ -97,9 +97,7 @@ def server(folder: Path) -> Iterator[str]:
     started(start, ray.shutdown)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        app = application(
-            lambda: Gate(folder), max_ongoing_requests=4, max_queued_requests=2, batch_wait=0.05
-        )
+        app = application(lambda: Gate(folder), max_ongoing_requests=4, max_queued_requests=2)
         serve.run(app, name="gate")
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -194,33 +192,34 @@ def test_errors_have_a_status_a_code_and_a_message(server: str) -> None:
         assert answer.headers.get("Retry-After") == ("7" if status == 429 else None)
 
 
-def test_requests_with_one_query_are_scored_together(server: str, folder: Path) -> None:
-    (folder / "calls").unlink(missing_ok=True)
-    ready = threading.Barrier(4)
-
-    def call(number: int) -> list[float]:
-        ready.wait()
-        scorer = ServerScorer(f"{server}/v1/rerank", api_key=KEY, timeout=60)
-        return scorer.score(QUERY, [*TEXTS, f"Krill {number}."]).values[:3]
-
+def test_a_scorer_gets_all_requests_at_once_so_that_it_can_batch_them(
+    server: str, folder: Path
+) -> None:
+    (folder / "calls").touch()
+    queries = [f"wait-for-all penguins {number}" for number in range(4)]
+    scorer = ServerScorer(f"{server}/v1/rerank", api_key=KEY, timeout=60)
     with ThreadPoolExecutor(4) as pool:
-        assert all(values == pytest.approx(expected()) for values in pool.map(call, range(4)))
-    calls = [int(line.rpartition(" ")[2]) for line in (folder / "calls").read_text().splitlines()]
-    assert sum(calls) <= 4 * 4
-    assert sum(calls) == 3 * len(calls) + 4  # the texts that are in all of them count once per call
+        waiting = [pool.submit(scorer.score, query, TEXTS) for query in queries]
+        while not {*queries} <= {*(folder / "calls").read_text().splitlines()}:
+            assert not any(each.done() for each in waiting)
+        (folder / "wait-for-all").touch()
+        found = [each.result().values for each in waiting]
+    for query, values in zip(queries, found, strict=True):
+        assert values == pytest.approx([relevance(query, text) for text in TEXTS])
 
 
 def test_a_full_queue_is_a_429_with_retry_after(server: str, folder: Path) -> None:
     body = {"documents": TEXTS}
     with ThreadPoolExecutor(12) as pool:
         answers = [
-            pool.submit(post, server, {**body, "query": f"wait {number}"}) for number in range(12)
+            pool.submit(post, server, {**body, "query": f"wait-long {number}"})
+            for number in range(12)
         ]
         refused: list[Any] = []
         while not refused:
             done = [answer.result() for answer in answers if answer.done()]
             refused = [answer for answer in done if answer.status_code == 429]
-        (folder / "go").touch()
+        (folder / "wait-long").touch()
         found = [answer.result() for answer in answers]
     assert {answer.status_code for answer in found} == {200, 429}
     assert all(answer.headers["Retry-After"] == "1" for answer in refused)
@@ -235,17 +234,20 @@ def test_invalid_options_are_named() -> None:
 
 
 @pytest.mark.parametrize("best", [0.1, 0.0, -2.0])
-def test_clients_without_tiers_get_the_order_of_a_cascade(best: float) -> None:
-    from qwen_rerank.batch.serving import _comparable_values
+def test_clients_without_tiers_get_the_order_of_a_cascade_and_blank_texts_last(best: float) -> None:
+    from qwen_rerank.batch.serving import _ranked
 
     scores = Scores([0.9, best, 0.8, best + 0.5], tiers=[1, 0, 1, 0])
-    values = _comparable_values(scores)
-    assert sorted(range(4), key=lambda index: -values[index]) == [3, 1, 0, 2]
-    assert (values[1], values[3]) == (best, best + 0.5)
+    ranked = _ranked(scores, [0, 1, 2, 4], 6)
+    assert [index for index, _ in ranked] == [4, 1, 0, 2, 3, 5]
+    values = [value for _, value in ranked]
+    assert values[:2] == [best + 0.5, best]
+    assert values[:4] == sorted({*values[:4]}, reverse=True)
+    assert values[4] == values[5] <= min(values[:4])
 
 
-def test_blank_texts_are_below_negative_scores() -> None:
-    from qwen_rerank.batch.serving import _with_blanks
+def test_tie_breakers_rank_equal_scores() -> None:
+    from qwen_rerank.batch.serving import _ranked
 
-    assert _with_blanks(3, [0, 2], [-5.0, -1.0]) == [-5.0, -6.0, -1.0]
-    assert _with_blanks(3, [0, 2], [0.5, 0.2]) == [0.5, 0.0, 0.2]
+    scores = Scores([1.0, 1.0, 0.5], tie_breakers=[38.0, 45.0, 0.0])
+    assert _ranked(scores, range(3), 3) == [(1, 1.0), (0, 1.0), (2, 0.5)]

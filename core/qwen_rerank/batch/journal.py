@@ -11,10 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, takewhile
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -76,15 +76,8 @@ class FinishedQuery:
 
 _finished_query = TypeAdapter(FinishedQuery)
 
-_HEAD = b'{"options": {'
-"""How a journal begins."""
-
-
-class _Line(NamedTuple):
-    """Where a line of the journal is."""
-
-    number: int
-    offset: int
+_HEAD = b'{"qwen_rerank_journal": 1, "options": {'
+"""How a journal begins, and no other file."""
 
 
 class Journal:
@@ -111,8 +104,7 @@ class Journal:
         self.unranked = 0
         self.without_text = 0
         self._path = path
-        self._lines: dict[str, _Line] = {}
-        self._last_line = 1
+        self._offsets: dict[str, int] = {}
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise self._not_a_journal()
         self._file = path.open("ab", buffering=0)
@@ -129,7 +121,7 @@ class Journal:
     @property
     def finished(self) -> Collection[str]:
         """The ids of the finished queries."""
-        return self._lines.keys()
+        return self._offsets.keys()
 
     def add(self, query: FinishedQuery) -> None:
         """Append a query; it is on disk when this returns.
@@ -137,27 +129,11 @@ class Journal:
         Raises:
             OSError: It could not be written. Nothing can be added after that.
         """
+        if self._file.closed:
+            raise OSError(f"{self._path} is closed, or an earlier line could not be written.")
         offset = self._file.seek(0, os.SEEK_END)
-        self._append(asdict(query))
+        self._append(_finished_query.dump_json(query) + b"\n")
         self._count(query, offset)
-
-    def ranking(
-        self, query_id: str, document_ids: Collection[str], top_n: int | None = None
-    ) -> ScoredIds:
-        """Return the ranking of a finished query.
-
-        Args:
-            query_id: The id of the query.
-            document_ids: The documents that were ranked for it.
-            top_n: How many of them were kept; None for all.
-
-        Raises:
-            InvalidInputError: The ranking does not have the expected number of these documents, in
-                the order of their scores.
-        """
-        ranking = self.read(query_id).ranking
-        self._check_ranking(ranking, document_ids, top_n, self._lines[query_id].number)
-        return ranking
 
     def read(self, query_id: str) -> FinishedQuery:
         """Return a finished query.
@@ -165,16 +141,41 @@ class Journal:
         Raises:
             InvalidInputError: Its line is corrupted.
         """
-        line = self._lines[query_id]
-        self._reader.seek(line.offset)
-        return self._parse(self._reader.readline(), line.number)
+        offset = self._offsets[query_id]
+        self._reader.seek(offset)
+        return self._parse(self._reader.readline(), offset)
 
     def check_documents(self, finished: FinishedQuery, document_ids: Collection[str]) -> None:
-        """Raise InvalidInputError if a finished query has other documents than these."""
-        foreign = {id_ for id_, _ in finished.ranking}.difference(document_ids)
-        if foreign:
-            problem = f"the query has no document {min(foreign)!r}"
-            raise self._corrupted(self._lines[finished.query_id].number, problem)
+        """Raise InvalidInputError if a finished query has other documents, or one of them twice."""
+        ids = {id_ for id_, _ in finished.ranking}
+        offset = self._offsets[finished.query_id]
+        if foreign := ids.difference(document_ids):
+            raise self._corrupted(offset, f"the query has no document {min(foreign)!r}")
+        if len(ids) < len(finished.ranking):
+            raise self._corrupted(offset, "a document is listed twice")
+
+    def ranking(
+        self, query_id: str, document_ids: Collection[str], top_n: int | None = None
+    ) -> ScoredIds:
+        """Return the ranking of a finished query whose documents are in the order of their scores.
+
+        Args:
+            query_id: The id of the query.
+            document_ids: The documents that were ranked for it.
+            top_n: How many of them were kept; None for all.
+
+        Raises:
+            InvalidInputError: Its line is corrupted: these documents can't have this ranking.
+        """
+        finished = self.read(query_id)
+        self.check_documents(finished, document_ids)
+        expected = len(document_ids) if top_n is None else min(top_n, len(document_ids))
+        self._check_length(finished, expected, self._offsets[query_id])
+        scores = [float("-inf") if score is None else score for _, score in finished.ranking]
+        if any(first < second for first, second in pairwise(scores)):
+            problem = "its documents are not in the order of their scores"
+            raise self._corrupted(self._offsets[query_id], problem)
+        return finished.ranking
 
     def remove(self) -> None:
         """Delete the file, and close it."""
@@ -201,12 +202,13 @@ class Journal:
             ) from error
 
     def _load(self, options: dict[str, str], restart: bool) -> None:
+        head = _HEAD[:-1] + json.dumps(options).encode() + b"}\n"
         first = self._reader.readline()
-        if not _HEAD.startswith(first[: len(_HEAD)]):
+        if not first.startswith(_HEAD) and not head.startswith(first):
             raise self._not_a_journal()
         if restart or not first.endswith(b"\n"):  # nothing yet, or a torn first line
             self._file.truncate(0)
-            self._append({"options": options})
+            self._append(head)
             sync_folder(self._path.parent)
             return
         self._check_options(self._parse_options(first), options)
@@ -217,14 +219,14 @@ class Journal:
             if _is_torn(line) and not self._reader.read(1):  # only the last line can be torn
                 self._file.truncate(offset)
                 return
-            self._count(self._parse(line, self._last_line + 1), offset)
+            self._count(self._parse(line, offset), offset)
             offset += len(line)
 
     def _parse_options(self, line: bytes) -> dict[str, str]:
         try:
             options: dict[str, str] = parse_json_object(line)["options"]
         except (ValueError, KeyError) as error:
-            raise self._corrupted(1, "its options can't be read") from error
+            raise self._corrupted(0, "its options can't be read") from error
         return options
 
     def _check_options(self, written: Mapping[str, str], options: Mapping[str, str]) -> None:
@@ -240,33 +242,22 @@ class Journal:
                 "restart=True, which pays for the finished queries again.",
             )
 
-    def _parse(self, line: bytes, number: int) -> FinishedQuery:
+    def _parse(self, line: bytes, offset: int) -> FinishedQuery:
         try:
             finished = _finished_query.validate_json(line)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"]))
             problem = f"{field}: {first['msg']}" if field else "it is not valid JSON"
-            raise self._corrupted(number, problem) from error
-        if finished.length not in (None, len(finished.ranking)):
-            raise self._corrupted(
-                number,
-                f"its {len(finished.ranking)} documents are not the expected {finished.length}",
-            )
+            raise self._corrupted(offset, problem) from error
+        if finished.length is not None:
+            self._check_length(finished, finished.length, offset)
         return finished
 
-    def _check_ranking(
-        self, ranking: ScoredIds, document_ids: Collection[str], top_n: int | None, number: int
-    ) -> None:
-        expected = len(document_ids) if top_n is None else min(top_n, len(document_ids))
-        ids = {id_ for id_, _ in ranking}
-        if len(ranking) != expected or len(ids) != expected or not ids <= set(document_ids):
-            raise self._corrupted(
-                number, f"its {len(ranking)} documents are not the expected {expected}"
-            )
-        scores = [float("-inf") if score is None else score for _, score in ranking]
-        if any(first < second for first, second in pairwise(scores)):
-            raise self._corrupted(number, "its documents are not in the order of their scores")
+    def _check_length(self, finished: FinishedQuery, expected: int, offset: int) -> None:
+        if (length := len(finished.ranking)) != expected:
+            problem = f"its {length} documents are not the expected {expected}"
+            raise self._corrupted(offset, problem)
 
     def _not_a_journal(self) -> InvalidInputError:
         return InvalidInputError(
@@ -274,30 +265,33 @@ class Journal:
             remedy="Move it away, or choose another file.",
         )
 
-    def _corrupted(self, number: int, problem: str) -> InvalidInputError:
+    def _corrupted(self, offset: int, problem: str) -> InvalidInputError:
         return InvalidInputError(
-            f"{self._path}, line {number} is corrupted: {problem}.",
+            f"{self._path}, line {self._line_number(offset)} is corrupted: {problem}.",
             remedy="Delete the line to rank its query again, or start over with restart=True."
-            if number > 1
+            if offset
             else "Start over with restart=True.",
         )
 
+    def _line_number(self, offset: int) -> int:
+        with self._path.open("rb") as file:
+            ends = accumulate(map(len, file), initial=0)
+            return 1 + sum(1 for _ in takewhile(lambda end: end < offset, ends))
+
     def _count(self, query: FinishedQuery, offset: int) -> None:
-        self._last_line += 1
-        if query.query_id in self._lines:
-            raise self._corrupted(
-                self._last_line,
-                f"query {query.query_id!r} is also on line {self._lines[query.query_id].number}",
-            )
-        self._lines[query.query_id] = _Line(self._last_line, offset)
+        if query.query_id in self._offsets:
+            earlier = self._line_number(self._offsets[query.query_id])
+            problem = f"query {query.query_id!r} is also on line {earlier}"
+            raise self._corrupted(offset, problem)
+        self._offsets[query.query_id] = offset
         self.usage += query.usage
         if query.unranked:
             self.unranked += 1
         else:
             self.without_text += sum(score is None for _, score in query.ranking)
 
-    def _append(self, value: Mapping[str, Any]) -> None:
-        rest = memoryview(f"{json.dumps(value)}\n".encode())
+    def _append(self, line: bytes) -> None:
+        rest = memoryview(line)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]

@@ -14,7 +14,7 @@ from collections.abc import (
     Iterator,
     Sized,
 )
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
@@ -159,7 +159,8 @@ def rerank_many(
 
     With a journal, a finished query is on disk before the next one starts. If you call the function
     again with the same journal, the same tasks and the same options, finished queries come from the
-    journal and cost nothing. Their records have neither `passage` nor `lists`.
+    journal and cost nothing. Their records have neither `passage` nor `lists`. Queries that failed
+    are not in the journal, so they are tried again.
 
     Args:
         engine: Ranks the records.
@@ -175,7 +176,8 @@ def rerank_many(
             The file stays when the job is complete: delete it when you no longer need it.
         progress: Whether to show a progress bar (needs the extra `cli`), or a function that gets a
             `Progress` after each query.
-        total: The number of tasks, for the progress. None to use `len(tasks)` if there is one.
+        total: The number of tasks, for the progress, at least 0. None to use `len(tasks)` if there
+            is one.
 
     Returns:
         An iterator over query ids and rankings, whose attribute `usage` is what the call has cost.
@@ -189,9 +191,8 @@ def rerank_many(
     """
     if not isinstance(tasks, Iterable):
         raise not_tasks(tasks)
-    source = iter(tasks)
-    work = Work(engine, top_n, ordered, on_error, max_concurrency)
-    work.open(journal, progress, _count(tasks) if total is None else total)
+    source, total = iter(tasks), _total(tasks, total)
+    work = Work(engine, top_n, ordered, on_error, max_concurrency, journal, progress, total)
     return Rankings(work, _results(work, source))
 
 
@@ -244,15 +245,15 @@ def arerank_many(
     if not isinstance(tasks, Iterable | AsyncIterable):
         raise not_tasks(tasks)
     source = aiter(tasks) if isinstance(tasks, AsyncIterable) else iter(tasks)
-    work = Work(engine, top_n, ordered, on_error, max_concurrency)
-    work.open(journal, progress, _count(tasks) if total is None else total)
+    total = _total(tasks, total)
+    work = Work(engine, top_n, ordered, on_error, max_concurrency, journal, progress, total)
     return AsyncRankings(work, _async_results(work, source))
 
 
 def _results(work: Work, tasks: Iterator[Task]) -> Generator[Result[Outcome], None, None]:
     """Yield the results. Queries run in an event loop in a thread of its own."""
     running: dict[concurrent.futures.Future[Outcome], Query] = {}
-    with closing(work), _background_loop() as loop:
+    with work.running(), _background_loop() as loop:
         while True:
             work.collect(running)
             if work.wants_task(len(running)):
@@ -273,7 +274,7 @@ async def _async_results(
     work: Work, tasks: Iterator[Task] | AsyncIterator[Task]
 ) -> AsyncGenerator[Result[Outcome], None]:
     running: dict[asyncio.Future[Outcome], Query] = {}
-    with closing(work):
+    with work.running():
         try:
             while True:
                 work.collect(running)
@@ -321,5 +322,6 @@ def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
         thread.join()
 
 
-def _count(tasks: object) -> int | None:
-    return len(tasks) if isinstance(tasks, Sized) else None
+def _total(tasks: object, total: int | None) -> int | None:
+    """Return the number of tasks, if it is known."""
+    return len(tasks) if total is None and isinstance(tasks, Sized) else total

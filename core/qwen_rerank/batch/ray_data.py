@@ -204,9 +204,11 @@ class _Actor:
             on_error=settings.on_error,
             max_concurrency=settings.max_concurrency,
         ) as rankings:
-            results = [result for _, result in rankings]
-            if settings.usage is not None:
-                settings.usage.add(rankings.usage)
+            try:
+                results = [result for _, result in rankings]
+            finally:
+                if settings.usage is not None:
+                    settings.usage.add(rankings.usage)
         return self._table(batch, [documents for _, documents in rows], results)
 
     def _table(

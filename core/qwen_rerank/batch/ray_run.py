@@ -14,6 +14,7 @@ from qwen_rerank.batch.journal import Journal
 from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
 from qwen_rerank.batch.ray_files import QUERIES, read_candidates, write_trec
 from qwen_rerank.batch.run import RunFiles, keeping_refused
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.usage import Usage
 
@@ -64,7 +65,8 @@ def rerank_run_on_ray(
         The number of queries in the result, and what this attempt has cost.
 
     Raises:
-        InvalidInputError: A file is invalid, or the state belongs to other files or options.
+        InvalidInputError: A file is invalid, the state belongs to other files or options, or there
+            is a folder in its place.
         QwenRerankError: A query failed. Ray raises an error of its own type around it.
     """
     ray = imported_ray()
@@ -79,6 +81,11 @@ def rerank_run_on_ray(
         "top_n": top_n,
         **_digests(files),
     }
+    if folder.exists() and not files.journal.exists():
+        raise InvalidInputError(
+            f"{folder} exists and does not belong to this job, whose state would be there.",
+            remedy="Move it away, or choose another file for the result.",
+        )
     with closing(Journal(files.journal, options, restart=files.restart)) as journal:
         if files.restart:
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,12 +7,11 @@ DashScope's own at `/api/v1/services/rerank/text-rerank/text-rerank`.
 # No `from __future__ import annotations`: replicas get a copy of the routes, in which FastAPI could
 # not look up the names in annotations that are strings.
 
-import asyncio
 import hmac
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -36,7 +35,7 @@ from qwen_rerank.errors import (
     ServiceError,
 )
 from qwen_rerank.scorers.base import Scorer, Scores, check_scorer, checked
-from qwen_rerank.usage import Usage
+from qwen_rerank.scorers.wrappers.cascade import best_first
 from qwen_rerank.validation import check_whole
 
 __all__ = ["KEY", "application", "keys"]
@@ -95,16 +94,6 @@ class _DashScopeRequest(BaseModel):
         return {"model": body.get("model"), "input": body, "parameters": body}
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What one request wants to have scored: texts that are not blank."""
-
-    query: str
-    texts: Sequence[str]
-
-
-_Outcome = Scores | Exception
-
 _app = FastAPI(title="qwen-rerank", openapi_url=None)
 
 
@@ -123,31 +112,32 @@ async def _check_key(request: Request) -> None:
         raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": "Bearer"})
 
 
-def _comparable_values(scores: Scores) -> list[float]:
-    """Return scores that clients can sort by, who know no tiers.
+def _ranked(scores: Scores, indices: Sequence[int], count: int) -> list[tuple[int, float]]:
+    """Return the index and the score of each text, best first.
 
-    Texts that only the first stages of a cascade scored follow below the others, in their order.
+    Clients know no tiers, but sort by the scores. So texts that only the first stages of a cascade
+    scored get scores below those of the others. Blank texts, which were not scored, come last.
+
+    Args:
+        scores: The scores of the texts that are not blank.
+        indices: The indices of these texts.
+        count: How many texts there are.
     """
-    values = list(scores.values)
-    if (tiers := scores.tiers) is None:
-        return values
-    by_tier = sorted(range(len(values)), key=lambda index: (tiers[index], -values[index]))
-    others = [index for index in by_tier if tiers[index] > 0]
-    best = by_tier[: len(values) - len(others)]
-    lowest = min((values[index] for index in best), default=0.0)
-    for place, index in enumerate(others, 1):
-        is_positive = lowest > 0
-        values[index] = lowest * (1 - place / (len(others) + 1)) if is_positive else lowest - place
-    return values
+    order = best_first(scores)
+    tiers = scores.tiers or [0] * len(order)
+    best = [scores.values[index] for index in order if tiers[index] == 0]
+    values = best + _values_below(min(best, default=0.0), len(order) - len(best))
+    lowest = min(values, default=0.0)
+    blank = lowest - 1 if lowest < 0 else 0.0
+    ranked = [(indices[index], value) for index, value in zip(order, values, strict=True)]
+    return ranked + [(index, blank) for index in sorted({*range(count)} - {*indices})]
 
 
-def _with_blanks(count: int, indices: Sequence[int], scored: Sequence[float]) -> list[float]:
-    """Return one number per text: 0 for a blank one, or less than any score that is below 0."""
-    lowest = min(scored)
-    values = [0.0 if lowest >= 0 else lowest - 1] * count
-    for index, value in zip(indices, scored, strict=True):
-        values[index] = value
-    return values
+def _values_below(lowest: float, count: int) -> list[float]:
+    """Return falling numbers below another, and above 0 if that is."""
+    if lowest > 0:
+        return [lowest * (1 - place / (count + 1)) for place in range(1, count + 1)]
+    return [lowest - place for place in range(1, count + 1)]
 
 
 def _text(document: str | _Document) -> str:
@@ -173,7 +163,7 @@ async def _on_error(_: Request, error: QwenRerankError) -> JSONResponse:
         (status, code) for kind, status, code in _STATUSES if isinstance(error, kind)
     )
     retry_after = error.retry_after or _RETRY_AFTER
-    headers = {"Retry-After": f"{retry_after:.0f}"} if status in (429, 503) else None
+    headers = {"Retry-After": str(math.ceil(retry_after))} if status in (429, 503) else None
     return _error(status, code, str(error), headers)
 
 
@@ -216,8 +206,6 @@ class _Reranking:
         self,
         scorer: Callable[[], Scorer],
         needs_key: bool,
-        max_ongoing_requests: int,
-        batch_wait: float,
         warm_up: bool,
     ) -> None:
         if needs_key and not keys():
@@ -229,8 +217,6 @@ class _Reranking:
         check_scorer(self._scorer, "scorer must create a Scorer")
         if warm_up:
             self._scorer.score("warm up", ["warm up"])
-        self._score.set_max_batch_size(max_ongoing_requests)
-        self._score.set_batch_wait_timeout_s(batch_wait)
         self._documents = Counter(
             "qwen_rerank_documents", description="Documents that were reranked."
         )
@@ -292,66 +278,34 @@ class _Reranking:
         started = time.perf_counter()
         status = "error"
         try:
-            scores, values = await self._values(query, texts)
+            scores, ranked = await self._scored(query, texts)
             status = "ok"
         finally:
             self._seconds.observe(time.perf_counter() - started, {"status": status})
         self._documents.inc(len(texts))
         if scores.usage.tokens:
             self._tokens.inc(scores.usage.tokens)
-        order = sorted(range(len(texts)), key=lambda index: -values[index])[:top_n]
         return [
-            {"index": index, "relevance_score": values[index]}
+            {"index": index, "relevance_score": value}
             | ({"document": {"text": texts[index]}} if return_documents else {})
-            for index in order
+            for index, value in ranked[:top_n]
         ], scores
 
-    async def _values(self, query: str, texts: Sequence[str]) -> tuple[Scores, list[float]]:
-        """Return the scores, and one number per text, also for blank ones, which are not scored."""
+    async def _scored(
+        self, query: str, texts: Sequence[str]
+    ) -> tuple[Scores, list[tuple[int, float]]]:
+        """Return the scores of the texts that are not blank, and all texts, best first.
+
+        Requests run concurrently, so that the scorer can put those that wait into one batch.
+        """
         if not query.strip():
             raise InvalidInputError("The query is blank.")
         indices = [index for index, text in enumerate(texts) if text.strip()]
-        if not indices:
-            return Scores([]), [0.0] * len(texts)
-        outcome = await self._score(_Call(query, [texts[index] for index in indices]))
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome, _with_blanks(len(texts), indices, outcome.values)
-
-    @serve.batch(max_concurrent_batches=64)
-    async def _score(self, calls: list[_Call]) -> list[_Outcome]:
-        """Score calls that arrived together; those with the same query in one call."""
-        groups: dict[object, list[int]] = {}
-        for index, call in enumerate(calls):
-            groups.setdefault(call.query if self._scorer.pointwise else index, []).append(index)
-        outcomes: list[_Outcome | None] = [None] * len(calls)
-
-        async def score(indices: Sequence[int]) -> None:
-            own = [calls[index] for index in indices]
-            for index, outcome in zip(indices, await self._together(own), strict=True):
-                outcomes[index] = outcome
-
-        await asyncio.gather(*map(score, groups.values()))
-        return [outcome for outcome in outcomes if outcome is not None]
-
-    async def _together(self, calls: Sequence[_Call]) -> Sequence[_Outcome]:
-        """Score the texts of calls with the same query in one call."""
-        texts = list(dict.fromkeys(text for call in calls for text in call.texts))
-        try:
-            scores = await self._scorer.ascore(calls[0].query, texts)
-            scores = checked(scores, len(texts), self._scorer.model)
-        except Exception as error:
-            return [error] * len(calls)
-        values = dict(zip(texts, _comparable_values(scores), strict=True))
-        tokens, rest = divmod(scores.usage.tokens, len(calls))
-        return [
-            Scores(
-                [values[text] for text in call.texts],
-                model=scores.model,
-                usage=Usage(tokens=tokens + (rest if number == 0 else 0)),
-            )
-            for number, call in enumerate(calls)
-        ]
+        scores = Scores([])
+        if indices:
+            own = [texts[index] for index in indices]
+            scores = checked(await self._scorer.ascore(query, own), len(own), self._scorer.model)
+        return scores, _ranked(scores, indices, len(texts))
 
 
 def application(
@@ -363,7 +317,6 @@ def application(
     num_gpus: float = 0,
     max_ongoing_requests: int = 32,
     max_queued_requests: int = 256,
-    batch_wait: float = 0.005,
     warm_up: bool = True,
 ) -> serve.Application:
     """Return a Ray Serve application around a scorer; start it with `serve.run`.
@@ -371,9 +324,9 @@ def application(
     Clients need one of the keys in `QWEN_RERANK_SERVE_KEY`, if that is set here. It must then also
     be set on the nodes. Ray Serve listens on 127.0.0.1 unless you tell it otherwise.
 
-    Requests with the same query that arrive within `batch_wait` are scored in one call, if the
-    scorer is pointwise. If all replicas are busy and the queue is full, a request gets the status
-    429 with Retry-After.
+    A replica scores its requests concurrently. On a GPU, LocalScorer computes small requests that
+    wait at the same time in one batch, whatever their queries. If all replicas are busy and the
+    queue is full, a request gets the status 429 with Retry-After.
 
     Args:
         scorer: A class or a function without arguments that creates the scorer in each replica.
@@ -383,7 +336,6 @@ def application(
         num_gpus: How many GPUs a replica reserves.
         max_ongoing_requests: How many requests a replica handles at the same time, at least 1.
         max_queued_requests: How many requests may wait for a replica, at least 1.
-        batch_wait: How long a request may wait for others with the same query, in seconds.
         warm_up: Whether a replica scores a text before it takes requests, so that its model is
             loaded. Pass False for a service that bills it.
 
@@ -408,4 +360,4 @@ def application(
         ),
         ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus},
     )
-    return deployment.bind(scorer, bool(keys()), max_ongoing_requests, batch_wait, warm_up)
+    return deployment.bind(scorer, bool(keys()), warm_up)

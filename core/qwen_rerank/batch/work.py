@@ -69,6 +69,9 @@ class Work:
         ordered: Whether results come in the order of the tasks.
         on_error: What to do with a query that fails.
         max_concurrency: How many queries may run at once.
+        journal: Where finished queries are kept; None for nowhere.
+        progress: Whether to show a progress bar, or what gets the progress.
+        total: The number of tasks; None if it is not known.
 
     Attributes:
         usage: What the queries have cost that ran here.
@@ -82,13 +85,20 @@ class Work:
         ordered: bool,
         on_error: OnError,
         max_concurrency: int,
+        journal: Journal | str | PathLike[str] | None,
+        progress: bool | ProgressCallback,
+        total: int | None,
     ) -> None:
         if on_error not in get_args(OnError):
             raise InvalidInputError(
                 f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}."
             )
+        if not isinstance(progress, bool) and not callable(progress):
+            raise InvalidInputError(f"progress must be a boolean or a function, got {progress!r}.")
         check_top_n(top_n)
         check_whole("max_concurrency", max_concurrency, at_least=1)
+        if total is not None:
+            check_whole("total", total, at_least=0)
         self.usage = self.earlier_usage = Usage()
         self._engine = engine
         self._top_n = top_n
@@ -101,36 +111,36 @@ class Work:
         self._ids: set[str] = set()
         self._earlier: frozenset[str] = frozenset()
         self._journal: Journal | None = None
+        self._bar = ProgressBar(total) if progress is True else None
+        self._report = self._bar.show if self._bar is not None else progress or None
+        self._total = total
         self._stopwatch: Stopwatch | None = None
         self._resources = ExitStack()
-
-    def open(
-        self,
-        journal: Journal | str | PathLike[str] | None,
-        progress: bool | ProgressCallback,
-        total: int | None,
-    ) -> None:
-        """Open the journal, and show the progress. `close` undoes both."""
-        report = progress if callable(progress) else None
-        if progress is True:
-            bar = ProgressBar(total)
-            report = bar.show
-        if journal is not None and not isinstance(journal, Journal):
-            journal = self._resources.enter_context(closing(self._own_journal(journal)))
         if journal is not None:
-            self._journal = journal
-            self.earlier_usage = journal.usage
-            self._earlier = frozenset(journal.finished)
-            # One thread reads and writes the journal: no event loop waits for the disk.
-            self._disk = self._resources.enter_context(ThreadPoolExecutor(1, "qwen-rerank-journal"))
-        if report is not None:
-            self._stopwatch = Stopwatch(report, total)
-        if progress is True:
-            bar.start()
-            self._resources.callback(bar.stop)
+            self._open(journal)
+
+    def _open(self, journal: Journal | str | PathLike[str]) -> None:
+        if not isinstance(journal, Journal):
+            journal = self._resources.enter_context(closing(self._own_journal(journal)))
+        self._journal = journal
+        self.earlier_usage = journal.usage
+        self._earlier = frozenset(journal.finished)
+        # One thread reads and writes the journal: no event loop waits for the disk.
+        self._disk = self._resources.enter_context(ThreadPoolExecutor(1, "qwen-rerank-journal"))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Report the progress meanwhile, and close the journal at the end."""
+        with closing(self):
+            if callable(self._report):
+                self._stopwatch = Stopwatch(self._report, self._total)
+            if self._bar is not None:
+                self._bar.start()
+                self._resources.callback(self._bar.stop)
+            yield
 
     def close(self) -> None:
-        """Close the journal, once what is being written is on disk."""
+        """Close the journal, once what is being written is on disk, and the progress bar."""
         self._resources.close()
 
     def wants_task(self, running: int) -> bool:

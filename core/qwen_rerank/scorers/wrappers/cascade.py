@@ -11,7 +11,7 @@ from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage, class_name
 from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.validation import check_whole
 
-__all__ = ["CascadeScorer"]
+__all__ = ["CascadeScorer", "best_first"]
 
 
 class CascadeScorer(Wrapper):
@@ -68,7 +68,7 @@ class CascadeScorer(Wrapper):
                 return self._first_alone(first, second.usage)
             return second
         first = await runner.score(self._first, query, texts)
-        kept = _order(first)[: self._keep]
+        kept = best_first(first)[: self._keep]
         second = await runner.score(self._second, query, [texts[index] for index in kept])
         skipped = Usage(skipped_by_cascade=len(texts) - len(kept))
         if second.unranked:
@@ -96,7 +96,7 @@ def _tie_breakers(scores: Scores) -> list[float]:
     return [*(scores.tie_breakers or [0.0] * len(scores.values))]
 
 
-def _order(scores: Scores) -> list[int]:
+def best_first(scores: Scores) -> list[int]:
     """The indices of the texts, best first. Scores of a KeepOrder leave them in their order."""
     tiers, tie_breakers = _tiers(scores), _tie_breakers(scores)
 
