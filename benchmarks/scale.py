@@ -39,7 +39,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT / "core"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
@@ -138,7 +138,7 @@ def rates(share: float) -> dict[str, Any]:
 
     Each runs two jobs of different sizes in turn, which tells the start from the queries.
     """
-    few, many = max(20, int(200 * share)), max(100, int(2_000 * share))
+    few, many = max(20, int(200 * share)), max(100, int(1_000 * share))
     found: dict[str, Any] = {"queries": many, "documents": DOCUMENTS, "rounds": ROUNDS}
     with Service() as service, one_node(), tempfile.TemporaryDirectory() as folder:
         service.respond_after(0.02)
