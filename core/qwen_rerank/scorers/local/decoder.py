@@ -1,10 +1,10 @@
 """The decoder of a Qwen3 model, run to get one logit per sequence.
 
 The modules are those that transformers loads, but they are run in another way; in bfloat16 or int8
-on a CPU, layers of our own (cpu_layer.py) take their weights. The prefix that all sequences share is
-computed once, and its keys and values serve every batch. Sequences are packed without padding. The
-last layer only computes each sequence's last token, and the output head is reduced to one direction
-of the hidden state: "yes" minus "no".
+on a CPU, layers of our own (cpu_layer.py) take their weights. The prefix that all sequences share
+is computed once, and its keys and values serve every batch. Sequences are packed without padding.
+The last layer only computes each sequence's last token, and the output head is reduced to one
+direction of the hidden state: "yes" minus "no".
 """
 
 from __future__ import annotations
