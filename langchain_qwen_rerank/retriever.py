@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, model_validator
 from langchain_qwen_rerank.compressor import QwenRerank
 from langchain_qwen_rerank.first_stage import with_k, with_scores
 from qwen_rerank import InvalidInputError, Scorer
-from qwen_rerank.options import CallArguments, check_options
+from qwen_rerank.options import CallArguments, check_options, new_by_name
 from qwen_rerank.validation import check_whole
 
 __all__ = ["QwenRerankRetriever"]
@@ -54,6 +54,9 @@ class QwenRerankRetriever(BaseRetriever):
     fetch_k: int | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # type checkers take the signature from the fields
+        __new__ = new_by_name
 
     @model_validator(mode="before")
     @classmethod

@@ -33,6 +33,8 @@ def test_the_fake_scorer_gives_the_scores_that_it_was_given() -> None:
     assert scorer.fingerprint != FakeScorer().fingerprint
     with pytest.raises(InvalidInputError, match="nan"):
         FakeScorer({"a": float("nan")})
+    with pytest.raises(InvalidInputError, match="scores must be numbers by text, got int"):
+        FakeScorer(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ _MARKUP = {"{": "JSON", "[": "JSON", "<": "XML or SGML"}
 
 def is_json_lines(path: str | Path) -> bool:
     """Whether the file's name ends in `.jsonl` or `.ndjson`, before any `.gz`."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix != ".gz"]
+    suffixes = [suffix.lower() for suffix in _checked_path(path).suffixes if suffix != ".gz"]
     return suffixes[-1:] in ([".jsonl"], [".ndjson"])
 
 
@@ -455,7 +455,14 @@ def numbered_lines(file: Iterable[bytes], name: str | Path) -> Iterator[tuple[in
 
 
 def _open(path: str | Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path) if Path(path).suffix == ".gz" else Path(path).open("rb")
+    file = _checked_path(path)
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def _checked_path(path: str | Path) -> Path:
+    if not isinstance(path, str | Path):
+        raise InvalidInputError(f"path must be the path of a file, got {path!r:.60}.")
+    return Path(path)
 
 
 def parse_line(path: str | Path, number: int, parse: Callable[[Any], T], line: object) -> T:

@@ -12,17 +12,39 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from enum import Enum
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
+from types import NoneType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_serializer, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Field,
+    Secret,
+    SecretStr,
+    field_serializer,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item
-from qwen_rerank.scorers.base import Usage
+from qwen_rerank.scorers.base import Scorer, Usage
+from qwen_rerank.validation import check_choice, check_flag, nearest
 
 __all__ = [
     "NOT_SAVED",
@@ -37,7 +59,10 @@ __all__ = [
     "RequestOptions",
     "UsageCallback",
     "as_secret",
+    "check_kind",
+    "check_options",
     "descriptions",
+    "new_by_name",
     "with_defaults",
     "with_secrets",
     "without_user",
@@ -49,6 +74,7 @@ DocumentField: TypeAlias = str | Sequence[str] | SkipJsonSchema[Callable[[Any], 
 Missing: TypeAlias = Literal["skip", "keep", "error"]
 """What to do with a document without text: leave it out, keep it after the others, or raise."""
 
+C = TypeVar("C")
 T = TypeVar("T", bound=Mapping[str, Any])
 
 UsageCallback: TypeAlias = Callable[[Usage], object]
@@ -296,19 +322,73 @@ def descriptions(options: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+_OWNERS = {
+    **dict.fromkeys(DashScopeOptions.model_fields, "DashScopeScorer"),
+    **dict.fromkeys(RequestOptions.model_fields, "DashScopeScorer and ServerScorer"),
+    **dict.fromkeys(RankingOptions.model_fields, "QwenRerank and QwenReRanker"),
+    **dict.fromkeys(("scorer", "rerank_field"), "QwenRerank and QwenReRanker"),
+    **dict.fromkeys(("url", "dialect", "prompt", "multimodal", "batch_size"), "ServerScorer"),
+    **dict.fromkeys(("max_item_tokens", "logits"), "ServerScorer"),
+    **dict.fromkeys(("device", "dtype", "max_length", "batch_tokens", "hub"), "LocalScorer"),
+    **dict.fromkeys(("encoder", "prior"), "EmbeddedScorer"),
+    **dict.fromkeys(("max_tokens", "overlap", "aggregate"), "PassageScorer"),
+    **dict.fromkeys(("fetch_k", "base_retriever", "compressor"), "QwenRerankRetriever"),
+    **dict.fromkeys(("keep_retrieval_score", "keep_passage", "keep_model"), "QwenRerank"),
+    "top_n": "QwenRerank",
+    "topn": "QwenReRanker",
+    "keep_lists": "QwenRerank of langchain_qwen_rerank",
+    "metadata_mode": "QwenRerank of llamaindex_qwen_rerank",
+}
+"""The class that takes an option, for whoever passes it to another one."""
+
+_SURE = 0.85
+"""How similar an option must be to be meant instead of another class's option of that name."""
+
+
 def with_defaults(options: type[BaseModel], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments, and the default of each option that they leave out.
 
     Raises:
-        InvalidInputError: An argument is not an option. The remedy suggests the nearest one.
+        InvalidInputError: An argument is not an option, or is of the wrong type.
     """
     fields = options.model_fields
     check_options(arguments, fields)
+    for name, value in arguments.items():
+        check_kind(name, value, fields[name])
     return {name: field.get_default() for name, field in fields.items()} | dict(arguments)
 
 
+def check_kind(name: str, value: Any, field: FieldInfo) -> None:
+    """Raise InvalidInputError unless the value fits an option that is a switch, choice or number.
+
+    It is not converted: any text would be true. Other options are checked where they are used.
+
+    Args:
+        name: The option's name.
+        value: Its value.
+        field: Its declaration.
+    """
+    kind, *others = get_args(field.annotation) or [field.annotation]
+    if get_origin(field.annotation) is Literal:
+        check_choice(name, value, get_args(field.annotation))
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        check_choice(name, value, [each.value for each in kind])
+    elif kind is bool:
+        check_flag(name, value)
+    elif kind in _NUMBERS and not (value is None and NoneType in others):
+        number, called = _NUMBERS[kind]
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise InvalidInputError(f"{name} must be {called}, got {value!r:.60}.")
+
+
+_NUMBERS: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+}
+
+
 def with_secrets(options: T) -> T:
-    """Return the options, with those that are secret as SecretStr.
+    """Return the options, with those that are secret as SecretStr, or Secret if they are no text.
 
     Do this first: the local variables of a frame that an error passes through can be recorded.
     """
@@ -320,12 +400,16 @@ def with_secrets(options: T) -> T:
         hidden["rates_store"] = as_secret(hidden["rates_store"])
     if isinstance(headers := hidden.get("headers"), Mapping):
         hidden["headers"] = {name: as_secret(value) for name, value in headers.items()}
+    elif headers is not None:
+        hidden["headers"] = as_secret(headers)
     return cast(T, hidden)
 
 
 def as_secret(value: Any) -> Any:
-    """Return a string as SecretStr, and anything else as it is."""
-    return SecretStr(value) if isinstance(value, str) else value
+    """Return a value that shows in no repr: a string as SecretStr, anything but None as Secret."""
+    if value is None or isinstance(value, SecretStr | Secret):
+        return value
+    return SecretStr(value) if isinstance(value, str) else Secret(value)
 
 
 def check_options(arguments: Iterable[str], names: Collection[str]) -> None:
@@ -337,9 +421,35 @@ def check_options(arguments: Iterable[str], names: Collection[str]) -> None:
     """
     for name in arguments:
         if name not in names:
-            near = get_close_matches(name, names, 1)
-            known = f"The options are {', '.join(names)}."
-            raise InvalidInputError(
-                f"There is no option {name!r}.",
-                remedy=f"Did you mean {near[0]!r}?" if near else known,
-            )
+            raise _no_option(name, names)
+
+
+def _no_option(name: str, names: Collection[str]) -> InvalidInputError:
+    owner = _OWNERS.get(name)
+    if near := nearest(name, names, _SURE if owner else 0.6):
+        return InvalidInputError(f"There is no option {name!r}.", remedy=f"Did you mean {near!r}?")
+    if owner:
+        return InvalidInputError(
+            f"There is no option {name!r} here.", remedy=f"It is an option of {owner}."
+        )
+    return InvalidInputError(
+        f"There is no option {name!r}.", remedy=f"The options are {', '.join(names)}."
+    )
+
+
+def new_by_name(cls: type[C], *by_position: Any, **options: Any) -> C:
+    """Create an instance of a class that takes its options by name only; use it as `__new__`.
+
+    Raises:
+        InvalidInputError: Something was passed by position.
+    """
+    kinds = tuple(map(type, by_position))
+    del by_position, options  # one may be the key
+    if not kinds:
+        return object.__new__(cls)
+    kind = "a class" if issubclass(kinds[0], type) else kinds[0].__name__
+    is_scorer = issubclass(kinds[0], Scorer) and "scorer" in getattr(cls, "model_fields", ())
+    raise InvalidInputError(
+        f"{cls.__name__} takes its options by name, got {kind} by position.",
+        remedy=f"Pass scorer={kind}(…)." if is_scorer else "Write name=value for each option.",
+    )

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     PrivateAttr,
     SecretStr,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -30,7 +31,9 @@ from qwen_rerank.options import (
     DashScopeOptions,
     DocumentField,
     RankingOptions,
+    check_kind,
     check_options,
+    new_by_name,
     with_secrets,
     without_user,
 )
@@ -59,7 +62,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         top_n: The maximum number of documents to return, at least 1; None for all.
         rerank_field: Where a document's text is: None for its content; the key of a metadata field;
             several keys, for a text of `key: value` lines; a format string of keys, such as
-            `"{title}\\n{content}"`; or a function from document to text. A `Content` or content
+            ``"{title}\\n{content}"``; or a function from document to text. A `Content` or content
             blocks can stand in for text.
 
     Raises:
@@ -86,6 +89,7 @@ class RerankSettings(DashScopeOptions, RankingOptions):
     _built: _Built | None = PrivateAttr(default=None)
 
     if not TYPE_CHECKING:  # type checkers take the signature from the fields
+        __new__ = new_by_name
 
         def __init__(self, **options: Any) -> None:
             options = with_secrets(options)
@@ -99,6 +103,13 @@ class RerankSettings(DashScopeOptions, RankingOptions):
         if isinstance(data, dict):
             check_options(data, option_names(cls))
         return data
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        check_kind(name, value, cls.model_fields[name])
+        return value
 
     @field_validator("top_n", mode="before")
     @classmethod

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from numbers import Real
 from typing import TypeGuard, TypeVar, cast
 
 from qwen_rerank.errors import InvalidInputError
 
 __all__ = [
+    "check_choice",
+    "check_flag",
     "check_query",
     "check_seconds",
     "check_share",
@@ -19,6 +22,7 @@ __all__ = [
     "is_finite",
     "is_utf8",
     "list_of",
+    "nearest",
     "not_utf8",
 ]
 
@@ -108,3 +112,29 @@ def check_share(name: str, value: float | None) -> None:
     """Raise InvalidInputError unless the value is None or a number from 0 to 1."""
     if value is not None and not (is_finite(value) and 0 <= value <= 1):
         raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, got {value!r}.")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Raise InvalidInputError unless the value is True or False: "no" would count as True."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(
+            f"{name} must be True or False, got {value!r:.60}.",
+            remedy=f"Pass {name}=True or {name}=False.",
+        )
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise InvalidInputError unless the value is one of the choices."""
+    if not (isinstance(value, str) and value in choices):
+        near = nearest(value, choices)
+        raise InvalidInputError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r:.60}.",
+            remedy=None if near is None else f"Did you mean {near!r}?",
+        )
+
+
+def nearest(name: object, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the name that is meant by a misspelled one, in any case; None if none is similar."""
+    by_lower = {known.lower(): known for known in names}
+    near = get_close_matches(name.lower(), by_lower, 1, cutoff) if isinstance(name, str) else []
+    return by_lower[near[0]] if near else None

@@ -37,6 +37,11 @@ class TestAllCommands:
             assert cli(name, "-h").code == 0
         assert "Exit codes" in outcome.out
 
+    def test_a_misspelled_choice_is_refused_with_the_nearest(self, cli: Cli) -> None:
+        outcome = cli("rank", "penguins", "--scorer", "embeded")
+        assert outcome.code == 2
+        assert outcome.err.endswith("Did you mean 'embedded'?\n")
+
     def test_version(self, cli: Cli) -> None:
         assert cli("--version").out == f"qwen-rerank {qwen_rerank.__version__}\n"
 

@@ -43,6 +43,10 @@ def test_texts_of_any_length_are_ranked_whether_the_service_refuses_or_cuts(
     (warning, *others) = [each for each in caplog.messages if "exceed" in each]
     assert "3 of 5 items (the query and the texts) exceed the 4000 tokens that" in warning
     assert "reads per item: the query, document 'long', document 'long too'. " in warning
+    assert warning.endswith(
+        "To avoid that, shorten the query and wrap the scorer in a "
+        "PassageScorer to score long texts in passages."
+    )
     assert others == [warning] * 3  # once per call
     assert [usage.truncated for usage in usages] == [3] * 4
     for request in dashscope.received:
@@ -60,4 +64,7 @@ def test_texts_that_are_too_long_can_be_an_error_before_anything_is_sent(
         built.rank(made)
     with pytest.raises(InvalidInputError, match=message):
         asyncio.run(built.arank(made))
+    query_only = face(f"which one? {LONG}", truncate=False)
+    with pytest.raises(InvalidInputError, match=r"of each, or shorten the query\.$"):
+        query_only.rank(list(map(query_only.make, ITEMS[:1])))
     assert dashscope.received == []

@@ -72,6 +72,8 @@ def test_texts_stay_data_whatever_they_contain(report: Report) -> None:
     for wrong in ({"documents": {"a": None}}, {"languages": {"q1": 5}}):
         with pytest.raises(InvalidInputError, match="must be strings by id"):
             report.to_html(**wrong)
+    with pytest.raises(InvalidInputError, match="title must be a string, got None"):
+        report.to_html(title=None)  # type: ignore[arg-type]
 
 
 def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:

@@ -195,6 +195,8 @@ def test_the_repr_shows_neither_data_nor_secrets(content: Content, shown: str) -
         "ftp://me:secret@a.example/b?key=secret",
         "data:image/png;base64,secret!",
         f"{'x' * 100}secret",
+        "http://a.example:99999/?key=secret",
+        "http://a.example:0/?key=secret",
     ],
 )
 def test_errors_show_neither_data_nor_secrets(image: str) -> None:

@@ -30,15 +30,24 @@ threading.Thread(target=late).start()
 """,
         "ServiceError: A worker thread could not be started: cannot schedule new futures",
     ),
-    "a loop whose executor is shut down": (
+    "async, and no thread can be started, not even to close the loop": (
         f"""
-async def main():
-    await asyncio.get_running_loop().shutdown_default_executor()
-    try: await scorer.ascore('q', {LARGE})
-    except Exception as error: print(type(error).__name__, error, sep=': ')
-asyncio.run(main())
+def start(thread): raise RuntimeError("can't start new thread")
+scorer.score('q', ['a'])
+threading.Thread.start = start
+said(lambda: asyncio.run(scorer.ascore('q', {LARGE})))
 """,
-        "ServiceError: A worker thread could not be started: Executor shutdown",
+        "ServiceError: A worker thread could not be started: can't start new thread",
+    ),
+    "many queries, and no thread can be started": (
+        """
+from qwen_rerank.batch import rerank_many
+engine = qwen_rerank.RerankEngine(scorer, rerank_field='text')
+def start(thread): raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+said(lambda: list(rerank_many(engine, [('a', 'q', [qwen_rerank.Record('a', {'text': 'a'})])])))
+""",
+        "ServiceError: A worker thread could not be started: can't start new thread",
     ),
     "no thread can be started": (
         """

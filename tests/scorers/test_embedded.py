@@ -166,7 +166,7 @@ def test_an_option_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"prior must be a number from 0 to 1 .*got 2"):
         EmbeddedScorer(prior=2)
     with pytest.raises(
-        InvalidInputError, match="encoder must be one of wordllama, use, got 'bert'"
+        InvalidInputError, match="encoder must be one of 'wordllama', 'use', got 'bert'"
     ):
         EmbeddedScorer("bert")  # type: ignore[arg-type]
 

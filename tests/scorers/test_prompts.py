@@ -73,7 +73,7 @@ def test_a_server_that_cannot_get_the_right_prompt_is_refused_with_a_remedy(name
 
 
 def test_an_unknown_prompt_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="Unknown prompt 'qwen2'"):
+    with pytest.raises(InvalidInputError, match="prompt must be one of 'qwen3', got 'qwen2'"):
         ServerScorer("http://localhost:9", dialect="vllm", prompt="qwen2")  # type: ignore[arg-type]
 
 

@@ -25,6 +25,7 @@ from qwen_rerank.batch.work import END, OnError, Outcome, Query, Result, Task, W
 from qwen_rerank.errors import QwenRerankError
 from qwen_rerank.ranking.engine import RerankEngine
 from qwen_rerank.ranking.result import Ranking
+from qwen_rerank.threads import no_thread
 from qwen_rerank.usage import Usage
 
 __all__ = ["AsyncRankings", "OnError", "Rankings", "Task", "arerank_many", "rerank_many"]
@@ -313,7 +314,10 @@ def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
             runner.run(stop.wait())
 
     thread = threading.Thread(target=run, name="qwen-rerank-many", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise no_thread(error) from error
     loop = started.result()
     try:
         yield loop

@@ -15,7 +15,7 @@ from qwen_rerank.ranking.records import Record
 from qwen_rerank.ranking.result import Ranking
 from qwen_rerank.scorers.base import Scorer, check_scorer
 from qwen_rerank.usage import Usage
-from qwen_rerank.validation import check_top_n, check_whole
+from qwen_rerank.validation import check_choice, check_top_n, check_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -127,10 +127,7 @@ def rerank_dataset(
     check_top_n(top_n)
     check_whole("batch_size", batch_size, at_least=1)
     check_whole("max_concurrency", max_concurrency, at_least=1)
-    if on_error not in get_args(OnError):
-        raise InvalidInputError(
-            f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}."
-        )
+    check_choice("on_error", on_error, get_args(OnError))
     if not callable(scorer) or isinstance(scorer, Scorer):
         raise InvalidInputError(
             f"scorer must be a class or a function that creates a scorer, got {scorer!r}.",

@@ -25,8 +25,16 @@ from qwen_rerank.ranking.candidates import Candidates, Lists
 from qwen_rerank.ranking.engine import RerankEngine, offloaded, ranking_of_records
 from qwen_rerank.ranking.records import Record, RecordLists, flattened_records
 from qwen_rerank.ranking.result import Ranking
+from qwen_rerank.threads import in_thread
 from qwen_rerank.usage import Usage
-from qwen_rerank.validation import check_top_n, check_whole, is_utf8, not_utf8
+from qwen_rerank.validation import (
+    check_choice,
+    check_flag,
+    check_top_n,
+    check_whole,
+    is_utf8,
+    not_utf8,
+)
 
 __all__ = ["END", "OnError", "Outcome", "Query", "Result", "Task", "Work", "not_tasks"]
 
@@ -89,12 +97,15 @@ class Work:
         progress: bool | ProgressCallback,
         total: int | None,
     ) -> None:
-        if on_error not in get_args(OnError):
+        if not isinstance(engine, RerankEngine):
             raise InvalidInputError(
-                f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}."
+                f"engine must be a RerankEngine, got {type(engine).__name__}.",
+                remedy='Pass for example RerankEngine(scorer, rerank_field="text").',
             )
-        if not isinstance(progress, bool) and not callable(progress):
-            raise InvalidInputError(f"progress must be a boolean or a function, got {progress!r}.")
+        check_choice("on_error", on_error, get_args(OnError))
+        check_flag("ordered", ordered)
+        if not callable(progress):
+            check_flag("progress", progress)
         check_top_n(top_n)
         check_whole("max_concurrency", max_concurrency, at_least=1)
         if total is not None:
@@ -280,8 +291,7 @@ class Work:
         return ranking
 
     async def _on_disk(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        call = partial(work, *args, **kwargs)
-        working = asyncio.get_running_loop().run_in_executor(self._disk, call)
+        working = in_thread(partial(work, *args, **kwargs), self._disk)
         # A ranking that is paid for is written, also if its query is cancelled.
         return await asyncio.shield(working)
 

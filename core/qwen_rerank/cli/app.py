@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from qwen_rerank.cli.output import Output, print_error
 from qwen_rerank.cli.rank import rank
 from qwen_rerank.cli.run import run as rerank_run
 from qwen_rerank.cli.serve import serve
+from qwen_rerank.validation import nearest
 
 __all__ = ["app", "run"]
 
@@ -88,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     except _UsageError as error:
         message = io.StringIO()
         error.show(message)
-        print_error(message.getvalue().rstrip().replace(": Value error, ", ": "))
+        print_error(_with_nearest(message.getvalue().rstrip().replace(": Value error, ", ": ")))
         sys.exit(error.exit_code)
     except Exception as error:
         if "--debug" in global_options:
@@ -96,6 +98,14 @@ def run(arguments: Sequence[str]) -> None:
         print_error(f"qwen-rerank: {error_text(error)}")
         sys.exit(exit_code(error))
     sys.exit(code or Exit.DONE)
+
+
+def _with_nearest(message: str) -> str:
+    """Return the message, with a suggestion if it says that a value is not one of several."""
+    if refused := re.search(r"'([^']*)' is not one of (.*)\.", message):
+        near = nearest(refused[1], re.findall(r"'([^']*)'", refused[2]))
+        return f"{message} Did you mean {near!r}?" if near else message
+    return message
 
 
 def _split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

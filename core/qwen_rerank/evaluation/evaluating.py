@@ -28,6 +28,7 @@ from qwen_rerank.evaluation.second_stage import Reranked, Reranker, SecondStage,
 from qwen_rerank.inputs.fields import RerankField
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.scorers.base import Passage, Usage
+from qwen_rerank.threads import to_thread
 from qwen_rerank.validation import check_query, check_whole
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def evaluate(
         names,
     )
     check_whole("concurrency", concurrency, at_least=1)
+    _check_progress(progress)
     outcomes: dict[str, _Outcome] = {}
     has_ended = Event()
 
@@ -153,6 +155,7 @@ async def aevaluate(
         names,
     )
     check_whole("concurrency", concurrency, at_least=1)
+    _check_progress(progress)
     outcomes: dict[str, _Outcome] = {}
     slots = asyncio.Semaphore(concurrency)
 
@@ -170,7 +173,15 @@ async def aevaluate(
         for unfinished in tasks:
             unfinished.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return await asyncio.to_thread(evaluation.report, outcomes)
+    return await to_thread(evaluation.report, outcomes)
+
+
+def _check_progress(progress: Progress | None) -> None:
+    if progress is not None and not callable(progress):
+        raise InvalidInputError(
+            f"progress must be a function, got {progress!r:.60}.",
+            remedy="It gets how many queries are done, and how many there are.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +231,8 @@ class _Evaluation:
         document_id: str | Callable[[Any], str | None] | None,
         names: tuple[str, str],
     ) -> _Evaluation:
+        if not isinstance(documents, Mapping | None):
+            raise InvalidInputError(f"documents must be texts by id, got {documents!r:.60}.")
         reader = RecordReader(documents, document_id)
         all_queries = with_string_ids(queries, "queries")
         gains = judgements_by_query(judgements)
@@ -228,7 +241,8 @@ class _Evaluation:
         for id_, text in judged.items():
             with _noting_query(id_, text):
                 check_query(text)
-        if isinstance(names, str) or len(set(names)) != 2:
+        are_names = isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+        if not are_names or isinstance(names, str) or len(set(names)) != 2:
             raise InvalidInputError(f"names must be two different names, got {names!r}.")
         return cls(
             Retriever(first_stage, reader),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.runs import BestFirst, rankings_by_query, sorted_by_score
 from qwen_rerank.ranking.records import Record
+from qwen_rerank.threads import to_thread
 from qwen_rerank.validation import is_finite
 
 __all__ = ["CONTENT", "AnyRun", "FirstStage", "RecordReader", "Results", "Retriever", "best_first"]
@@ -167,7 +167,7 @@ class Retriever:
     async def aretrieve(self, query_id: str, query: str) -> list[Record]:
         """Return the documents for a query; a synchronous function runs in a worker thread."""
         if self._asearch is None:
-            results = await asyncio.to_thread(self._search, query_id, query)
+            results = await to_thread(self._search, query_id, query)
         else:
             results = self._asearch(query_id, query)
         return self._reader.read(await results if inspect.isawaitable(results) else results)

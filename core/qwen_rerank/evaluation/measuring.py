@@ -27,7 +27,8 @@ def parse_measures(measures: Iterable[str | Measure]) -> list[Measure]:
         InvalidInputError: There are no names, or ir-measures does not know one.
         MissingDependencyError: ir-measures is not installed.
     """
-    if isinstance(measures, str) or not (requested := list(measures)):
+    is_list = isinstance(measures, Iterable) and not isinstance(measures, str)
+    if not is_list or not (requested := list(measures)):
         raise InvalidInputError(
             f"measures must be a list of at least one measure, got {measures!r}.",
             remedy='Pass for example ["nDCG@10", "RR"].',

@@ -126,6 +126,8 @@ class Report:
         Raises:
             InvalidInputError: A query was not measured, or there are no queries.
         """
+        if isinstance(query_ids, str) or not isinstance(query_ids, Iterable):
+            raise InvalidInputError(f"query_ids must be a list of ids, got {query_ids!r:.60}.")
         wanted = dict.fromkeys(map(str, query_ids))
         for query_id in wanted:
             self._check_measured(query_id)
@@ -204,6 +206,8 @@ class Report:
             InvalidInputError: An argument is invalid.
         """
         check_whole("depth", depth, at_least=1)
+        if not isinstance(title, str):
+            raise InvalidInputError(f"title must be a string, got {title!r:.60}.")
         return page(
             PageContent(
                 title=title,
@@ -277,7 +281,7 @@ class Report:
             query=self.queries[query_id],
             rankings={name: self.runs[name].get(query_id, {}) for name in names},
             gains=self.judgements[query_id],
-            labels=labels or {},
+            labels=_texts(labels or {}, "labels"),
             top=top,
         ).plot()
 
@@ -357,7 +361,7 @@ class Report:
         return [name for name in self.runs if name != baseline]
 
     def _run_name(self, run: str) -> str:
-        if run in self.runs:
+        if isinstance(run, str) and run in self.runs:
             return run
         raise InvalidInputError(
             f"There is no run {run!r}.", remedy=f"Choose one of {', '.join(self.runs)}."

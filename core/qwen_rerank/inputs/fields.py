@@ -26,10 +26,10 @@ RerankField: TypeAlias = str | Sequence[str] | Callable[[Any], Item | None]
 
 One field gives its value. Several fields give `name: value` lines, in the order of the names; a
 value of several lines is kept as it is. A format string, recognized by its braces, such as
-`"{title}\\n{content}"`, contains names, each with an optional format specification (`{price:.2f}`),
-which is applied to the value itself; `{{` and `}}` stand for braces. Missing or blank values are
-left out (a format string keeps the text around them); if all are missing or blank, there is no
-text. See `values.as_text` for how values are written.
+``"{title}\\n{content}"``, contains names, each with an optional format specification
+(`{price:.2f}`), which is applied to the value itself; `{{` and `}}` stand for braces. Missing or
+blank values are left out (a format string keeps the text around them); if all are missing or blank,
+there is no text. See `values.as_text` for how values are written.
 
 A Content, or content blocks as `blocks.content_of` reads them, add their image or video.
 """

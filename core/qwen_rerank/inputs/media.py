@@ -98,9 +98,10 @@ def _is_url(uri: str) -> bool:
     try:
         parts = urlsplit(uri)
         uri.encode()
-    except ValueError:  # such as a lone surrogate
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a lone surrogate, or a port above 65535
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and uri.split() == [uri]
+    return parts.scheme in ("http", "https") and has_host and uri.split() == [uri]
 
 
 def _decode(base64: str) -> bytes:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from itertools import repeat
-from typing import ParamSpec, Self, TypeVar, Unpack, cast, get_args
+from typing import ParamSpec, Self, TypeVar, Unpack, cast
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, check_modalities, checked_query
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader, RerankField
 from qwen_rerank.options import (
-    Missing,
     RankingArguments,
     RankingOptions,
     UsageCallback,
@@ -57,7 +56,7 @@ class RerankEngine:
     Args:
         scorer: Scores the texts.
         rerank_field: Where a record's text is: the name of a field; several names, for a text of
-            `name: value` lines; a format string of names, such as `"{title}\\n{content}"`; or a
+            `name: value` lines; a format string of names, such as ``"{title}\\n{content}"``; or a
             function from record to text. A `Content` or content blocks can stand in for text.
         options: See `RankingOptions`.
 
@@ -78,10 +77,6 @@ class RerankEngine:
         **options: Unpack[RankingArguments],
     ) -> None:
         chosen = cast(RankingArguments, with_defaults(RankingOptions, options))
-        if chosen["missing"] not in get_args(Missing):
-            raise InvalidInputError(
-                f"missing must be one of {', '.join(get_args(Missing))}, got {chosen['missing']!r}."
-            )
         check_top_n(chosen["max_candidates"], "max_candidates")
         check_scorer(scorer, "scorer must be a Scorer")
         _check_callback(chosen["usage_callback"])

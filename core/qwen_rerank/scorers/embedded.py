@@ -11,12 +11,12 @@ from itertools import pairwise
 from operator import mul
 from typing import Any, Literal, TypeAlias, get_args
 
-from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.errors import MissingDependencyError
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.sentence_encoder import sentence_encoder
 from qwen_rerank.text.word_vectors import offline_vectors
-from qwen_rerank.validation import check_share
+from qwen_rerank.validation import check_choice, check_share
 
 __all__ = ["EmbeddedScorer", "Encoder"]
 
@@ -111,10 +111,7 @@ class EmbeddedScorer(Scorer):
     """
 
     def __init__(self, encoder: Encoder = "wordllama", *, prior: float | None = _PRIOR) -> None:
-        if encoder not in get_args(Encoder):
-            raise InvalidInputError(
-                f"encoder must be one of {', '.join(get_args(Encoder))}, got {encoder!r}."
-            )
+        check_choice("encoder", encoder, get_args(Encoder))
         check_share("prior", prior)
         self._encoder = encoder
         self._prior = prior or 0.0

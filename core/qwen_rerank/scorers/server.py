@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, Unpack, cast
+from typing import Any, Literal, TypeAlias, Unpack, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -35,7 +35,7 @@ from qwen_rerank.scorers.http.retry import RetryPolicy
 from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.scorers.http.scorer import HttpScorer
 from qwen_rerank.scorers.probe import Problem
-from qwen_rerank.validation import check_whole
+from qwen_rerank.validation import check_choice, check_flag, check_text, check_whole
 
 __all__ = ["PromptName", "ServerName", "ServerScorer"]
 
@@ -132,8 +132,12 @@ class ServerScorer(HttpScorer):
         defaults = with_defaults(RequestOptions, {"timeout": _TIMEOUT, **options})
         chosen = cast(RequestArguments, defaults)
         url = checked_url("url", url, example=_EXAMPLE)
+        if model is not None:
+            check_text("model", model)
         server = _dialect(url, dialect)
         _check_fit(server, model, instruct, prompt)
+        check_flag("multimodal", multimodal)
+        check_flag("logits", logits)
         if multimodal:
             _check_multimodal(server, prompt)
         is_prompted = prompt is not None or server.always_prompts
@@ -233,9 +237,8 @@ class ServerScorer(HttpScorer):
 def _dialect(url: str, name: str | None) -> ServerDialect:
     """Return the dialect with this name; if None, the one that the address shows."""
     if name is not None:
-        if isinstance(name, str) and name in SERVERS:
-            return SERVERS[name]
-        raise InvalidInputError(f"Unknown dialect {name!r}.", remedy=f"Use {_choices()}.")
+        check_choice("dialect", name, SERVERS)
+        return SERVERS[name]
     path = urlsplit(url).path
     if is_dashscope(url) or path.endswith("/reranks"):
         return SERVERS["dashscope"]
@@ -284,8 +287,7 @@ def _check_fit(
 
 
 def _check_prompt(dialect: ServerDialect, prompt: str) -> None:
-    if prompt != "qwen3":
-        raise InvalidInputError(f"Unknown prompt {prompt!r}.", remedy="Use 'qwen3' or None.")
+    check_choice("prompt", prompt, get_args(PromptName))
     if dialect.prompt_obstacle is None:
         return
     if dialect is COMMON:

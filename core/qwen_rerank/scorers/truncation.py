@@ -42,7 +42,9 @@ def name_of(item: Item, index: int) -> str:
     return _document_name.get()(item) or f"text {index}"
 
 
-def check_truncation(truncate: bool, reason: str, names: Iterable[str], count: int) -> None:
+def check_truncation(
+    truncate: bool, reason: str, names: Iterable[str], count: int, *, has_query: bool = False
+) -> None:
     """Log that texts are truncated, or raise if they may not be.
 
     Args:
@@ -50,6 +52,7 @@ def check_truncation(truncate: bool, reason: str, names: Iterable[str], count: i
         reason: How many texts exceed which limit.
         names: The names of the texts, of which the first ten are shown.
         count: The number of these texts.
+        has_query: Whether the query is one of them.
 
     Raises:
         InvalidInputError: `truncate` is false.
@@ -57,14 +60,15 @@ def check_truncation(truncate: bool, reason: str, names: Iterable[str], count: i
     named = list(islice(names, _MOST_NAMED))
     others = f" and {count - len(named)} more" if count > len(named) else ""
     message = f"{reason}: {', '.join(named)}{others}."
+    advice = []
+    if has_query:
+        advice.append("shorten the query")
+    if count > has_query:  # a query has no passages
+        advice.append("wrap the scorer in a PassageScorer to score long texts in passages")
     if not truncate:
         raise InvalidInputError(
             message,
-            remedy="Pass truncate=True to score only the beginning of each, or wrap the scorer in "
-            "a PassageScorer to score long texts in passages.",
+            remedy="Pass truncate=True to score only the beginning of each, or "
+            f"{' and '.join(advice)}.",
         )
-    _log.warning(
-        "%s They were truncated. Wrap the scorer in a PassageScorer to score long texts in "
-        "passages.",
-        message,
-    )
+    _log.warning("%s They were truncated. To avoid that, %s.", message, " and ".join(advice))

@@ -57,6 +57,11 @@ class FakeScorer(Scorer):
     """
 
     def __init__(self, scores: Mapping[str, float] | None = None) -> None:
+        if not isinstance(scores, Mapping | None):
+            raise InvalidInputError(
+                f"scores must be numbers by text, got {type(scores).__name__}.",
+                remedy='Pass for example {"Penguins eat krill.": 0.9}.',
+            )
         self._scores = dict(scores or {})
         for text, score in self._scores.items():
             if not is_finite(score):

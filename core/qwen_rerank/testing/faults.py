@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.testing.loopback import SERVER, Fault
 
 __all__ = [
@@ -48,6 +49,8 @@ def refuses(status: int, code: str, message: str = "Refused.", retry_after: str 
 
 def says(text: str | bytes, status: int = 200, content_type: str = "application/json") -> Fault:
     """Responds with this text."""
+    if not isinstance(text, str | bytes):
+        raise InvalidInputError(f"text must be a string or bytes, got {type(text).__name__}.")
     said = text if isinstance(text, bytes) else text.encode()
 
     async def fault(request: web.Request, body: dict[str, Any]) -> web.Response:

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import ssl
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import langchain_core.load
 import pytest
 import trustme
 
+import llamaindex_qwen_rerank
 from langchain_qwen_rerank import QwenRerank
-from qwen_rerank import DashScopeScorer, InvalidInputError, QwenRerankError, ServerScorer
+from qwen_rerank import (
+    DashScopeScorer,
+    InvalidInputError,
+    QwenReRanker,
+    QwenRerankError,
+    ServerScorer,
+)
 from qwen_rerank.errors import ServiceError
 from qwen_rerank.testing.faults import refuses, says
 from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
@@ -134,8 +142,31 @@ def test_what_cannot_be_used_is_refused_at_construction_and_not_quoted() -> None
             assert "secret" not in str(failure.value) + locals_of(failure.value)
             assert KEY not in locals_of(failure.value)
 
-    with pytest.raises(InvalidInputError, match="proxy must be the address"):
-        DashScopeScorer(api_key=KEY, proxy=["http://p:1"])  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ServerScorer, "https://a/rerank"),
+        partial(QwenReRanker, "q"),
+        DashScopeScorer,
+        QwenRerank,
+        llamaindex_qwen_rerank.QwenRerank,
+    ],
+)
+def test_secrets_in_a_wrong_container_show_nowhere(make: Callable[..., Any]) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"headers": [("X-Gateway-Token", SECRET)]},
+        {"headers": f"X-Gateway-Token: {SECRET}"},
+        {"headers": {"X-Gateway-Token": [SECRET]}},
+        {"proxy": [f"http://me:{SECRET}@p:1"]},
+        {"proxy": f"http://me:{SECRET}@p:1".encode()},
+        {"api_key": SECRET.encode()},
+        {"rates_store": f"redis://:{SECRET}@r:1".encode(), "requests_per_minute": 1},
+    ]
+    for options in wrong:
+        with pytest.raises(ValueError, match=r"headers|proxy|(?i:api.key)|rates_store") as failure:
+            make(**{"api_key": KEY, **options})
+        assert SECRET not in f"{failure.value}{failure.value!r}{locals_of(failure.value)}"
 
 
 # --- Certificates

@@ -155,7 +155,7 @@ def _parse_proxy(address: str, host: str) -> Proxy | None:
 
 def _proxy_of(parts: SplitResult) -> Proxy:
     """Return the proxy at an address; ValueError if it is not one."""
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError
     authorization = None
     if parts.username is not None:

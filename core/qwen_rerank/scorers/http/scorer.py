@@ -268,6 +268,7 @@ class HttpScorer(Scorer):
             f"tokens that {self._model} reads per item",
             names,
             len(numbers),
+            has_query=0 in numbers,
         )
         for number in numbers:
             text = truncated(text_of(items[number]), limit, count)
@@ -385,7 +386,7 @@ class _Call:
             return
         except InvalidInputError as error:
             if scorer._dialect.is_too_long(error.message):
-                _name_longest(error, documents, indices)
+                _name_longest(error, self._inputs.query, documents, indices)
                 raise
             if not is_estimated:
                 raise
@@ -562,11 +563,13 @@ async def _gather(works: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def _name_longest(
-    error: QwenRerankError, documents: Sequence[Item], indices: Sequence[int]
+    error: QwenRerankError, query: Item, documents: Sequence[Item], indices: Sequence[int]
 ) -> None:
     """Add to the error which text is the longest: the service does not say which one it refused."""
     lengths = map(len, map(text_of, documents))
     length, index = max(zip(lengths, indices, strict=True))
     message = error.message.rstrip(".")
     error.message = f"{message}. The longest text is text {index}, with {length:,} characters."
+    if (of_query := len(text_of(query))) > length:
+        error.message += f" The query is longer, with {of_query:,}."
     error.args = (error.message,)

@@ -17,7 +17,8 @@ from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt, Tokenized
 from qwen_rerank.scorers.local.worker import Worker, result_of
 from qwen_rerank.scorers.probe import Problem
 from qwen_rerank.scorers.truncation import check_truncation, name_of
-from qwen_rerank.validation import check_text, check_whole
+from qwen_rerank.threads import to_thread
+from qwen_rerank.validation import check_flag, check_text, check_whole
 
 if TYPE_CHECKING:
     from qwen_rerank.scorers.local.batching import BatchRunner
@@ -105,6 +106,8 @@ class LocalScorer(Scorer):
         hub: Hub = "huggingface",
         progress: bool = False,
     ) -> None:
+        check_flag("truncate", truncate)
+        check_flag("progress", progress)
         self._options: dict[str, Any] = {
             "model": model,
             "instruct": instruct,
@@ -163,7 +166,7 @@ class LocalScorer(Scorer):
     async def ascore(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Like `score`, without blocking the event loop. A cancelled call ends after a batch."""
         cancelled = Event()
-        prompts = await asyncio.to_thread(self._tokenize, query, texts)
+        prompts = await to_thread(self._tokenize, query, texts)
         future = self._submit(prompts, cancelled)
         try:
             return self._scores(prompts, await asyncio.wrap_future(future))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError, QwenRerankError
+from qwen_rerank.validation import check_choice
 
 __all__ = [
     "Hub",
@@ -95,8 +96,7 @@ def locate(model: str, revision: str | None, hub: Hub) -> Source:
             LocalScorer can read.
         MissingDependencyError: hub="modelscope" and the modelscope package is not installed.
     """
-    if hub not in get_args(Hub):
-        raise InvalidInputError(f'hub must be "huggingface" or "modelscope", got {hub!r}.')
+    check_choice("hub", hub, get_args(Hub))
     path = Path(model).expanduser()
     if model.lower().endswith(".gguf"):
         raise _gguf(model)

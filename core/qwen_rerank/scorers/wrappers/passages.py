@@ -18,7 +18,7 @@ from qwen_rerank.scorers.http.batching import byte_bound
 from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.text.chunking import MIN_PASSAGE_TOKENS, Passage, check_chunker, passages_of
 from qwen_rerank.text.tokenizer import count_tokens
-from qwen_rerank.validation import check_whole, not_utf8
+from qwen_rerank.validation import check_choice, check_whole, not_utf8
 
 __all__ = ["Aggregate", "PassageScorer"]
 
@@ -70,10 +70,7 @@ class PassageScorer(Wrapper):
             raise InvalidInputError(
                 f"overlap must be less than max_tokens={max_tokens}, got {overlap}."
             )
-        if aggregate not in get_args(Aggregate):
-            raise InvalidInputError(
-                f"aggregate must be one of {', '.join(get_args(Aggregate))}, got {aggregate!r}."
-            )
+        check_choice("aggregate", aggregate, get_args(Aggregate))
         check_chunker()
         self._scorer = scorer
         self._max_tokens = max_tokens

@@ -8,14 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar, cast
 
 from qwen_rerank.errors import QwenRerankError
 from qwen_rerank.inputs.content import Item, Modality
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
+from qwen_rerank.threads import in_thread
 
 __all__ = ["Runner", "Wrapper"]
 
@@ -112,9 +111,8 @@ class _AsyncRunner(Runner):
     async def run(
         self, work: Callable[[], T], executor: Executor | None = None, limit: float | None = None
     ) -> T:
-        in_context = partial(copy_context().run, work)
         async with asyncio.timeout(limit):
-            return await asyncio.get_running_loop().run_in_executor(executor, in_context)
+            return await in_thread(work, executor)
 
 
 def _arguments(query: Item, texts: Sequence[Item]) -> tuple[str, Sequence[str]]:

@@ -130,8 +130,8 @@ class ServerDialect(Dialect):
     def map_error(self, error: ErrorResponse, status: int) -> ErrorMapping:
         if status in _STATUSES_OF_INPUT and self.is_too_long(error.message):
             return InvalidInputError, (
-                "A text is longer than the server's model can read. Shorten it, score it with "
-                f"PassageScorer, or start the server with {self.context_option}."
+                "The query or a text is longer than the server's model can read. Shorten it, score "
+                f"long texts with PassageScorer, or start the server with {self.context_option}."
             )
         return mapping_by_message(error.message) or super().map_error(error, status)
 
