@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 import llamaindex_qwen_rerank  # noqa: F401  # import before autodoc patches pydantic's BaseModel
 from qwen_rerank import __version__
@@ -23,7 +26,10 @@ extensions = [
 myst_enable_extensions = ["colon_fence"]
 html_theme = "furo"
 html_title = f"{project} {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 pygments_style = "default"  # colours the lines of a diff
+pygments_dark_style = "github-dark"
 html_show_sphinx = False
 html_copy_source = False
 
@@ -38,6 +44,7 @@ autodoc_default_options = {
     "show-inheritance": True,
     "exclude-members": "model_config, model_post_init",  # pydantic's
 }
+maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
@@ -53,6 +60,7 @@ def setup(app: Any) -> None:
     """Register the hooks below; Sphinx calls this."""
     app.connect("builder-inited", _copy_notebooks)
     app.connect("autodoc-process-docstring", _restore_sentence, priority=600)  # after Napoleon
+    app.connect("autodoc-process-signature", _simplify_signature)
 
 
 def _copy_notebooks(app: Any) -> None:
@@ -74,3 +82,14 @@ def _restore_sentence(
     for line in [line for line in lines if line.startswith(":type: ")]:
         lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
         lines.remove(line)
+
+
+def _simplify_signature(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, result: Any
+) -> tuple[str | None, Any] | None:
+    """Leave out the fields of pydantic's models, which are listed below, and its markers."""
+    if what == "class" and issubclass(thing, BaseModel):
+        return "(**options)", result
+    if signature and "SkipJsonSchema" in signature:
+        return re.sub(r"Annotated\[(.*?), SkipJsonSchema\(\)\]", r"\1", signature), result
+    return None
