@@ -132,7 +132,7 @@ SWITCHES: list[tuple[Callable[..., object], str]] = [
         for name in ("logits", "multimodal")
     ),
     *((LocalScorer, name) for name in ("truncate", "progress")),
-    *((_many, name) for name in ("ordered", "progress")),
+    (_many, "ordered"),
 ]
 CHOICES: list[tuple[Callable[..., object], str, str, str]] = [
     *((make, "missing", "skipp", "skip") for make in PLUGINS),

@@ -104,8 +104,8 @@ class Work:
             )
         check_choice("on_error", on_error, get_args(OnError))
         check_flag("ordered", ordered)
-        if not callable(progress):
-            check_flag("progress", progress)
+        if not isinstance(progress, bool) and not callable(progress):
+            raise InvalidInputError(f"progress must be a boolean or a function, got {progress!r}.")
         check_top_n(top_n)
         check_whole("max_concurrency", max_concurrency, at_least=1)
         if total is not None:
