@@ -64,7 +64,7 @@ from qwen_rerank.testing.loopback import KEY  # noqa: E402
 DOCUMENTS = 20
 TEXTS = [f"Document {n} says what penguins eat in winter, and where." for n in range(DOCUMENTS)]
 ROUNDS = 3
-STORE = 150_000_000  # bytes of Ray's object store per node
+STORE = 600_000_000  # bytes of Ray's object store per node; a block can have 128 MiB
 PORT = 8_642
 CLIENTS = 64
 WORDS = [
@@ -134,12 +134,9 @@ def one_node() -> Iterator[None]:
 
 
 def rates(share: float) -> dict[str, Any]:
-    """Queries per second of one process, and of jobs on 1, 2 and 4 actors.
-
-    Each runs two jobs of different sizes in turn, which tells the start from the queries.
-    """
-    few, many = max(20, int(200 * share)), max(100, int(1_000 * share))
-    found: dict[str, Any] = {"queries": many, "documents": DOCUMENTS, "rounds": ROUNDS}
+    """Queries per second of one process, and of jobs on 1, 2 and 4 actors, in turn."""
+    count = max(96, int(1_000 * share))
+    found: dict[str, Any] = {"queries": count, "documents": DOCUMENTS, "rounds": ROUNDS}
     with Service() as service, one_node(), tempfile.TemporaryDirectory() as folder:
         service.respond_after(0.02)
         makers: dict[str, Callable[[], Scorer]] = {
@@ -147,46 +144,44 @@ def rates(share: float) -> dict[str, Any]:
             "service of 20 ms": partial(service_scorer, service.base_url),
         }
         for name, make in makers.items():
-            jobs: dict[str, Callable[[int], object]] = {
-                "rerank_many": partial(_many, make),
-                "run": partial(_run, make, Path(folder)),
-                **{f"{n} actors": partial(_on_actors, make, n) for n in (1, 2, 4)},
+            jobs = {
+                "rerank_many": partial(_many, make, count),
+                "run": partial(_run, make, count, Path(folder)),
+                **{f"{n} actors": partial(_on_actors, make, count, n) for n in (1, 2, 4)},
             }
-            found[name] = _medians(jobs, few, many)
+            found[name] = _medians(jobs, count)
     return found
 
 
-def _medians(jobs: dict[str, Callable[[int], object]], few: int, many: int) -> dict[str, Any]:
+def _medians(jobs: dict[str, Callable[[], Iterator[object]]], count: int) -> dict[str, Any]:
+    """What the jobs take until their first query, and after it."""
     seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(ROUNDS):
         for name, job in jobs.items():
-            seconds[name].append((_seconds(job, few), _seconds(job, many)))
+            started = time.perf_counter()
+            results = job()
+            next(results)
+            start = time.perf_counter() - started
+            assert 1 + sum(1 for _ in results) == count
+            seconds[name].append((start, time.perf_counter() - started - start))
     found: dict[str, Any] = {}
     for name, pairs in seconds.items():
-        per_query = median((long - short) / (many - few) for short, long in pairs)
         found[name] = {
-            "queries per second": round(many / median(long for _, long in pairs), 1),
-            "seconds to start": round(max(0.0, median(s for s, _ in pairs) - few * per_query), 1),
-            "ms per further query": round(1_000 * per_query, 2),
+            "queries per second": round(count / median(map(sum, pairs)), 1),
+            "seconds to the first": round(median(start for start, _ in pairs), 2),
+            "ms per further query": round(1_000 * median(rest for _, rest in pairs) / count, 2),
         }
     base = found["rerank_many"]["ms per further query"]
     for figures in found.values():
-        figures["ms beside rerank_many"] = round(figures["ms per further query"] - base, 2)
+        figures["times rerank_many"] = round(figures["ms per further query"] / base, 2)
     return found
 
 
-def _seconds(job: Callable[[int], object], count: int) -> float:
-    started = time.perf_counter()
-    job(count)
-    return time.perf_counter() - started
+def _many(make: Callable[[], Scorer], count: int) -> Iterator[object]:
+    yield from rerank_many(RerankEngine(make(), rerank_field="text"), tasks(count))
 
 
-def _many(make: Callable[[], Scorer], count: int) -> None:
-    engine = RerankEngine(make(), rerank_field="text")
-    assert len(list(rerank_many(engine, tasks(count)))) == count
-
-
-def _run(make: Callable[[], Scorer], folder: Path, count: int) -> None:
+def _run(make: Callable[[], Scorer], count: int, folder: Path) -> Iterator[object]:
     """What `qwen-rerank run` does: read a file, keep a journal, write a run."""
     candidates, out = folder / "candidates.jsonl", folder / "reranked.run"
     with candidates.open("w") as file:
@@ -194,18 +189,18 @@ def _run(make: Callable[[], Scorer], folder: Path, count: int) -> None:
             documents = [{"id": str(i), "text": text} for i, text in enumerate(TEXTS)]
             line = {"query_id": row["id"], "query": row["query"], "documents": documents}
             file.write(f"{json.dumps(line)}\n")
-    files = RunFiles(candidates, out, overwrite=True)
-    with RunReranking(make(), files) as reranking:
+    with RunReranking(make(), RunFiles(candidates, out, overwrite=True)) as reranking:
+        yield 0  # the files are read
         reranking.rerank()
         reranking.journal.remove()
     with out.open() as file:
         assert sum(1 for _ in file) == count * DOCUMENTS
+    yield from range(1, count)
 
 
-def _on_actors(make: Callable[[], Scorer], actors: int, count: int) -> None:
-    ds = ray.data.from_items(rows(count), override_num_blocks=4 * actors)
-    ranked = rerank_dataset(ds, make, concurrency=actors, batch_size=16)
-    assert sum(1 for _ in ranked.iter_rows()) == count
+def _on_actors(make: Callable[[], Scorer], count: int, actors: int) -> Iterator[object]:
+    ds = ray.data.from_items(rows(count), override_num_blocks=count // 16)
+    yield from rerank_dataset(ds, make, concurrency=actors, batch_size=16).iter_rows()
 
 
 # Memory
@@ -308,7 +303,7 @@ class Nodes:
         self.cluster.shutdown()
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+        return self.cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=STORE)
 
 
 class Job:
