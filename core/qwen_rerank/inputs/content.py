@@ -172,8 +172,9 @@ def check_modalities(
             raise InvalidInputError(
                 f"{name(index) if index >= 0 else 'The query'} holds {_in_words(refused)}, which "
                 f"{model} does not accept.",
-                remedy='Pass model="qwen3-vl-rerank". To rank by text alone, pass rerank_field a '
-                "function that returns the text.",
+                remedy='Choose a model that does, such as "qwen3-vl-rerank" on DashScope or '
+                '"Qwen/Qwen3-VL-Reranker-2B" on your own machine. To rank by text alone, pass '
+                "rerank_field a function that returns the text.",
             )
 
 

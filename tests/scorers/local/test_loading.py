@@ -55,13 +55,34 @@ def remove(pattern: str) -> Any:
     return lambda folder: [path.unlink() for path in folder.glob(pattern)]
 
 
-def quantize(method: str) -> Any:
+def rewrite_config(**changes: Any) -> Any:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
-        details = {"quant_method": method, "bits": 4, "group_size": 128, "quant_config": {}}
-        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": details}))
+        (folder / "config.json").write_text(json.dumps(config | changes))
 
     return change
+
+
+def quantize(method: str) -> Any:
+    details = {"quant_method": method, "bits": 4, "group_size": 128, "quant_config": {}}
+    return rewrite_config(quantization_config=details)
+
+
+def lose_a_shard(folder: Path) -> None:
+    remove("model*")(folder)
+    tiny_qwen.random_model().save_pretrained(folder, max_shard_size="200KB")
+    sorted(folder.glob("model-*"))[-1].unlink()
+
+
+def convert_to_onnx(folder: Path) -> None:
+    remove("model*")(folder)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").touch()
+
+
+def truncate_other_weights(folder: Path) -> None:
+    remove("model*")(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(500))
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
@@ -69,12 +90,12 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
     "damaged weights": (
         damage(bytes(5_000)),
         InvalidInputError,
-        r"model\.safetensors is damaged or incomplete.*download it again",
+        r"model\.safetensors is missing, damaged or incomplete.*Download it again",
     ),
     "a damaged config": (
         damage(b"{", "config.json"),
         InvalidInputError,
-        r"config\.json is damaged or incomplete.*download it again",
+        r"config\.json is missing, damaged or incomplete.*Download it again",
     ),
     "a pointer for weights": (
         damage(POINTER),
@@ -87,10 +108,35 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
         r"tokenizer\.json is a Git LFS pointer.*git lfs pull",
     ),
     "no config": (remove("config.json"), InvalidInputError, "the folder has no config.json"),
-    "no weights": (
-        remove("model*"),
+    "a lost shard": (
+        lose_a_shard,
         InvalidInputError,
-        r"no file named model\.safetensors|no file",
+        r"/model-0.*safetensors is missing.*Download it again",
+    ),
+    "incomplete weights in torch's format": (
+        truncate_other_weights,
+        InvalidInputError,
+        r"pytorch_model\.bin is missing, damaged or incomplete.*Download it again",
+    ),
+    "weights for ONNX": (
+        convert_to_onnx,
+        InvalidInputError,
+        r"the folder has no weights in safetensors format.*does not read conversions to ONNX",
+    ),
+    "a config of another size": (
+        rewrite_config(hidden_size=128),
+        InvalidInputError,
+        r"does not fit its weights: model\.embed_tokens.* and \d+ more\. Download both",
+    ),
+    "a config with fewer layers": (
+        rewrite_config(num_hidden_layers=2, layer_types=["full_attention"] * 2),
+        InvalidInputError,
+        r"config\.json does not fit its weights: model\.layers\.2",
+    ),
+    "an adapter's config that is not an object": (
+        damage(b"[]", "adapter_config.json"),
+        InvalidInputError,
+        "Could not load the model",
     ),
     "no tokenizer": (
         remove("tokenizer*"),
@@ -100,6 +146,11 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
     "AWQ": (quantize("awq"), MissingDependencyError, r"AWQ.*pip install.*weights in bfloat16"),
     "GPTQ": (quantize("gptq"), MissingDependencyError, r"GPTQ.*pip install.*weights in bfloat16"),
     "HQQ": (quantize("hqq"), MissingDependencyError, r"HQQ.*install.*weights in bfloat16"),
+    "MLX": (
+        rewrite_config(quantization_config={"bits": 4, "group_size": 64}),
+        InvalidInputError,
+        "quantized for other software: choose those in bfloat16",
+    ),
 }
 
 
@@ -277,6 +328,20 @@ def test_float16_on_a_cpu_is_refused_with_the_reason(folder: str) -> None:
         LocalScorer(folder, device="cpu", dtype="float16")
 
 
+def test_scores_that_are_not_numbers_are_an_error(folder: str, tmp_path: Path) -> None:
+    model: Any = Qwen3ForCausalLM.from_pretrained(folder)
+    model.model.layers[2].mlp.down_proj.weight.data[3, 3] = float("nan")
+    scorer = LocalScorer(str(tiny_qwen.save(tmp_path, model)), device="cpu")
+    with pytest.raises(BadResponseError, match=r'2 of 2 scores that are not numbers.*"float32"'):
+        scorer.score("q", ["a", "b"])
+
+
+def test_a_device_that_is_not_a_name_is_refused(folder: str) -> None:
+    for device in (0, CPU, ["cpu", 1]):
+        with pytest.raises(InvalidInputError, match=r"device must be a name such as \"cuda:0\""):
+            LocalScorer(folder, device=device)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("option", ["dtype", "device", "hub"])
 def test_an_unknown_choice_is_refused_by_name(folder: str, option: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{option}.*nonsense"):
@@ -352,6 +417,12 @@ def test_modelscope_downloads_the_revision(
         assert scorer.score("q", ["a"]).values
     import modelscope
 
+    def refuse(model_id: str, revision: str | None = None) -> str:
+        raise RuntimeError("The request model: Qwen/a-model does not exist!")
+
+    monkeypatch.setattr(modelscope, "snapshot_download", refuse)
+    with pytest.raises(InvalidInputError, match=r"ModelScope did not provide it .*does not exist"):
+        LocalScorer("Qwen/a-model", hub="modelscope")
     assert modelscope.asked == [("Qwen/a-model", "v1")]
 
 

@@ -40,9 +40,9 @@ def find_adapter(source: Source, hub: Hub) -> Adapter | None:
     """
     with load_errors(source):
         config: dict[str, Any] | None = source.json(_CONFIG)
-    if config is None:
-        return None
-    classifies = config.get("task_type") == "SEQ_CLS"
+        if config is None:
+            return None
+        classifies = config.get("task_type") == "SEQ_CLS"
     if not source.has("adapter_model.safetensors", "adapter_model.bin"):
         raise unreadable(
             source.name,

@@ -31,7 +31,7 @@ def choose_devices(
         InvalidInputError: There is none, one can't be used, or they would compute in different
             dtypes, so that a score would depend on the device.
     """
-    names = [device] if device is None or isinstance(device, str) else list(device)
+    names: list[Any] = list(device) if isinstance(device, (list, tuple)) else [device]
     if not names:
         raise InvalidInputError("device is an empty list.", remedy="Omit it, or name a device.")
     devices = list(map(choose_device, names))
@@ -51,6 +51,10 @@ def choose_device(device: str | None) -> torch.device:
     Raises:
         InvalidInputError: The device does not exist or can't be used.
     """
+    if device is not None and not isinstance(device, str):
+        raise InvalidInputError(
+            f'device must be a name such as "cuda:0", or a list of names, got {device!r}.'
+        )
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -99,7 +103,7 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         return fastest_dtype(device)
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise InvalidInputError(
             f"dtype must be one of {', '.join(map(repr, ('auto', *_DTYPES)))}, got {dtype!r}."
         )

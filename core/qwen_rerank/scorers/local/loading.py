@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,13 +186,36 @@ def _load_weights(
             config.update(options)
             location, options = None, {"config": config, "state_dict": _state_dict(base)}
         loaded, report = model_class.from_pretrained(
-            location, revision=base.revision, dtype=dtype, output_loading_info=True, **options
+            location,
+            revision=base.revision,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them
+            **options,
         )
     missing = set(report["missing_keys"]) - ({"score.weight"} if classifies else set())
     if missing:
-        raise unsuitable(base.name, f"has no weights for {', '.join(sorted(missing))}")
+        raise unsuitable(base.name, f"has no weights for {_listed(missing)}")
+    _check_config_fits(base, report)
     check_weights(base)
     return loaded if adapter is None else merge(loaded, adapter)
+
+
+def _check_config_fits(source: Source, report: Mapping[str, Any]) -> None:
+    """Refuse weights of another size, or of more layers, than config.json says."""
+    sizes = {name for name, *_ in report["mismatched_keys"]}
+    layers = {name for name in report["unexpected_keys"] if ".layers." in name}
+    if names := sizes or layers:
+        raise unreadable(
+            source.name,
+            f"its config.json does not fit its weights: {_listed(names)}",
+            "Download both again, from the same model.",
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _model_class(model: str, config: PretrainedConfig, *, classifies: bool) -> Any:
@@ -220,9 +243,11 @@ def _quantization_remedy(config: PretrainedConfig) -> str | None:
     details: dict[str, Any] | None = getattr(config, "quantization_config", None)
     if not details:
         return None
+    if "quant_method" not in details:
+        return "Its weights are quantized for other software: choose those in bfloat16."
     return (
-        f"Its weights are quantized with {details.get('quant_method', 'an unknown method')}: "
-        "install the package for that, or choose the model with weights in bfloat16."
+        f"Its weights are quantized with {details['quant_method']}: install the package for that, "
+        "or choose the model with weights in bfloat16."
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qwen_rerank.errors import InvalidInputError, MissingDependencyError
+from qwen_rerank.errors import BadResponseError, InvalidInputError, MissingDependencyError
 from qwen_rerank.inputs.content import Item, Modality, check_modalities
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.calls import CallQueue, Computed
@@ -155,6 +156,7 @@ class LocalScorer(Scorer):
             InvalidInputError: The query is blank or fills `max_length`, a text is not a string that
                 UTF-8 can encode, a text is too long and `truncate=False`, or the device has too
                 little memory for a single text.
+            BadResponseError: The model computes something that is not a number.
         """
         cancelled = Event()
         prompts = self._tokenize(query, texts)
@@ -203,6 +205,7 @@ class LocalScorer(Scorer):
 
     def _scores(self, prompts: TokenizedPrompts, computed: Computed) -> Scores:
         logits, seconds = computed
+        self._check_numbers(logits.values())
         usage = Usage(
             tokens=len(prompts.shared) + sum(map(len, logits)),
             texts_sent=len(prompts.rests),
@@ -211,6 +214,15 @@ class LocalScorer(Scorer):
             cost=0.0,
         )
         return probabilities(Scores([logits[rest] for rest in prompts.rests], usage))
+
+    def _check_numbers(self, logits: Collection[float]) -> None:
+        wrong = sum(not math.isfinite(logit) for logit in logits)
+        if wrong:
+            raise BadResponseError(
+                f"The model {self.model!r} computes {wrong} of {len(logits)} scores that are not "
+                "numbers: its weights are damaged, or its values are too large for the dtype.",
+                remedy='Pass dtype="float32". If that does not help, download the model again.',
+            )
 
     def _check_truncation(self, texts: Sequence[Item], truncated: Sequence[int]) -> None:
         check_truncation(

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers.utils import cached_file
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError, QwenRerankError
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHECKED_FILES = (".safetensors", ".bin", ".json", ".txt")
+_WEIGHTS = re.compile(r".*\.safetensors|pytorch_model.*\.bin")
 _USUAL_REMEDY = (
     "Pass a folder that contains the model, or its id on a hub that can be reached "
     '(hub="modelscope" loads it from ModelScope).'
@@ -182,8 +183,8 @@ def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
         if damaged := _damaged_file(source):
             raise unreadable(
                 source.name,
-                f"{damaged} is damaged or incomplete ({_reason(error)})",
-                "Delete it and download it again.",
+                f"{damaged} is missing, damaged or incomplete ({_reason(error)})",
+                "Download it again.",
             ) from error
         raise unreadable(source.name, _reason(error), remedy or _USUAL_REMEDY) from error
 
@@ -221,12 +222,17 @@ def _check_files(model: str, folder: Path) -> None:
                 "Run git lfs pull in the folder.",
             )
     names = {path.name for path in files}
-    if names & {"config.json", "adapter_config.json"}:
+    is_complete = "config.json" in names and any(map(_WEIGHTS.fullmatch, names))
+    if is_complete or "adapter_config.json" in names:
         return
     if any(name.endswith(".gguf") for name in names):
         raise _gguf(model)
+    missing = "weights in safetensors format" if "config.json" in names else "config.json"
     raise unreadable(
-        model, "the folder has no config.json", "Pass a folder that contains the model."
+        model,
+        f"the folder has no {missing}",
+        "Pass a folder that contains the model as it was published; LocalScorer does not read "
+        "conversions to ONNX or OpenVINO.",
     )
 
 
@@ -251,7 +257,14 @@ def _from_modelscope(model: str, revision: str | None) -> str:
             f'hub="modelscope" needs the modelscope package ({error}).',
             remedy="Install it: pip install modelscope",
         ) from error
-    folder: str = snapshot_download(model, revision=revision)
+    try:
+        folder: str = snapshot_download(model, revision=revision)
+    except Exception as error:  # its own errors, and those of the HTTP client
+        raise unreadable(
+            model,
+            f"ModelScope did not provide it ({_reason(error)})",
+            "Check its id and revision on ModelScope, and the connection.",
+        ) from error
     return folder
 
 
@@ -264,13 +277,22 @@ def _weight_names(source: Source) -> Iterator[str]:
 def _damaged_file(source: Source) -> str | None:
     """The path of a file that can't be read; None if all can."""
     folder = source.folder()
-    for path in sorted(folder.iterdir()) if folder else ():
+    if folder is None:
+        return None
+    files = {path.name for path in folder.iterdir()}
+    for path in (folder / name for name in sorted(files)):
         try:
-            if path.suffix == ".json":
+            if path.name.endswith(".index.json"):
+                shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+                if missing := sorted({*shards} - files):
+                    return str(folder / missing[0])
+            elif path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):
                     pass
-        except (OSError, ValueError, SafetensorError):
+            elif _WEIGHTS.fullmatch(path.name):
+                torch.load(path, map_location="meta", weights_only=True)
+        except Exception:  # torch raises nothing more specific
             return str(path)
     return None
