@@ -144,6 +144,19 @@ def test_the_last_scorer_to_close_closes_the_connections(dashscope: LoopbackDash
     assert dashscope.connections == 2
 
 
+async def test_a_call_that_is_running_when_its_scorer_is_closed_finishes(
+    dashscope: LoopbackDashScope,
+) -> None:
+    gc.collect()
+    dashscope.answer_only_when(in_flight=2)
+    scorer = DashScopeScorer(max_retries=0)
+    running = asyncio.create_task(scorer.ascore("q", ["score=0.5"]))
+    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    await scorer.aclose()
+    other = DashScopeScorer(max_retries=0).ascore("q", ["score=0.25"])
+    assert [scores.values for scores in await asyncio.gather(running, other)] == [[0.5], [0.25]]
+
+
 async def test_a_closed_scorer_refuses_further_calls(dashscope: LoopbackDashScope) -> None:
     with DashScopeScorer() as scorer:
         scorer.score("q", ["a"])

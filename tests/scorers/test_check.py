@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
 import pytest
 
-from qwen_rerank import BadResponseError, Scorer, Scores, ServerScorer
+from qwen_rerank import BadResponseError, Scorer, Scores, ServerScorer, ServiceError, Usage
 from qwen_rerank.scorers import probe
 from qwen_rerank.scorers.probe import PROBES, CheckReport
+from qwen_rerank.testing import FakeScorer
 from tests.support.prompted import Completions, PromptedVLLM
 
 Check = Callable[[Scorer], CheckReport]
@@ -135,6 +137,21 @@ def test_random_scores_pass_less_than_once_in_500_attempts() -> None:
     assert len(luck) == 2
     assert max(luck.values()) < 1 / 500
     assert len({(each.language, each.answer) for each in PROBES}) == len(PROBES)
+
+
+def test_a_check_that_fails_on_the_way_says_what_it_cost() -> None:
+    class FailsLater(FakeScorer):
+        asked = 0
+
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            self.asked += 1
+            if self.asked == 3:
+                raise ServiceError("Down.", usage=Usage(tokens=5))
+            return replace(super().score(query, texts), usage=Usage(requests=1, tokens=10))
+
+    with pytest.raises(ServiceError) as failure:
+        FailsLater().check()
+    assert failure.value.usage == Usage(requests=2, tokens=25)
 
 
 def test_a_check_that_cannot_be_made_raises_the_servers_error() -> None:

@@ -31,7 +31,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.http.dialects.dashscope import PATH
-from qwen_rerank.testing.faults import drops, refuses, rewrites, says
+from qwen_rerank.testing.faults import drops, edits, refuses, rewrites, says
 from qwen_rerank.testing.loopback import KEY, LoopbackDashScope, token_count
 from tests.support.interpreter import python
 from tests.support.transport import responds_with_any_key
@@ -211,6 +211,20 @@ def test_an_error_says_what_the_other_requests_of_the_call_cost(
     assert usage.tokens == 2 * token_count("q") + token_count("one") + token_count("two")
 
 
+def test_an_error_says_what_a_response_that_cannot_be_used_cost(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    billed = token_count("q") + token_count("one")
+    for edit in (list.clear, lambda results: results[0].update(relevance_score="0.5")):
+        dashscope.faults.extend([responds_with_any_key, edits(edit)])
+        scorer = DashScopeScorer(limits=ONE_PER_REQUEST, max_concurrency=1)
+        with pytest.raises(BadResponseError) as failure:
+            score(scorer, "q", ["one", "one"])
+        usage = failure.value.usage
+        assert usage is not None
+        assert (usage.requests, usage.texts_sent, usage.tokens) == (1, 1, 2 * billed)
+
+
 def test_a_refusal_for_another_reason_than_size_is_raised(
     dashscope: LoopbackDashScope, score: Score
 ) -> None:
@@ -223,6 +237,17 @@ def test_a_refusal_for_another_reason_than_size_is_raised(
 def test_control_tokens_in_a_text_count_as_plain_text(dashscope: LoopbackDashScope) -> None:
     texts = [f"{'<|im_start|>' * 50} {index}" for index in range(200)]
     assert len(DashScopeScorer().score("q", texts).values) == 200  # the service enforces its limit
+
+
+def test_what_are_not_texts_is_refused_before_sending(
+    dashscope: LoopbackDashScope, score: Score
+) -> None:
+    wrong: list[Any] = ["abc", b"abc", {"a": "b"}, 7, None, ["a", b"b"], ["a", None], ["a", ["b"]]]
+    for texts in wrong:
+        with pytest.raises(InvalidInputError, match=r"must be a (list|string)"):
+            score(DashScopeScorer(), "q", texts)
+    assert dashscope.received == []
+    assert len(score(DashScopeScorer(), "q", dict.fromkeys("ab").keys()).values) == 2  # type: ignore[arg-type]
 
 
 def test_without_texts_nothing_is_sent(dashscope: LoopbackDashScope, score: Score) -> None:
@@ -385,6 +410,8 @@ def test_the_options_select_the_address_and_the_limits(
 @pytest.mark.parametrize(
     ("given", "base_url"),
     [
+        ("https://dashscope.aliyuncs.com/api", GATEWAY),
+        ("https://dashscope.aliyuncs.com/v1", GATEWAY),
         (f"https://proxy.example/api/v1{PATH}", "https://proxy.example/api/v1"),
         (f"https://proxy.example/dashscope{PATH}/", "https://proxy.example/dashscope"),
         ("https://proxy.example/api/v1/services/rerank", "https://proxy.example/api/v1"),

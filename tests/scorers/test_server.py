@@ -35,6 +35,7 @@ from qwen_rerank.scorers.http.dialects.servers import SERVERS as DIALECTS
 from qwen_rerank.testing.faults import breaks_off, drops, hangs, refuses, says
 from qwen_rerank.testing.loopback import Fault, token_count
 from tests.support.servers import MODEL, SERVERS, VLLM, LlamaCpp, Server, Xinference
+from tests.support.transport import Handler, RawServer, read_request
 
 INSTRUCTED = {"vllm": "instruction", "sglang": "instruct", "dashscope": "instruct"}
 NEEDS_MODEL = ("xinference", "dashscope")
@@ -280,6 +281,12 @@ def test_logits_become_probabilities_on_request(server: Server, name: str) -> No
     assert scores == pytest.approx([0, 1 / (1 + math.e**2), 0.5, 1 / (1 + math.e**-2), 1])
 
 
+@pytest.mark.parametrize("dialect", ["completions", "ollama"])
+def test_logits_are_refused_where_we_compute_the_probabilities(dialect: Any) -> None:
+    with pytest.raises(InvalidInputError, match="logits=True has no effect"):
+        ServerScorer("http://localhost:8000", dialect=dialect, model="m", logits=True)
+
+
 def test_large_logits_rank_although_their_probabilities_are_equal(vllm: Server) -> None:
     records = [Record(str(logit), {"text": f"score={logit}"}) for logit in (38, 45, 40)]
     engine = RerankEngine(scorer_of(vllm, "vllm", logits=True), rerank_field="text")
@@ -325,6 +332,12 @@ def test_any_address_of_dashscopes_own_is_turned_into_that_of_the_endpoint(
     host = "https://dashscope-intl.aliyuncs.com"
     scorer = ServerScorer(host + path, dialect=dialect, model="qwen3-rerank")
     assert scorer.url == f"{host}/compatible-api/v1/reranks"
+
+
+def test_a_server_of_your_own_at_alibaba_cloud_is_not_dashscope() -> None:
+    url = "https://1.cn-shanghai.pai-eas.aliyuncs.com/api/predict/mine/v1/rerank"
+    scorer = ServerScorer(url)
+    assert (scorer.url, scorer.limits.documents) == (url, 128)
 
 
 @pytest.mark.parametrize("host", ["http://rerank", "http://v1"])
@@ -492,6 +505,66 @@ def test_the_longest_text_is_named_by_its_index_in_the_call(vllm: Server) -> Non
     (refused,) = vllm.received[0].documents
     named = f"The longest text is text {texts.index(refused)}, with {len(refused)} characters."
     assert named in str(failure.value)
+
+
+WHOLE = b'{"results": [{"index": 0, "relevance_score": 0.25}], "usage": {"total_tokens": 3}}'
+
+
+def raw_response(head: str, body: bytes = WHOLE) -> Handler:
+    """Responds to each request of a connection with these bytes."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    return handler
+
+
+def test_a_whole_ranking_is_read_whatever_is_unusual_about_its_status_and_headers() -> None:
+    heads = [
+        "200 OK",
+        "201 Created",
+        "203 Non-Authoritative Information",
+        "206 Partial Content",
+        "103 Early Hints\r\n\r\nHTTP/1.1 200 OK",
+        *(f"200 OK\r\nContent-Encoding: {name}" for name in ("gzip", "deflate", "br", "UTF-8")),
+        f"200 OK\r\nSet-Cookie: a={'b' * 30_000}",
+    ]
+    for head in heads:
+        with RawServer([raw_response(head)]) as server:
+            scores = ServerScorer(f"{server.base_url}/rerank").score("q", ["a"])
+        assert (scores.values, scores.usage.tokens, scores.usage.retries) == ([0.25], 3, 0), head
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "kind", "naming"),
+    [
+        ("200 OK\r\nContent-Encoding: br", b"\x8b\x02", BadResponseError, "'br'.*send gzip"),
+        (f"200 OK\r\nContent-Encoding: {KEY}", b"\x8b", BadResponseError, r"'\*\*\*'"),
+        (f"200 OK\r\nX-Echo: {KEY}{'b' * 70_000}", WHOLE, ServiceError, "reading: .*bbb"),
+        (
+            "301 Moved\r\nLocation: http://there/",
+            b"<html>301",
+            ServiceError,
+            "to http://there/.*use",
+        ),
+        (f"302 Found\r\nLocation: /?key={KEY}", b"", ServiceError, r"to /\?key=\*\*\*,"),
+        ("204 No Content", b"", BadResponseError, "Invalid JSON"),
+    ],
+    ids=["encoding", "key as encoding", "key in a header", "redirect", "key in redirect", "empty"],
+)
+def test_what_headers_say_is_named_without_the_key(
+    head: str, body: bytes, kind: type[QwenRerankError], naming: str
+) -> None:
+    with RawServer([raw_response(head, body)]) as server:
+        scorer = ServerScorer(f"{server.base_url}/rerank", api_key=KEY, max_retries=0)
+        with pytest.raises(kind, match=naming) as failure:
+            scorer.score("q", ["a"])
+    error: BaseException | None = failure.value
+    while error is not None:
+        assert KEY not in str(error)
+        error = error.__cause__ or error.__context__
 
 
 @pytest.mark.parametrize("value", ["-1e6", "null", "NaN", "1e999"])

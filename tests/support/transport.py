@@ -18,6 +18,7 @@ from qwen_rerank.testing.threads import Threaded
 
 __all__ = [
     "ConnectProxy",
+    "Handler",
     "RawServer",
     "TLSFront",
     "http_response",

@@ -247,6 +247,15 @@ class _Course:
 def _steps(scorer: Scorer) -> Generator[_Request, Scores, CheckReport]:
     """The whole check: yields what to score, and is sent the scores."""
     usage = [Usage()]
+    try:
+        return (yield from _diagnosed(scorer, usage))
+    except QwenRerankError as error:
+        total = usage[0] + (error.usage or Usage())
+        error.usage = None if total == Usage() else total
+        raise
+
+
+def _diagnosed(scorer: Scorer, usage: list[Usage]) -> Generator[_Request, Scores, CheckReport]:
     results = yield from _results(scorer, PROBES, usage)
     problem, follows = _diagnosis(results), None
     if problem is None:
@@ -286,7 +295,8 @@ def _passes(scorer: Scorer, usage: list[Usage]) -> Generator[_Request, Scores, b
     """Whether all answers rank first. A variant that the server refuses does not pass."""
     try:
         results = yield from _results(scorer, PROBES, usage)
-    except QwenRerankError:
+    except QwenRerankError as error:
+        usage[0] += error.usage or Usage()
         return False
     return all(result.is_right for result in results)
 

@@ -140,6 +140,12 @@ class ServerScorer(HttpScorer):
         check_flag("logits", logits)
         if multimodal:
             _check_multimodal(server, prompt)
+        if logits and server.always_prompts:
+            raise InvalidInputError(
+                f"logits=True has no effect with {server.service}, whose log-probabilities we turn "
+                "into probabilities.",
+                remedy="Leave it out.",
+            )
         is_prompted = prompt is not None or server.always_prompts
         if model is not None:
             server = replace(server, path=server.path.replace("{model}", model))
@@ -371,7 +377,7 @@ def _limits(
 
 
 def _key_of_unpickled(scorer: ServerScorer) -> SecretStr:
-    key = os.environ.get(_KEY)
+    key = as_secret(os.environ.get(_KEY, ""))
     if not key:
         raise MissingKeyError(
             f"{scorer!r} was unpickled, and pickles do not hold the key.",

@@ -97,6 +97,7 @@ def test_whatever_is_beside_the_ranking_never_costs_it(
         ({"total_tokens": True}, 0),
         ({"total_tokens": None}, 0),
         ({"input_tokens": 5}, 0),
+        ({"input_tokens": 5, "total_tokens": 79}, 79),
         ([{"total_tokens": 79}], 0),
         (7, 0),
         (None, 0),
@@ -106,6 +107,17 @@ def test_whatever_is_beside_the_ranking_never_costs_it(
 def test_tokens_are_a_count_above_zero_or_unknown(usage: Any, tokens: int) -> None:
     body = encoded({"output": {"results": RESULTS}, "usage": usage})
     assert DASHSCOPE.parse_ranking(body).tokens == tokens
+
+
+def test_tokens_are_also_found_where_cohere_xinference_and_siliconflow_have_them() -> None:
+    for meta in (
+        {"billed_units": {"input_tokens": 79, "output_tokens": 0}, "tokens": {"input_tokens": 80}},
+        {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": 79}},
+        {"billed_units": None, "tokens": {"input_tokens": 79}},
+    ):
+        assert COMMON.parse_ranking(encoded({"results": RESULTS, "meta": meta})).tokens == 79
+    meta = {"billed_units": None, "tokens": None}
+    assert COMMON.parse_ranking(encoded({"results": RESULTS, "meta": meta})).tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -185,6 +197,23 @@ def test_an_error_code_beside_results_is_an_error(dialect: Dialect, code: Any) -
         dialect.parse_ranking(encoded({"code": code, "data": {"results": RESULTS}}))
 
 
+@either
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "M", "code": 429}, "results": []},
+        {"success": False, "message": "M", "status": 429, "data": []},
+        {"code": 0, "data": {"error": "M", "status_code": 429, "results": []}},
+    ],
+    ids=str,
+)
+def test_an_error_in_place_of_results_is_an_error(dialect: Dialect, body: Any) -> None:
+    with pytest.raises(InvalidRankingError, match="error"):
+        dialect.parse_ranking(encoded(body))
+    error = dialect.parse_error(encoded(body))
+    assert (error.message, dialect.map_error(error, 200)[0]) == ("M", RateLimitError)
+
+
 # --- Errors
 
 
@@ -230,6 +259,10 @@ def test_reading_an_error_never_fails(body: bytes) -> None:
         ({"code": 400, "message": "M"}, 200, InvalidInputError),
         ({"code": 500, "message": "M"}, 200, ServiceError),
         ({"code": 401, "message": "M"}, 503, ServiceError),
+        ({"status": 401, "message": "M"}, 202, AuthenticationError),
+        ({"error": {"code": "data_inspection_failed"}}, 400, ContentBlockedError),
+        ({"error": {"code": "invalid_api_key"}}, 200, AuthenticationError),
+        ({}, 302, ServiceError),
         ({}, 418, ServiceError),
     ],
     ids=str,
@@ -250,6 +283,13 @@ TOO_LONG = [
     (400, "The input (9000 tokens) is longer than the model's context length (8192 tokens)."),
     (413, "Input validation error: `inputs` must have less than 512 tokens. Given: 613"),
 ]
+
+
+def test_reading_a_long_message_takes_little_time() -> None:
+    """Patterns with a gap would take minutes here, and hold up the process meanwhile."""
+    for words in ("model ", "logprobs of ", "unexpected keyword arguments "):
+        error = COMMON.parse_error(encoded({"message": words * 100_000}))
+        assert COMMON.map_error(error, 400)[0] is InvalidInputError
 
 
 @either

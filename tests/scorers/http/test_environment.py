@@ -104,6 +104,18 @@ def test_every_client_sends_the_key_and_the_workspace_of_the_environment(
     assert sorted(path.name for path in folder.iterdir()) == ["api_key"]
 
 
+def test_no_frame_of_an_error_about_a_variable_has_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-hush hush")
+    with pytest.raises(MissingKeyError, match="has spaces") as failure:
+        DashScopeScorer()
+    frames = [each.frame for each in failure.traceback[1:]]
+    values = [value for each in frames for name, value in each.f_locals.items() if name != "self"]
+    assert frames
+    assert "hush" not in repr(values)
+
+
 def test_a_file_that_cannot_be_used_is_an_error_that_names_it_and_not_the_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
 ) -> None:

@@ -51,6 +51,13 @@ def test_a_key_is_masked_in_any_form_also_if_it_is_cut(
     assert len(text) < len("Incorrect API key: *** was sent.") + 12
 
 
+def test_a_key_can_be_a_long_token() -> None:
+    token = "".join(f"{number:04x}" for number in range(1_000))
+    assert masked(f"Bad token: {token}, {token[900:1000]}.", SecretStr(token)) == (
+        "Bad token: ***, ***."
+    )
+
+
 @pytest.mark.parametrize("key", [KEY, "sk-loopback", "k", ""])
 def test_what_is_not_the_key_stays(key: str) -> None:
     text = "request loopback-1 of sk-0a1 was refused"

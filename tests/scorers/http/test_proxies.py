@@ -64,7 +64,7 @@ def test_the_environment_names_the_proxy(
     assert (found("https://api.example"), found("http://api.example")) == (https, http)
 
 
-@pytest.mark.parametrize("host", ["localhost", "me.localhost", "127.0.0.1", "127.1.2.3", "::1"])
+@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.1.2.3", "::1", "0.0.0.0"])
 def test_this_machine_is_reached_directly(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://p:1")
     assert found(f"http://{host}") is None
@@ -89,6 +89,7 @@ def test_this_machine_is_reached_directly(monkeypatch: pytest.MonkeyPatch, host:
         ("10.0.0.0/8", "11.1.2.3", False),
         ("10.1.2.3", "10.1.2.3", True),
         ("2001:db8::/32", "2001:db8::1", True),
+        ("[2001:db8::1]", "2001:db8::1", True),
         ("10.0.0.0/8", "api.example", False),
         ("", "api.example", False),
     ],

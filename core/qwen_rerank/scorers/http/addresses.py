@@ -30,6 +30,9 @@ _GATEWAYS = {
 _WORKSPACE_HOST = re.compile(r"[^.]+\.([^.]+)\.maas\.aliyuncs\.com")
 """The hosts of workspaces, whose names include the region."""
 
+_GATEWAY_HOST = re.compile(r"(.+\.)?dashscope(-[a-z]+)?\.aliyuncs\.com")
+"""The hosts that workspaces share, also in private networks. Others are for users' own servers."""
+
 _ENDPOINT = re.compile(r"/services/rerank(/text-rerank){0,2}$|(?<=/api/v1)/services(/.*)?$")
 """What follows the API's address in the address of one of its endpoints."""
 
@@ -76,11 +79,12 @@ def warn_if_unencrypted(url: str, *, stacklevel: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine: localhost, or a loopback address."""
+    """Whether the host is this machine: localhost, a loopback address, or 0.0.0.0 or ::."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return False
 
@@ -96,14 +100,15 @@ def _warn_unencrypted(host: str, stacklevel: int) -> None:
 
 def is_dashscope(url: str) -> bool:
     """Whether a checked address is one of DashScope's own."""
-    return (urlsplit(url).hostname or "").endswith(".aliyuncs.com")
+    host = urlsplit(url).hostname or ""
+    return any(own.fullmatch(host) for own in (_GATEWAY_HOST, _WORKSPACE_HOST))
 
 
 def dashscope_url(base_url: str | None, workspace: str | None, region: str | None) -> str:
     """Return the address of DashScope's native API, up to and including `/api/v1`.
 
-    An address of one of its endpoints, and of the OpenAI-compatible API on the service's own hosts,
-    is turned into that of the native API.
+    An address of one of its endpoints, and any address on the service's own hosts, is turned into
+    that of the native API.
 
     Args:
         base_url: The address; if None, that of the environment, else that of the workspace or the
@@ -153,11 +158,8 @@ def _native_url(name: str, url: str) -> str:
     example = _GATEWAYS["cn-beijing"]
     url = checked_url(name, url, example=example)
     parts = urlsplit(url)
-    path = _ENDPOINT.sub("", parts.path)
-    is_compatible = "/compatible-" in path
-    if is_dashscope(url) and (is_compatible or not path):
-        path = "/api/v1"
-    elif is_compatible:
+    path = "/api/v1" if is_dashscope(url) else _ENDPOINT.sub("", parts.path)
+    if "/compatible-" in path:
         raise InvalidInputError(
             f"{name} {url!r} is the address of an OpenAI-compatible API, which is not supported "
             "here.",

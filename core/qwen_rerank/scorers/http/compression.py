@@ -17,11 +17,12 @@ def decompress(body: bytes, encoding: str) -> bytes:
     """Decode a body by its Content-Encoding.
 
     Raises:
-        InvalidResponseError: The encoding is neither gzip nor deflate, or the body is damaged.
+        InvalidResponseError: The encoding is neither gzip nor deflate, and the body is not plain
+            JSON either; or the body is damaged.
         ResponseTooLargeError: The decoded body is larger than `MAX_RESPONSE_BYTES`.
     """
     name = encoding.strip().lower()
-    if name in ("", "identity"):
+    if name in ("", "identity") or _is_json(body):
         return body
     if name not in ("gzip", "x-gzip", "deflate"):
         raise InvalidResponseError(f"The response has the unknown Content-Encoding {name!r}.")
@@ -36,3 +37,11 @@ def decompress(body: bytes, encoding: str) -> bytes:
     if not decoder.eof:
         raise InvalidResponseError(f"The response's {name} encoding is damaged.")
     return decoded
+
+
+def _is_json(body: bytes) -> bool:
+    """Whether the body is JSON, whatever its header says: some proxies decompress and keep it.
+
+    Neither gzip nor deflate begins a JSON object or list with a byte that JSON begins with.
+    """
+    return body[:64].lstrip()[:1] in (b"{", b"[")

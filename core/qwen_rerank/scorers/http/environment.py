@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from qwen_rerank.errors import InvalidInputError, MissingKeyError
+from qwen_rerank.options import as_secret
 from qwen_rerank.scorers.http.auth import checked_key
 
 __all__ = ["Setting", "environment_key", "environment_setting"]
@@ -61,7 +62,7 @@ def environment_key() -> SecretStr | None:
         MissingKeyError: What is there cannot be a key, or a key file can't be read.
         InvalidInputError: The SDK's configuration file can't be read.
     """
-    if key := os.environ.get("DASHSCOPE_API_KEY"):
+    if key := as_secret(os.environ.get("DASHSCOPE_API_KEY", "")):
         return checked_key("DashScope API key", key)
     path, config = _config()
     secret = config.get("api_key")

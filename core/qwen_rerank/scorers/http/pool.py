@@ -37,6 +37,9 @@ __all__ = [
 MAX_RESPONSE_BYTES = 16 * 2**20
 """The largest response that is read. Scores take about 60 bytes per document."""
 
+_MAX_HEADER_BYTES = 64 * 2**10
+"""The longest header of a response. Gateways add cookies that exceed the 8 KiB of aiohttp."""
+
 _KEEP_ALIVE = 15.0
 
 _USUAL = Route()
@@ -122,16 +125,23 @@ class ConnectionPool:
         self._max_connections = max_connections or _default_max_connections()
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._holders: WeakSet[object] = WeakSet()
+        self._under_way = 0
+        self._is_let_go = False
         self._session: aiohttp.ClientSession | None = None
 
     def hold(self, holder: object) -> None:
         """Keep idle connections open until the holder lets go."""
         self._holders.add(holder)
+        self._is_let_go = False
 
     async def let_go(self, holder: object) -> None:
-        """Close the connections if nobody else holds them."""
+        """Close the connections if nobody else holds them, after the requests under way."""
         self._holders.discard(holder)
-        if not self._holders:
+        self._is_let_go = not self._holders
+        await self._close_if_unused()
+
+    async def _close_if_unused(self) -> None:
+        if self._is_let_go and not self._under_way:
             await self.close()
 
     def slot(self, endpoint: Endpoint) -> AbstractAsyncContextManager[object]:
@@ -163,6 +173,7 @@ class ConnectionPool:
             InvalidInputError: See `proxy_for` and `Route.context`.
         """
         failure: Exception
+        self._under_way += 1
         try:
             return await self._post(endpoint, headers, body, route)
         except (ResponseTooLargeError, InvalidInputError):
@@ -171,6 +182,9 @@ class ConnectionPool:
             failure = _failure_of(error)
         except (OSError, ValueError) as error:
             failure = UnreachableError(str(error) or type(error).__name__)
+        finally:
+            self._under_way -= 1
+            await self._close_if_unused()
         raise failure  # out here: the frames and the context of aiohttp's error hold the key
 
     async def _post(
@@ -185,7 +199,7 @@ class ConnectionPool:
                 ssl=True if context is None else context,  # True: the session's
                 **_headers_and_proxy(endpoint.url, headers, upload.size, route),  # no local of it
             ) as response:
-                if response.status != 200 or upload.is_sent:
+                if response.status >= 300 or upload.is_sent:
                     return HTTPResponse(response.status, response.headers, await _read(response))
                 response.close()  # the response to an earlier request: send this one again
         raise ConnectionLostError("the response came before the request was sent")
@@ -210,6 +224,7 @@ class ConnectionPool:
                 cookie_jar=aiohttp.DummyCookieJar(),  # callers with different keys share it
                 timeout=aiohttp.ClientTimeout(),  # none: the caller limits each attempt
                 auto_decompress=False,  # a large body is decompressed off the loop
+                max_field_size=_MAX_HEADER_BYTES,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             )
         return self._session

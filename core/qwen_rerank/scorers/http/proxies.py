@@ -177,7 +177,7 @@ def _is_named_by(entry: str, host: str, port: int) -> bool:
     if entry == "*":
         return True
     with suppress(ValueError):
-        return ip_address(host) in ip_network(entry, strict=False)
+        return ip_address(host) in ip_network(entry.strip("[]"), strict=False)
     name, _, own_port = entry.partition(":")
     domain = name.removeprefix("*").lstrip(".")
     fits = host == domain or host.endswith(f".{domain}")

@@ -29,6 +29,7 @@ from qwen_rerank.scorers.http.pool import (
 )
 from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.threads import to_thread
+from qwen_rerank.usage import Usage
 
 __all__ = ["RerankRequest", "ScoredResponse"]
 
@@ -114,10 +115,11 @@ class RerankRequest:
             raise self._connection_error("Could not connect to", error) from error
         except ConnectionLostError as error:
             raise self._connection_error("Lost the connection to", error) from error
-        except InvalidResponseError as error:
-            raise self._connection_error("Invalid response from", error) from error
         except ResponseTooLargeError:
             raise _too_large() from None
+        except InvalidResponseError as error:
+            failure = self._connection_error("Invalid response from", error)
+        raise failure  # out here: the error can quote headers, which can hold the key
 
     async def read(self, response: HTTPResponse) -> ScoredResponse:
         """Return the scores, if the response is a complete ranking.
@@ -135,7 +137,7 @@ class RerankRequest:
 
     def _read(self, response: HTTPResponse, encoding: str) -> ScoredResponse:
         body = self._decompressed(response.body, encoding)
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             raise self._service_error(response, body)
         try:
             ranking = self.dialect.parse_ranking(body)
@@ -151,7 +153,11 @@ class RerankRequest:
         except ResponseTooLargeError:
             raise _too_large() from None
         except InvalidResponseError as error:
-            raise self._connection_error("Invalid response from", error) from error
+            failure = BadResponseError(
+                self._shown(str(error), _MAX_QUOTE),
+                remedy="Have the server or its proxy send gzip, or no compression.",
+            )
+        raise failure
 
     def _complete_ranking(self, ranking: RankingResponse) -> ScoredResponse:
         """Return the scores, if there is exactly one per document, or exactly the best `top_n`."""
@@ -167,17 +173,18 @@ class RerankRequest:
             f"were not sent, {len(ranking.indices) - len(returned)} repeated.",
             remedy=self.dialect.incomplete_remedy,
             request_id=self._shown(ranking.request_id or "") or None,
+            usage=_usage_of(ranking.tokens),
         )
 
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
-        authority = self.endpoint.authority
+        said = self._shown(str(error).removesuffix("."), _MAX_QUOTE) or type(error).__name__
         return ServiceError(
-            f"{what} {authority}: {str(error).removesuffix('.') or type(error).__name__}.",
+            f"{what} {self.endpoint.authority}: {said}.",
             remedy="Check the address, the network and the proxy settings.",
         )
 
     def _not_a_ranking(self, response: HTTPResponse, body: bytes, why: str) -> QwenRerankError:
-        """Return the error for a response with HTTP status 200 that is not a ranking."""
+        """Return the error for a response that is not a ranking although its status is one."""
         error = self.dialect.parse_error(body)
         if error.code or error.message:
             return self._service_error(response, body)
@@ -187,12 +194,15 @@ class RerankRequest:
             f"It begins with {beginning!r}.",
             status=response.status,
             request_id=self._shown(error.request_id) or None,
+            usage=_usage_of(error.tokens),
         )
 
     def _service_error(self, response: HTTPResponse, body: bytes) -> QwenRerankError:
         """The error that the service reports."""
         error = self.dialect.parse_error(body)
-        message = error.message or body.decode(errors="replace") or _redirection(response.headers)
+        message = (
+            error.message or _redirection(response) or body[:_MAX_READ].decode(errors="replace")
+        )
         quote = self._shown(message, _MAX_QUOTE) or "(no message)"
         kind, remedy = self.dialect.map_error(error, response.status)
         return kind(
@@ -244,12 +254,18 @@ def _secrets_of(headers: Headers) -> Iterator[SecretStr]:
                 yield SecretStr(secret)
 
 
+def _usage_of(tokens: int) -> Usage | None:
+    """The usage of a response that was billed for nothing; None if it does not say so."""
+    return Usage(tokens=tokens) if tokens else None
+
+
 def _too_large() -> BadResponseError:
     return BadResponseError(f"The response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB.")
 
 
-def _redirection(headers: Mapping[str, str]) -> str:
-    location = headers.get("Location")
+def _redirection(response: HTTPResponse) -> str:
+    """Where a redirection leads; "" if the response is not one."""
+    location = response.headers.get("Location") if 300 <= response.status < 400 else None
     return f"a redirect to {location}, which is not followed." if location else ""
 
 

@@ -196,10 +196,10 @@ class CallContext:
 def is_transient(error: QwenRerankError) -> bool:
     """Whether the same request may succeed later, judged by the error's status, then its type.
 
-    An unknown error code with HTTP status 200 is treated as a gateway's problem.
+    An unknown error code with an HTTP status of success is treated as a gateway's problem.
     """
     is_timing = isinstance(error, RateLimitError | RequestTimeoutError)
-    if error.status in (None, 200):
+    if error.status is None or 200 <= error.status < 300:
         return is_timing or isinstance(error, ServiceError)
     if error.status == 400:
         return is_timing

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from pydantic_core import to_json
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
-from qwen_rerank.inputs.content import Item, check_modalities, checked_query, text_of, with_text
+from qwen_rerank.inputs.content import (
+    Content,
+    Item,
+    check_modalities,
+    checked_query,
+    text_of,
+    with_text,
+)
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.catalog import Limits, Price
 from qwen_rerank.scorers.http.batching import Plan, TokenRatio, plan
@@ -299,7 +306,7 @@ class HttpScorer(Scorer):
             sending = call.send(planned.requests, top_n, is_estimated=planned.is_estimated)
             await context.within_deadline(sending, call.progress)
         except QwenRerankError as error:
-            error.usage = call.usage() if call.parts else None
+            error.usage = call.usage() if call.parts or call.wasted_tokens else None
             raise
         scores = call.scores()
         if planned.is_estimated and inputs.are_texts:
@@ -325,7 +332,17 @@ class _Inputs:
 
     @classmethod
     def of(cls, query: Item, texts: Sequence[Item]) -> _Inputs:
-        return cls(query, texts, {type(query), *map(type, texts)} <= {str})
+        """Return the inputs of a call.
+
+        Raises:
+            InvalidInputError: The texts are not a list of texts or Contents.
+        """
+        if not isinstance(texts, list | tuple):
+            texts = _listed(texts)
+        are_texts = {type(query), *map(type, texts)} <= {str}
+        if not are_texts:
+            _check_types(texts)
+        return cls(query, texts, are_texts)
 
     def size(self, items: Sequence[Item]) -> int:
         """The number of characters in some of the items, data URIs included."""
@@ -352,6 +369,7 @@ class _Call:
         self._has_failed = False
         self._attempts = 0
         self.parts: list[_Part] = []
+        self.wasted_tokens = 0  # of responses that could not be used
 
     async def send(
         self, requests: Sequence[list[int]], top_n: int | None = None, *, is_estimated: bool = False
@@ -381,6 +399,7 @@ class _Call:
                     response, retries = await self._send_with_retries(documents, top_n)
                 except QwenRerankError as error:
                     self._has_failed = not (is_estimated and isinstance(error, InvalidInputError))
+                    self.wasted_tokens += error.usage.tokens if error.usage else 0
                     raise
             self.parts.append(_Part(indices, response, retries))
             return
@@ -489,19 +508,34 @@ class _Call:
         return Scores(values, self.usage())
 
     def usage(self) -> Usage:
-        """Return what the requests that succeeded cost."""
+        """Return what the requests that were billed cost."""
         tokens = [part.response.tokens for part in self.parts]
+        total = sum(tokens) + self.wasted_tokens
         # A service that does not report tokens says 0; images have another price.
         price = self._scorer._price if self._inputs.are_texts and all(tokens) else None
         return Usage(
             requests=len(self.parts),
-            tokens=sum(tokens),
+            tokens=total,
             texts_sent=sum(len(part.indices) for part in self.parts),
             retries=sum(part.retries for part in self.parts),
             seconds=self._context.elapsed,
             truncated=self._inputs.truncated,
-            cost=None if price is None else price.of(sum(tokens)),
+            cost=None if price is None else price.of(total),
         )
+
+
+def _listed(texts: object) -> list[Item]:
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"texts must be a list of texts, got {type(texts).__name__}.")
+    return list(texts)
+
+
+def _check_types(texts: Sequence[object]) -> None:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str | Content):
+            raise InvalidInputError(
+                f"Text {index} must be a string or a Content, got {type(text).__name__}."
+            )
 
 
 def _endpoint_of(url: str) -> Endpoint:

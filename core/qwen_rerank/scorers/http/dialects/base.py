@@ -55,6 +55,11 @@ FAILING: ErrorMapping = (
     "Try again later. To keep going meanwhile, use a FallbackScorer.",
 )
 
+_REDIRECTED: ErrorMapping = (
+    ServiceError,
+    "Check the address, and use the one that it redirects to if you trust it.",
+)
+
 _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
     400: (InvalidInputError, None),
     401: (AuthenticationError, "Check the key, and that it belongs to this address."),
@@ -146,14 +151,22 @@ class Dialect(ABC):
 
         Args:
             error: What the response's body says.
-            status: The HTTP status. A status in the body counts if this is 200.
+            status: The HTTP status. A status in the body counts if this one says success.
         """
-        if status == 200 and error.status is not None:
+        if 200 <= status < 300 and error.status is not None:
             status = error.status
-        by_code = (self.codes[start] for start in self.codes if error.code.startswith(start))
+        code = _normalized(error.code)
+        by_code = (self.codes[start] for start in self.codes if code.startswith(_normalized(start)))
         return next(by_code, None) or self._map_status(status)
 
     def _map_status(self, status: int) -> ErrorMapping:
         """Return the error type and the remedy for an HTTP status."""
+        if 300 <= status < 400:
+            return _REDIRECTED
         default = FAILING if status >= 500 else (ServiceError, None)
         return _ERRORS_BY_STATUS.get(status, default)
+
+
+def _normalized(code: str) -> str:
+    """The code as DashScope's OpenAI-compatible endpoints write it, and without underscores."""
+    return code.replace("_", "").lower()

@@ -36,6 +36,11 @@ _CODES = ("code", "type", "error_type")
 _MESSAGES = ("message", "msg", "detail")
 """The keys of an error's code and message, in order of preference."""
 
+_STATUSES = ("status", "status_code")
+
+_MAX_MESSAGE = 10_000
+"""How many characters of an error's message are read: patterns are looked for in it."""
+
 _SUCCESS = frozenset({"", "ok", "success", "successful", "succeeded", "none", "null"})
 
 
@@ -69,12 +74,14 @@ class ErrorResponse:
         message: The service's message; "" if there is none.
         request_id: The service's id of the request; "" if there is none.
         status: The HTTP status that the body names, from 400 to 599; None if there is none.
+        tokens: Tokens billed nevertheless; 0 if the service does not say.
     """
 
     code: str = ""
     message: str = ""
     request_id: str = ""
     status: int | None = None
+    tokens: int = 0
 
 
 def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -> RankingResponse:
@@ -104,6 +111,8 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
         response = response[key]
     if any(map(_holds_error, objects)):
         raise InvalidRankingError("code: reports an error")
+    if not response and any(map(_reports_failure, objects)):
+        raise InvalidRankingError("error: reports an error instead of results")
     indices, scores = _indices_and_scores(response, path, score_range)
     return RankingResponse(indices, scores, tokens_in(objects), _request_id(objects) or None)
 
@@ -117,20 +126,24 @@ def read_error(body: bytes) -> ErrorResponse:
         response = read_json(body)
     except InvalidRankingError:
         return ErrorResponse()
+    objects: list[dict[str, Any]] = []
     while isinstance(response, dict) and _reports_success(response):
+        objects.append(response)
         response = next((response[key] for key in _CONTAINERS if response.get(key)), None)
     if not isinstance(response, dict):
-        return ErrorResponse()
+        return ErrorResponse(tokens=tokens_in(objects))
     inner = response.get("error") or response
     error = inner if isinstance(inner, dict) else {**response, "message": inner}
     codes = [error.get(key) for key in _CODES]
     messages = [error.get(key) for key in _MESSAGES]
-    message = next((text for text in messages if isinstance(text, str) and text), "")
+    message = next((text for text in messages if isinstance(text, str) and text), "")[:_MAX_MESSAGE]
+    statuses = [each.get(key) for each in (error, response) for key in _STATUSES]
     return ErrorResponse(
         code=_encodable_text(next((code for code in codes if isinstance(code, str) and code), "")),
         message="" if message.strip().lower() in _SUCCESS else _encodable_text(message),
         request_id=_request_id([response]),
-        status=next(filter(None, map(_error_status, codes)), None),
+        status=next(filter(None, map(_error_status, [*codes, *statuses])), None),
+        tokens=tokens_in([*objects, response]),
     )
 
 
@@ -220,6 +233,11 @@ def _holds_error(response: dict[str, Any]) -> bool:
     return _error_status(code) is not None
 
 
+def _reports_failure(response: dict[str, Any]) -> bool:
+    """Whether the response says, besides its code, that there is an error."""
+    return bool(response.get("error")) or response.get("success") is False
+
+
 def _reports_success(response: dict[str, Any]) -> bool:
     """Whether the response has a gateway's code for success."""
     return "error" not in response and any(_is_success(response.get(key)) for key in _CODES)
@@ -247,13 +265,24 @@ def _code_as_number(code: object) -> int:
 
 
 def tokens_in(responses: Iterable[dict[str, Any]]) -> int:
-    """Return the tokens billed; 0 if the response has no number above 0."""
+    """Return the tokens billed; 0 if the response has no number above 0.
+
+    They are in `usage`, or in `meta` as with Cohere, Xinference and SiliconFlow.
+    """
     for response in responses:
         usage = response.get("usage")
-        total = usage.get("total_tokens") if isinstance(usage, dict) else None
-        if is_finite(total) and total > 0:
-            return int(total)
+        if tokens := _count_above_zero(usage, "total_tokens"):
+            return tokens
+        if isinstance(meta := response.get("meta"), dict):
+            for key in ("billed_units", "tokens"):
+                if tokens := _count_above_zero(meta.get(key), "input_tokens"):
+                    return tokens
     return 0
+
+
+def _count_above_zero(counts: object, key: str) -> int:
+    count = counts.get(key) if isinstance(counts, dict) else None
+    return int(count) if is_finite(count) and count > 0 else 0
 
 
 def _request_id(responses: Iterable[dict[str, Any]]) -> str:

@@ -53,7 +53,7 @@ _MAPPINGS: tuple[tuple[re.Pattern[str], ErrorMapping], ...] = tuple(
             "Start vLLM with the --hf_overrides of docs/scorers.md.",
         ),
         r"does not support (the )?(rerank|score)": (InvalidInputError, _NO_RERANKER),
-        "logprobs of .* greater than max allowed": (
+        "logprobs of .{0,100} greater than max allowed": (
             InvalidInputError,
             "Start vLLM with --max-logprobs 20 or more.",
         ),
@@ -77,7 +77,7 @@ _MAPPINGS: tuple[tuple[re.Pattern[str], ErrorMapping], ...] = tuple(
         "overloaded": (RateLimitError, _BUSY),
         "invalid model:": (InvalidInputError, _NO_MODEL),
         # Xinference
-        "unexpected keyword arguments.*enable_qwen3_rerank_template": (
+        "unexpected keyword arguments.{0,300}enable_qwen3_rerank_template": (
             InvalidInputError,
             "Launch the model with --model-engine vllm, or leave out prompt=: the other engines "
             "write the prompt themselves.",
@@ -88,6 +88,6 @@ _MAPPINGS: tuple[tuple[re.Pattern[str], ErrorMapping], ...] = tuple(
         "server busy": (ServiceError, "Lower max_concurrency, or raise OLLAMA_MAX_QUEUE."),
         "does not support generate": (InvalidInputError, _NO_MODEL),
         # vLLM, llama.cpp's router and Ollama
-        r"model .* (does not exist|not found)": (InvalidInputError, _NO_MODEL),
+        r"model .{0,300} (does not exist|not found)": (InvalidInputError, _NO_MODEL),
     }.items()
 )
