@@ -55,7 +55,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.tiny_qwen import GEOMETRY_0_6B, plant_outliers, random_model, real_tokenizer
 
-TEXTS = Path(__file__).resolve().parents[1] / "examples" / "data" / "passages.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = ROOT / "core" / "qwen_rerank" / "testing" / "data" / "passages.jsonl"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = fastest_dtype(DEVICE)
 GEOMETRY = dict(GEOMETRY_0_6B)

@@ -26,13 +26,12 @@ from statistics import fmean, median
 from typing import Any, get_args
 
 import bm25s
-import numpy
 from tqdm import tqdm
 
 from qwen_rerank import EmbeddedScorer, Record, RerankEngine
 from qwen_rerank.evaluation import compare, read_judgements, read_texts
 from qwen_rerank.scorers import embedded
-from qwen_rerank.text.sentence_encoder import SentenceEncoder, sentence_encoder
+from qwen_rerank.text.sentence_encoder import sentence_encoder
 from qwen_rerank.text.word_vectors import offline_vectors
 
 CANDIDATES = 50
@@ -155,8 +154,6 @@ def measured(collection: Collection, encoders: Sequence[embedded.Encoder]) -> It
         sentence_encoder.reset()
         engine = RerankEngine(EmbeddedScorer(encoder), rerank_field="text")
         milliseconds = median(timed(engine, collection, stages["BM25"]))
-        if encoder == "use":  # this computes the vector of a text once, not for each query
-            remembering(sentence_encoder())
         for stage, first in stages.items():
             second = {
                 id_: list(engine.rerank(collection.queries[id_], records))
@@ -186,19 +183,6 @@ def timed(engine: RerankEngine, collection: Collection, first: Rankings) -> Iter
         start = time.process_time()
         engine.rerank(collection.queries[id_], first[id_])
         yield 1000 * (time.process_time() - start)
-
-
-def remembering(encoder: SentenceEncoder) -> None:
-    """Let the encoder remember all vectors."""
-    encode = encoder._use.encode
-    known: dict[str, Any] = {}
-
-    def remembered(texts: Sequence[str]) -> Any:
-        if new := [text for text in dict.fromkeys(texts) if text not in known]:
-            known.update(zip(new, encode(new), strict=True))
-        return numpy.stack([known[text] for text in texts])
-
-    encoder._use.encode = remembered
 
 
 def by_words(collection: Collection) -> Rankings:

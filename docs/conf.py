@@ -69,7 +69,6 @@ def _copy_notebooks(app: Any) -> None:
     folder.mkdir(exist_ok=True)
     for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
         text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
-        text = text.replace("](../README.md#notebooks)", "](../start.md#notebooks)")
         (folder / notebook.name).write_text(text, encoding="utf-8")
 
 

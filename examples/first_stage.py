@@ -1,4 +1,4 @@
-"""Write `data/bm25.run`: the first stage of the example queries, in TREC's format.
+"""Write `bm25.run` of the sample collection: what BM25 finds, in TREC's format.
 
 python examples/first_stage.py
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qwen_rerank import testing
 from qwen_rerank.evaluation import read_texts
 from search import BM25
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(testing.__file__).parent / "data"
 DEPTH = 20
 
 

@@ -13,9 +13,9 @@ import argparse
 import locale
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -31,11 +31,8 @@ with timed("import the frameworks and the plugins"):
     from llama_index.core.retrievers import QueryFusionRetriever
     from llama_index.core.schema import TextNode
 
-    import helpcentre
     import langchain_qwen_rerank
     import llamaindex_qwen_rerank
-    from helpcentre import HelpCentre, Passage
-    from metered import MeteredScorer
     from qwen_rerank import (
         DashScopeScorer,
         EmbeddedScorer,
@@ -43,38 +40,50 @@ with timed("import the frameworks and the plugins"):
         LocalScorer,
         QwenRerankError,
         Scorer,
+        Usage,
     )
-    from search import LangChainBM25, LlamaIndexBM25
+    from qwen_rerank.testing import HelpCentre, HelpPassage
+    from search import LangChainBM25, LangChainVectors, LlamaIndexBM25, LlamaIndexVectors
 
 CANDIDATES = 20  # of those that words and vectors find
 TOP_N = None  # return all, to show the whole order; applications usually keep 3 to 5
 
-# Per language: two queries that the offline scorer improves, and one that it makes worse.
-SHOWN = {"en": ("q09", "q10", "q13"), "zh": ("q21", "q15", "q14")}
+# A question with a code, per language, and its answers. It is not one of those that are measured.
+EXAMPLES = {
+    "en": ("What does alert B12 on my battery mean?", {"en-023", "zh-014"}),
+    "zh": ("电池显示 B12", {"zh-014", "en-023"}),
+}
 
 Search: TypeAlias = Callable[[str], ScoresById]
+Searches: TypeAlias = Mapping[str, tuple[Search, Search]]
+"""Per framework: a search without reranking, and one with it."""
 
 
 def with_langchain(
-    passages: Iterable[Passage], scorer: Scorer, *, words: bool = True
+    passages: Iterable[HelpPassage],
+    scorer: Scorer,
+    *,
+    words: bool = True,
+    usage_callback: Callable[[Usage], None] | None = None,
 ) -> tuple[Search, Search]:
     """Search by vectors, and by words too, without and with reranking."""
     documents = [Document(id=p.id, page_content=f"{p.title}\n{p.text}") for p in passages]
-    store = InMemoryVectorStore(helpcentre.LangChainVectors())
+    store = InMemoryVectorStore(LangChainVectors())
     store.add_documents(documents)
     first_stage = {"vectors": store.as_retriever(search_kwargs={"k": CANDIDATES})}
     if words:
         first_stage["words"] = LangChainBM25(documents=documents, k=CANDIDATES)
 
-    def retriever(scorer: Scorer) -> langchain_qwen_rerank.QwenRerankRetriever:
+    def retriever(**options: Any) -> langchain_qwen_rerank.QwenRerankRetriever:
         return langchain_qwen_rerank.QwenRerankRetriever(
             base_retriever=first_stage,
             compressor=langchain_qwen_rerank.QwenRerank(
-                scorer=scorer, top_n=TOP_N, max_candidates=CANDIDATES
+                top_n=TOP_N, max_candidates=CANDIDATES, **options
             ),
         )
 
-    fusing, reranking = retriever(KeepOrder()), retriever(scorer)
+    fusing = retriever(scorer=KeepOrder())
+    reranking = retriever(scorer=scorer, usage_callback=usage_callback)
 
     def retrieve(query: str) -> ScoresById:
         return {document.id: 1 / rank for rank, document in enumerate(fusing.invoke(query), 1)}
@@ -87,11 +96,15 @@ def with_langchain(
 
 
 def with_llamaindex(
-    passages: Iterable[Passage], scorer: Scorer, *, words: bool = True
+    passages: Iterable[HelpPassage],
+    scorer: Scorer,
+    *,
+    words: bool = True,
+    usage_callback: Callable[[Usage], None] | None = None,
 ) -> tuple[Search, Search]:
     """Search with a retriever, and with a query engine that reranks."""
     nodes = [TextNode(id_=p.id, text=p.text, metadata={"title": p.title}) for p in passages]
-    index = VectorStoreIndex(nodes, embed_model=helpcentre.LlamaIndexVectors())
+    index = VectorStoreIndex(nodes, embed_model=LlamaIndexVectors())
     Settings.llm = MockLLM()  # no answers are generated here; use your own model
     first_stage = [index.as_retriever(similarity_top_k=CANDIDATES)]
     if words:
@@ -103,9 +116,12 @@ def with_llamaindex(
         similarity_top_k=CANDIDATES,
         use_async=False,
     )
+    reranker = llamaindex_qwen_rerank.QwenRerank(
+        scorer=scorer, top_n=TOP_N, usage_callback=usage_callback
+    )
     engine = RetrieverQueryEngine.from_args(
         retriever,
-        node_postprocessors=[llamaindex_qwen_rerank.QwenRerank(scorer=scorer, top_n=TOP_N)],
+        node_postprocessors=[reranker],
         response_mode="no_text",
     )
 
@@ -134,20 +150,26 @@ def preferred_language() -> str:
     return "zh" if language.lower().startswith(("zh", "chinese")) else "en"
 
 
-def compare(centre: HelpCentre, scorer: Scorer) -> dict[str, Comparison]:
+def compare(centre: HelpCentre, searches: Searches) -> dict[str, Comparison]:
     """The rankings of all queries, without and with reranking, per framework."""
     queries = centre.queries.values()
     comparisons = {}
-    for framework, build in (("LangChain", with_langchain), ("LlamaIndex", with_llamaindex)):
-        with timed(f"{framework}: index {len(centre.passages)} passages"):
-            retrieve, rerank = build(centre.passages.values(), scorer)
-        with timed(f"{framework}: retrieve for each of {len(queries)} queries"):
+    for framework, (retrieve, rerank) in searches.items():
+        with timed(f"{framework}: retrieve for {len(queries)} queries"):
             before = {query.id: retrieve(query.text) for query in queries}
-        with timed(f"{framework}: retrieve and rerank ({scorer.model})"):
-            progress = tqdm(queries, unit="query", delay=1, leave=False)
+        with timed(f"{framework}: retrieve and rerank for {len(queries)} queries"):
+            progress = tqdm(queries, unit="query", delay=5, leave=False)
             after = {query.id: rerank(query.text) for query in progress}
         comparisons[framework] = Comparison(before, after)
     return comparisons
+
+
+def show_example(centre: HelpCentre, searches: Searches, language: str) -> None:
+    """Search for an error code, without and with reranking."""
+    question, answers = EXAMPLES[language]
+    retrieve, rerank = searches["LangChain"]
+    report.show_heading("A question with an error code")
+    report.show_sides(centre, question, list(retrieve(question)), list(rerank(question)), answers)
 
 
 def main() -> None:
@@ -156,24 +178,27 @@ def main() -> None:
     models.add_argument("--model", help="a DashScope model, such as gte-rerank-v2; needs a key")
     models.add_argument("--local", metavar="PATH", help="an open model: a folder or a hub id")
     options = parser.parse_args()
+    language = preferred_language()
     try:
-        with timed("load the corpus, the word vectors and the scorer"):
-            centre = helpcentre.load()
-            helpcentre.word_vectors()
-            scorer = MeteredScorer(choose_scorer(options.model, options.local))
-        comparisons = compare(centre, scorer)
+        with timed("load the passages and the scorer"):
+            centre = HelpCentre.load()
+            scorer = choose_scorer(options.model, options.local)
+        usages: list[Usage] = []
+        searches = {}
+        for framework, build in (("LangChain", with_langchain), ("LlamaIndex", with_llamaindex)):
+            with timed(f"{framework}: index {len(centre.passages)} passages"):
+                passages = centre.passages.values()
+                searches[framework] = build(passages, scorer, usage_callback=usages.append)
+        show_example(centre, searches, language)
+        comparisons = compare(centre, searches)
     except QwenRerankError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
-    language = preferred_language()
-    *wins, loss = SHOWN[language]
-    report.show_scorer(scorer.model)
-    for query_id in wins:
-        report.show_orders(centre, query_id, comparisons["LangChain"])
     report.show_heading("All queries")
     report.show_ndcg(centre, comparisons, language)
+    report.show_heading(f"Reranked by {scorer.model}")
+    report.show_scorer(scorer.model, sum(usages, Usage()))
     report.show_heading("Not every query improves")
-    report.show_orders(centre, loss, comparisons["LangChain"])
-    report.show_cost(scorer.usage)
+    report.show_worst(centre, comparisons["LangChain"], language)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from qwen_rerank.evaluation import Report, compare, perfect
 
 if TYPE_CHECKING:
-    from helpcentre import HelpCentre
     from qwen_rerank import Usage
+    from qwen_rerank.testing import HelpCentre
 
 ScoresById: TypeAlias = dict[str, float]
 """Scores by passage id, best first."""
@@ -42,8 +43,18 @@ console = Console(
     emoji=False,
 )
 
-OFFLINE = """
-Scorer: {model}, offline, not a Qwen model. To see these queries with one:
+MEASURE = "nDCG@10"
+SHOWN = 3
+WIDEST = 46
+LANGUAGES = {"en": "English", "zh": "Chinese"}
+
+EXPLANATION = """
+nDCG@10 is 1 for the ideal order of the whole corpus; "at best" is the ideal order of the retrieved
+passages. p is the probability of such a difference by chance (randomisation test). Nearly half of
+the relevant passages are in the other language. Each framework has its own keyword search."""
+
+OFFLINE = """{usage}, offline.
+That is not a Qwen model. To see one:
   DASHSCOPE_API_KEY=sk-... make quickstart
   .venv/bin/pip install --editable ".[local]"
   make quickstart ARGS="--local Qwen/Qwen3-Reranker-0.6B"
@@ -51,22 +62,8 @@ What it gives can't be measured without a key or weights. Its authors report, on
 the top 100 of Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B raises MTEB-R, which is English retrieval,
 from 61.82 to 65.80, and Qwen3-Reranker-4B to 69.76 (arXiv 2506.05176, table 4)."""
 
-MODEL = """
-Scorer: {model}. To use another: make quickstart ARGS="--model NAME\""""
-
-ORDERS = """
-Two queries that gain, chosen by hand; one that loses is at the end.
-now, was    the rank with and without reranking; the first stage is BM25 and vectors, fused by rank
-relevance   the reranker's score
-gain        the judgement: 3 answers the query, 2 answers a part of it, 1 is related"""
-
-MEASURE = "nDCG@10"
-
-EXPLANATION = """
-nDCG@10 is 1 for the ideal order of the whole corpus. "at best" is the ideal order of the retrieved
-passages, the most that reranking can reach. p is the probability of such a difference by chance
-(randomisation test). Nearly half of the relevant passages are in the other language. The frameworks
-differ because each has its own keyword search."""
+MODEL = """{usage}.
+To use another model: make quickstart ARGS="--model NAME\""""
 
 
 @contextmanager
@@ -85,40 +82,35 @@ def show_heading(text: str) -> None:
     console.rule(text)
 
 
-def show_scorer(model: str) -> None:
-    """Print the scorer, how to choose another, and how to read the rankings."""
-    text = OFFLINE if model.startswith("embedded") else MODEL
-    console.print(text.format(model=model), ORDERS, sep="\n")
+def show_sides(
+    centre: HelpCentre,
+    question: str,
+    before: Iterable[str],
+    after: Iterable[str],
+    answers: Container[str],
+) -> None:
+    """Print the first passages without and with reranking, and mark those that answer."""
 
+    def title(passage_id: str) -> Text:
+        mark = "✓" if passage_id in answers else " "
+        shown = f"{mark} {centre.passages[passage_id].title}"
+        return Text(shown, no_wrap=True, overflow="ellipsis")
 
-def show_orders(centre: HelpCentre, query_id: str, comparison: Comparison) -> None:
-    """Print the passages that are in the top three with or without reranking."""
-    before, after = (rankings[query_id] for rankings in comparison)
-    was, now = ranks(before), ranks(after)
-    table = _table("now", "was", "relevance", "gain", "passage")
-    for passage_id, relevance in after.items():
-        if now[passage_id] <= 3 or was[passage_id] <= 3:
-            title = f"{passage_id}  {centre.passages[passage_id].title}"
-            table.add_row(
-                str(now[passage_id]),
-                str(was[passage_id]),
-                f"{relevance:.3f}",
-                str(centre.gains[query_id].get(passage_id, "")),
-                Text(title, justify="left", no_wrap=True, overflow="ellipsis"),
-            )
-    values = measured(centre, comparison).values
-    old, new = (values[run][MEASURE][query_id] for run in ("retrieved", "reranked"))
-    console.print(f"\n{centre.queries[query_id].text}", style="bold")
-    console.print(f"{query_id}, {MEASURE} {old:.3f} → {new:.3f}", table, sep="\n")
+    table = _table(["", "BM25 and vectors", "reranked"])
+    for rank, (old, new) in enumerate(islice(zip(before, after, strict=True), SHOWN), 1):
+        table.add_row(str(rank), title(old), title(new))
+    console.print(f"{question}\n", style="bold")
+    console.print(table)
+    console.print("✓ answers the question")
 
 
 def show_ndcg(centre: HelpCentre, comparisons: Mapping[str, Comparison], language: str) -> None:
     """Print the mean nDCG@10 of each framework without and with reranking, by query language."""
-    others = sorted({query.language for query in centre.queries.values()} - {language})
-    table = _table("framework", "language", "queries", "retrieved", "reranked", "p", "at best")
+    languages = sorted(LANGUAGES, key=language.__ne__)
+    table = _table(["framework", "language"], ["queries", "retrieved", "reranked", "p", "at best"])
     for framework, comparison in comparisons.items():
         report = measured(centre, comparison)
-        for shown in (language, *others, "all"):
+        for shown in (*languages, "all"):
             wanted = [q.id for q in centre.queries.values() if shown in (q.language, "all")]
             part = report.only(wanted)
             before, after, best = (f"{part.mean(MEASURE, run):.3f}" for run in part.runs)
@@ -133,16 +125,34 @@ def show_ndcg(centre: HelpCentre, comparisons: Mapping[str, Comparison], languag
                 best,
                 end_section=shown == "all",
             )
-    console.print(f"\n{MEASURE}", table, EXPLANATION, sep="\n")
+    console.print(f"Mean {MEASURE}", table, EXPLANATION, sep="\n")
 
 
-def show_cost(usage: Usage) -> None:
-    """Print what scoring cost."""
-    sent = f"{usage.requests} requests, {usage.tokens:,} tokens billed"
+def show_worst(centre: HelpCentre, comparison: Comparison, language: str) -> None:
+    """Print the query in this language that loses most."""
+    values = measured(centre, comparison).values
+    old, new = (values[run][MEASURE] for run in ("retrieved", "reranked"))
+    own = [query for query in centre.queries.values() if query.language == language]
+    worst = min(own, key=lambda query: new[query.id] - old[query.id])
+    before, after = old[worst.id], new[worst.id]
     console.print(
-        f"\nScored {usage.texts_sent} texts in {usage.seconds:.2f} s: "
-        f"{sent if usage.requests else 'nothing sent'}."
+        f"Of {len(own)} queries in {LANGUAGES[language]}, this one loses most: "
+        f"{worst.id}, {MEASURE} {before:.3f} → {after:.3f}\n"
+        if after < before
+        else f"None of {len(own)} queries in {LANGUAGES[language]} loses. This one gains least:\n"
     )
+    answers = {id_ for id_, gain in centre.gains[worst.id].items() if gain == 3}
+    first, second = (list(rankings[worst.id]) for rankings in comparison)
+    show_sides(centre, worst.text, first, second, answers)
+
+
+def show_scorer(model: str, usage: Usage) -> None:
+    """Print the model, what scoring cost, and how to choose another."""
+    words = f"{usage.texts_sent} texts scored in {usage.seconds:.2f} s by {model}"
+    if usage.requests:
+        words += f": {usage.requests} requests, {usage.tokens:,} tokens billed"
+    text = OFFLINE if model.startswith("embedded") else MODEL
+    console.print(text.format(usage=words))
 
 
 def measured(centre: HelpCentre, comparison: Comparison) -> Report:
@@ -152,16 +162,11 @@ def measured(centre: HelpCentre, comparison: Comparison) -> Report:
     return compare(runs, centre.gains, measures=[MEASURE])
 
 
-def ranks(ranking: ScoresById) -> dict[str, int]:
-    """Return the rank of each passage, from 1."""
-    return {passage_id: rank for rank, passage_id in enumerate(ranking, start=1)}
-
-
-def _table(*columns: str) -> Table:
+def _table(left: Iterable[str], right: Iterable[str] = ()) -> Table:
+    """A table with these columns, aligned to the left or to the right."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        justify: JustifyMethod = (
-            "left" if column in ("passage", "framework", "language") else "right"
-        )
-        table.add_column(column, justify=justify, no_wrap=column != "passage")
+    for column in left:
+        table.add_column(column, no_wrap=True, max_width=WIDEST)
+    for column in right:
+        table.add_column(column, no_wrap=True, justify="right")
     return table

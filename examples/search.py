@@ -1,4 +1,7 @@
-"""The first stage of the examples: BM25 and word vectors together, in each framework's manner."""
+"""The first stage of the examples: BM25 and word vectors, in each framework's manner.
+
+Use your own embedding model in your application: word vectors need no key and no network.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,13 @@ from typing import Any
 import bm25s
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever as LangChainRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.retrievers import BaseRetriever as LlamaIndexRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+from qwen_rerank.testing import average_word_vectors
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index
 
@@ -69,3 +76,26 @@ class LlamaIndexBM25(LlamaIndexRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = self._index.best(query_bundle.query_str, self._k)
         return [NodeWithScore(node=self._nodes[index], score=score) for index, score in found]
+
+
+class LangChainVectors(Embeddings):
+    """The average word vectors as LangChain embeddings."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return average_word_vectors(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        return average_word_vectors([text])[0]
+
+
+class LlamaIndexVectors(BaseEmbedding):
+    """The average word vectors as LlamaIndex embeddings."""
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return average_word_vectors([text])[0]
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._get_text_embedding(query)
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return self._get_query_embedding(query)

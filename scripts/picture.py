@@ -18,9 +18,9 @@ from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-import helpcentre
 from quickstart import Search, with_langchain, with_llamaindex
 from qwen_rerank import EmbeddedScorer
+from qwen_rerank.testing import HelpCentre
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -110,7 +110,7 @@ def main() -> None:
 
 def orders(words: Words) -> Orders:
     """Retrieve and rerank as `make quickstart` does, but by vectors alone."""
-    centre = helpcentre.load()
+    centre = HelpCentre.load()
     retrieve, rerank = words.first_stage(centre.passages.values(), EmbeddedScorer(), words=False)
     query = centre.queries[words.query]
     return Orders(

@@ -16,7 +16,8 @@ PATH = "/api/v1/services/rerank/text-rerank/text-rerank"
 QUERY = "How do I reset the password of my account?"
 TOP_N = 10
 
-_PASSAGES = Path(__file__).resolve().parents[2] / "examples" / "data" / "passages.jsonl"
+_ROOT = Path(__file__).resolve().parents[2]
+_PASSAGES = _ROOT / "core" / "qwen_rerank" / "testing" / "data" / "passages.jsonl"
 
 
 def documents(count: int) -> Sequence[str]:

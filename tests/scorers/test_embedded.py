@@ -142,6 +142,9 @@ class TestSentenceEncoder:
         texts = ["周一股市大幅下跌。", "我想取消我的订阅。", "门铃的电池快没电了。"]
         first, second, third = scorer.score("how do I cancel my subscription", texts).values
         assert second > max(first, third) + 0.05
+        backwards = EmbeddedScorer("use", prior=None).score("my subscription", texts[::-1]).values
+        forwards = EmbeddedScorer("use", prior=None).score("my subscription", texts).values
+        assert backwards[::-1] == pytest.approx(forwards, abs=1e-6)
         assert scorer.model == "embedded-use"
         assert scorer.fingerprint != EmbeddedScorer().fingerprint
 

@@ -4,6 +4,9 @@
 that enforces the service's limits and fails on demand. `ScorerTests`, `CompressorTests` and
 `PostprocessorTests` are pytest classes to inherit, which test a scorer, a LangChain document
 compressor or a LlamaIndex node postprocessor of your own. Only these three need pytest.
+
+`HelpCentre` is a small collection in English and Chinese to try things on, with queries and
+judgements.
 """
 
 from importlib import import_module
@@ -16,17 +19,27 @@ if TYPE_CHECKING:
     from qwen_rerank.testing.contract.scorers import ScorerTests
     from qwen_rerank.testing.fake import FakeScorer
     from qwen_rerank.testing.faults import breaks_off, drops, edits, hangs, refuses, says
+    from qwen_rerank.testing.help_centre import (
+        HelpCentre,
+        HelpPassage,
+        HelpQuery,
+        average_word_vectors,
+    )
     from qwen_rerank.testing.loopback import Fault, LoopbackDashScope, Received
 
 __all__ = [
     "CompressorTests",
     "FakeScorer",
     "Fault",
+    "HelpCentre",
+    "HelpPassage",
+    "HelpQuery",
     "LoopbackDashScope",
     "PostprocessorTests",
     "RankerTests",
     "Received",
     "ScorerTests",
+    "average_word_vectors",
     "breaks_off",
     "drops",
     "edits",
@@ -39,11 +52,15 @@ _MODULES = {
     "CompressorTests": "contract.compressors",
     "FakeScorer": "fake",
     "Fault": "loopback",
+    "HelpCentre": "help_centre",
+    "HelpPassage": "help_centre",
+    "HelpQuery": "help_centre",
     "LoopbackDashScope": "loopback",
     "PostprocessorTests": "contract.postprocessors",
     "RankerTests": "contract.rankers",
     "Received": "loopback",
     "ScorerTests": "contract.scorers",
+    "average_word_vectors": "help_centre",
     **dict.fromkeys(("breaks_off", "drops", "edits", "hangs", "refuses", "says"), "faults"),
 }
 

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples import helpcentre
 from qwen_rerank import (
     BadResponseError,
     CachedScorer,
@@ -36,6 +35,7 @@ from qwen_rerank import (
     Usage,
 )
 from qwen_rerank.scorers.wrappers import passages
+from qwen_rerank.testing import HelpCentre
 from qwen_rerank.testing.loopback import LoopbackDashScope, token_count
 from qwen_rerank.text import chunking
 from qwen_rerank.text.chunking import passages_of
@@ -395,7 +395,7 @@ def test_many_passages_are_scored_in_several_requests(
 
 
 def test_the_best_passage_is_mostly_the_one_that_answers() -> None:
-    centre = helpcentre.load()
+    centre = HelpCentre.load()
     articles = list(centre.passages.values())  # of a language each half
     books = [articles[start : start + 10] for start in range(0, len(articles), 10)]
     texts = ["\n\n".join(article.text for article in book) for book in books]
