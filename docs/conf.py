@@ -56,6 +56,10 @@ nitpick_ignore_regex = [
 ]
 
 
+_SKIPPED = r"[~\w.]*Annotated\[(.*?), [~\w.]*SkipJsonSchema\(\)\]"
+"""An annotation that is marked as having no JSON schema."""
+
+
 def setup(app: Any) -> None:
     """Register the hooks below; Sphinx calls this."""
     app.connect("builder-inited", _copy_notebooks)
@@ -90,5 +94,5 @@ def _simplify_signature(
     if what == "class" and issubclass(thing, BaseModel):
         return "(**options)", result
     if signature and "SkipJsonSchema" in signature:
-        return re.sub(r"Annotated\[(.*?), SkipJsonSchema\(\)\]", r"\1", signature), result
+        return re.sub(_SKIPPED, r"\1", signature), result
     return None
