@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from qwen_rerank.evaluation.second_stage import Reranked, Reranker, SecondStage,
 from qwen_rerank.inputs.fields import RerankField
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.scorers.base import Passage, Usage
-from qwen_rerank.threads import to_thread
+from qwen_rerank.threads import no_thread, to_thread
 from qwen_rerank.validation import check_query, check_whole
 
 if TYPE_CHECKING:
@@ -112,10 +112,8 @@ def evaluate(
             raise
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate") as pool:
-        futures = [
-            pool.submit(copy_context().run, run_query, query_id) for query_id in evaluation.queries
-        ]
         try:
+            futures = _submitted(pool, run_query, evaluation.queries)
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 if progress is not None:
@@ -174,6 +172,15 @@ async def aevaluate(
             unfinished.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return await to_thread(evaluation.report, outcomes)
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, run_query: Callable[[str], None], query_ids: Iterable[str]
+) -> list[Future[None]]:
+    try:
+        return [pool.submit(copy_context().run, run_query, query_id) for query_id in query_ids]
+    except RuntimeError as error:
+        raise no_thread(error) from error
 
 
 def _check_progress(progress: Progress | None) -> None:

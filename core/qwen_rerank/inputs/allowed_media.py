@@ -131,7 +131,7 @@ def _address(url: str) -> str:
         origin = _origin(parts)
     except ValueError:
         parts, origin = urlsplit(""), ""
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise InvalidInputError(
             f"allowed_media must be folders or http addresses, got {redacted_uri(url)}.",
             remedy='Pass for example "http://images.internal:8080".',

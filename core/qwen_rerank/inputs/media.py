@@ -90,7 +90,9 @@ def _check_uri(kind: MediaKind, uri: str) -> None:
     elif not _is_url(uri):
         raise InvalidInputError(
             f"{kind} must be an http or https URL or a base64 data URI, got {redacted_uri(uri)}.",
-            remedy="Pass a file as pathlib.Path(…), and raw data as bytes.",
+            remedy="Check its host and port."
+            if uri.startswith(("http://", "https://"))
+            else "Pass a file as pathlib.Path(…), and raw data as bytes.",
         )
 
 
