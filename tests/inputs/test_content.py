@@ -54,6 +54,15 @@ def test_bytes_and_files_become_data_uris_of_their_type(
     assert Content(image=data).image == Content(image=file).image == uri
 
 
+def test_frames_are_kept_like_images() -> None:
+    content = Content("a", frames=[PNG, URL])
+    assert content.frames == (PNG_URI, URL)
+    assert content.modalities == {"text", "frames"}
+    assert repr(content).endswith("…; 2 in all))")
+    assert read(content) == content
+    assert read([content, "b"]) == Content("a\nb", frames=[PNG, URL])
+
+
 def test_videos_are_kept_like_images() -> None:
     assert Content(video=MP4).video == f"data:video/mp4;base64,{b64encode(MP4).decode()}"
     assert Content(video="https://videos.example/a.mp4").modalities == {"video"}
@@ -166,8 +175,12 @@ def test_a_file_over_the_size_limit_is_refused(tmp_path: Path) -> None:
 def test_media_of_one_kind_is_not_taken_for_another() -> None:
     with pytest.raises(InvalidInputError, match=r"^video .* image/png"):
         Content(video=PNG)
-    with pytest.raises(InvalidInputError, match="an image or a video, not both"):
-        Content(image=PNG, video=MP4)
+    for two in ({"image": PNG, "video": MP4}, {"image": PNG, "frames": [PNG]}):
+        with pytest.raises(InvalidInputError, match="only one of image, video and frames"):
+            Content(**two)
+    for frames in ([], PNG, 3):
+        with pytest.raises(InvalidInputError, match="frames must be a list"):
+            Content(frames=frames)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="text must be a string, got bytes"):
         Content(PNG)  # type: ignore[arg-type]
 
@@ -342,6 +355,7 @@ def test_a_content_with_only_text_works_with_every_scorer() -> None:
     [
         (["text"], "q", IMAGE, "Document 'r1' holds an image, which accepting"),
         (["text", "image"], "q", Content("b", video=URL), "Document 'r1' holds a video"),
+        (["text"], "q", Content("b", frames=[URL]), "Document 'r1' holds frames"),
         (["text"], Content("q", URL), "b", "The query holds an image"),
         (["image"], Content(image=URL), IMAGE, "Document 'r0' holds text"),
     ],

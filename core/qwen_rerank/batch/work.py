@@ -307,7 +307,7 @@ def _digest(query: Item, candidates: Candidates) -> str:
 
 def _parts(value: object) -> object:
     if isinstance(value, Content):
-        return [value.text, value.image, value.video]
+        return [value.text, value.image, value.video, *(value.frames or ())]
     return list(cast(Sequence[object], value))
 
 

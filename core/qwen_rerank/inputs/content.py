@@ -1,4 +1,4 @@
-"""What is scored: a text, or a Content with an image or a video."""
+"""What is scored: a text, or a Content with an image, a video, or frames of a video."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ __all__ = [
     "with_text",
 ]
 
-Modality: TypeAlias = Literal["text", "image", "video"]
+Modality: TypeAlias = Literal["text", "image", "video", "frames"]
 """What a query or a document can hold."""
 
 TEXT_ONLY: Final[frozenset[Modality]] = frozenset({"text"})
 
-MULTIMODAL: Final[frozenset[Modality]] = frozenset(get_args(Modality))
+MULTIMODAL: Final[frozenset[Modality]] = frozenset({"text", "image", "video"})
+"""What services and servers take for a multimodal model."""
 
 _REPR_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Content:
-    """A query or a document for a multimodal model: a text, an image or video, or both.
+    """A query or a document for a multimodal model: a text; an image, a video or frames; or both.
 
     Bytes and files are read and encoded when you create it. Contents with equal values are equal.
 
@@ -46,35 +47,46 @@ class Content:
         text: The text. A blank text counts as none; a lone surrogate becomes U+FFFD.
         image: The image as a URL (`https://…`), a data URI (`data:image/png;base64,…`), bytes, or a
             `pathlib.Path` to a regular file of up to 64 MiB. A string is never treated as a path.
-        video: The video, in the same forms. Pass either an image or a video, not both.
+        video: The video, in the same forms. Pass only one of image, video and frames.
+        frames: Frames of a video in their order, each in the forms of an image. Only `LocalScorer`
+            with a Qwen3-VL-Reranker takes them.
 
     Attributes:
         text: The text, or None.
         image: The URL or data URI of the image, or None.
         video: The URL or data URI of the video, or None.
+        frames: The URLs or data URIs of the frames, or None.
 
     Raises:
         InvalidInputError: A file can't be read, the data is not of a known image or video type, a
-            string is neither a URL nor a data URI, or you pass both an image and a video.
+            string is neither a URL nor a data URI, there are no frames, or you pass more than one
+            of image, video and frames.
     """
 
     text: str | None
     image: str | None
     video: str | None
+    frames: tuple[str, ...] | None
 
     def __init__(
-        self, text: str | None = None, image: Media | None = None, video: Media | None = None
+        self,
+        text: str | None = None,
+        image: Media | None = None,
+        video: Media | None = None,
+        frames: Sequence[Media] | None = None,
     ) -> None:
         if text is not None and not isinstance(text, str):
             raise InvalidInputError(f"text must be a string, got {type(text).__name__}.")
-        if image is not None and video is not None:
+        if sum(media is not None for media in (image, video, frames)) > 1:
             raise InvalidInputError(
-                "A Content holds an image or a video, not both.", remedy="Create two Contents."
+                "A Content holds only one of image, video and frames.",
+                remedy="Create a Content for each.",
             )
         set_ = object.__setattr__
         set_(self, "text", well_formed(text) if text and not text.isspace() else None)
         set_(self, "image", None if image is None else as_uri("image", image))
         set_(self, "video", None if video is None else as_uri("video", video))
+        set_(self, "frames", None if frames is None else _frames(frames))
 
     @property
     def modalities(self) -> frozenset[Modality]:
@@ -88,6 +100,8 @@ class Content:
             for name, uri in (("image", self.image), ("video", self.video))
             if uri is not None
         ]
+        if self.frames is not None:
+            parts.append(f"frames=({redacted_uri(self.frames[0])}, …; {len(self.frames)} in all)")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
@@ -101,7 +115,7 @@ def text_of(item: Item) -> str:
 
 
 def with_text(item: Item, text: str) -> Item:
-    """Return the item with another text, and the same image or video."""
+    """Return the item with another text, and the same image, video or frames."""
     if isinstance(item, str):
         return text
     changed = copy.copy(item)
@@ -115,7 +129,7 @@ def simplest(item: Item) -> Item | None:
         if not item or item.isspace():
             return None
         return item if item.isascii() else well_formed(item)
-    return item if item.image or item.video else item.text
+    return item if item.modalities - TEXT_ONLY else item.text
 
 
 def checked_query(query: Item) -> Item:
@@ -136,16 +150,16 @@ def combined(items: Sequence[Item]) -> Content:
     Raises:
         InvalidInputError: There is more than one image or video.
     """
-    images = [item.image for item in items if isinstance(item, Content) and item.image]
-    videos = [item.video for item in items if isinstance(item, Content) and item.video]
-    if len(images) + len(videos) > 1:
+    media = [item for item in items if isinstance(item, Content) and item.modalities - TEXT_ONLY]
+    if len(media) > 1:
         raise InvalidInputError(
-            f"There are {len(images) + len(videos)} images or videos, but a document can hold "
-            "only one.",
+            f"There are {len(media)} images or videos, but a document can hold only one.",
             remedy="Make a document for each, or pass rerank_field a function that chooses one.",
         )
     text = "\n".join(filter(None, map(text_of, items)))
-    return Content(text, *images) if images else Content(text, None, *videos)
+    if not media:
+        return Content(text)
+    return Content(text, media[0].image, media[0].video, media[0].frames)
 
 
 def check_modalities(
@@ -172,9 +186,7 @@ def check_modalities(
             raise InvalidInputError(
                 f"{name(index) if index >= 0 else 'The query'} holds {_in_words(refused)}, which "
                 f"{model} does not accept.",
-                remedy='Choose a model that does, such as "qwen3-vl-rerank" on DashScope or '
-                '"Qwen/Qwen3-VL-Reranker-2B" on your own machine. To rank by text alone, pass '
-                "rerank_field a function that returns the text.",
+                remedy=_remedy(refused, accepted),
             )
 
 
@@ -190,8 +202,26 @@ def well_formed(text: str) -> str:
     return text
 
 
+def _frames(frames: Sequence[Media]) -> tuple[str, ...]:
+    if isinstance(frames, (str, bytes)) or not isinstance(frames, Sequence) or not frames:
+        raise InvalidInputError("frames must be a list of at least one image.")
+    return tuple(as_uri("image", frame) for frame in frames)
+
+
+def _remedy(refused: frozenset[Modality], accepted: frozenset[Modality]) -> str:
+    if "video" in refused and "frames" in accepted:
+        return "Pass some of its frames: Content(frames=[…])."
+    if "frames" in refused and "video" in accepted:
+        return "Pass the video itself, or one of its frames as an image."
+    return (
+        'Choose a model that does, such as "qwen3-vl-rerank" on DashScope or '
+        '"Qwen/Qwen3-VL-Reranker-2B" on your own machine. To rank by text alone, pass '
+        "rerank_field a function that returns the text."
+    )
+
+
 def _in_words(modalities: frozenset[Modality]) -> str:
-    names = {"text": "text", "image": "an image", "video": "a video"}
+    names = {"text": "text", "image": "an image", "video": "a video", "frames": "frames"}
     return " and ".join(names[modality] for modality in sorted(modalities))
 
 

@@ -255,7 +255,11 @@ def _formatted(part: Part, value: Any, item: Item) -> str:
 
 def _with_media(text: str, items: Sequence[Item]) -> Any:
     """Return the text, together with any images and videos of the items."""
-    media = [Content(None, item.image, item.video) for item in items if isinstance(item, Content)]
+    media = [
+        Content(None, item.image, item.video, item.frames)
+        for item in items
+        if isinstance(item, Content)
+    ]
     return [text, *media] if media else text
 
 

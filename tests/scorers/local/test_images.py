@@ -29,9 +29,10 @@ pytest.importorskip("transformers.models.qwen3_vl", reason="needs transformers 4
 
 import numpy
 import PIL.Image
+from torch.nn.functional import interpolate
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 
-from qwen_rerank.scorers.local.images import ImageReader
+from qwen_rerank.scorers.local.images import ImageReader, _sampled
 from tests.support import tiny_qwen_vl
 
 INSTRUCT = "Given a search query, retrieve relevant candidates that answer the query."
@@ -61,7 +62,14 @@ class Published:
     def __call__(self, query: Item, document: Item, max_length: int = 10_240) -> float:
         pixels: list[Any] = []
         grids: list[list[int]] = []
-        query_text, document_text = (self.media(item, pixels, grids) for item in (query, document))
+        videos: list[Any] = []
+        video_grids: list[list[int]] = []
+        query_text, document_text = (
+            self.frames(item, videos, video_grids)
+            if isinstance(item, Content) and item.frames
+            else self.media(item, pixels, grids)
+            for item in (query, document)
+        )
         prompt = (
             "<|im_start|>system\nJudge whether the Document meets the requirements based on the "
             "Query and the Instruct provided. Note that the answer can only be "
@@ -72,10 +80,17 @@ class Published:
         tokens = torch.tensor([self.truncated(ids[:-5], max_length) + ids[-5:]])
         options: dict[str, Any] = {}
         if pixels:
-            options = {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(grids)}
-            if "mm_token_type_ids" in inspect.signature(self.model.model.forward).parameters:
-                is_image = tokens == self.model.config.image_token_id
-                options["mm_token_type_ids"] = is_image.int()
+            options |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(grids)}
+        if videos:
+            options["pixel_values_videos"] = torch.cat(videos)
+            options["video_grid_thw"] = torch.tensor(video_grids)
+        if (
+            options
+            and "mm_token_type_ids" in inspect.signature(self.model.model.forward).parameters
+        ):
+            is_image = tokens == self.model.config.image_token_id
+            is_video = tokens == self.model.config.video_token_id
+            options["mm_token_type_ids"] = is_image.int() + 2 * is_video.int()
         with torch.no_grad():
             last = self.model.model(tokens, torch.ones_like(tokens), **options)[0][0, -1]
         weights, vocabulary = self.model.lm_head.weight, self.tokenizer.get_vocab()
@@ -90,13 +105,9 @@ class Published:
         text = item.text or ""
         if item.image is None:
             return text
-        image = PIL.Image.open(BytesIO(b64decode(item.image.partition(",")[2])))
-        if image.mode == "RGBA":
-            white = PIL.Image.new("RGB", image.size, "white")
-            white.paste(image, mask=image.split()[3])
-            image = white
+        image = opened(item.image)
         height, width = smart_resize(image.height, image.width)
-        resized = image.convert("RGB").resize((width, height))
+        resized = image.resize((width, height))
         colors = torch.tensor(numpy.array(resized)).permute(2, 0, 1) / 127.5 - 1
         patches = colors.expand(2, -1, -1, -1).reshape(
             2, 3, height // 32, 2, 16, width // 32, 2, 16
@@ -105,6 +116,34 @@ class Published:
         grids.append([1, height // 16, width // 16])
         tokens = "<|image_pad|>" * (height * width // 32**2)
         return f"<|vision_start|>{tokens}<|vision_end|>{text}"
+
+    def frames(self, item: Content, videos: list[Any], grids: list[list[int]]) -> str:
+        """An item with frames in the prompt, which count as half a second apart."""
+        images = []
+        for frame in map(opened, item.frames or ()):
+            height, width = smart_resize(frame.height, frame.width, most=16_384)
+            images.append(frame.resize((width, height)))
+        images += images[-1:] * (len(images) % 2)
+        video = torch.stack([torch.tensor(numpy.array(image)) for image in images])
+        video = video.permute(0, 3, 1, 2)
+        count, _, height, width = video.shape
+        most = max(min(768, 7_680 / count * 2), 128 * 1.05)
+        size = smart_resize(height, width, 128, most)
+        if size != (height, width):
+            video = interpolate(video.float(), size, mode="bicubic", antialias=True)
+            video = video.clamp(0, 255).round()
+        height, width = size
+        patches = (video / 127.5 - 1).reshape(
+            count // 2, 2, 3, height // 32, 2, 16, width // 32, 2, 16
+        )
+        videos.append(patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * 2 * 16 * 16))
+        grids.append([count // 2, height // 16, width // 16])
+        tokens = "<|video_pad|>" * (height * width // 32**2)
+        times = [index / 2 for index in range(count)]
+        return "".join(
+            f"<{(first + second) / 2:.1f} seconds><|vision_start|>{tokens}<|vision_end|>"
+            for first, second in zip(times[::2], times[1::2], strict=True)
+        ) + (item.text or "")
 
     def truncated(self, tokens: list[int], max_length: int) -> list[int]:
         """All special tokens, and the first others for which there is room."""
@@ -117,8 +156,20 @@ class Published:
         return [token for index, token in enumerate(tokens) if index not in dropped]
 
 
-def smart_resize(height: int, width: int) -> tuple[int, int]:
-    fewest, most = 4 * 32**2, 1_800 * 32**2
+def opened(uri: str) -> Any:
+    """An image in red, green and blue, on white."""
+    image = PIL.Image.open(BytesIO(b64decode(uri.partition(",")[2])))
+    if image.mode == "RGBA":
+        white = PIL.Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.split()[3])
+        return white
+    return image.convert("RGB")
+
+
+def smart_resize(
+    height: int, width: int, fewest: float = 4, most: float = 1_800
+) -> tuple[int, int]:
+    fewest, most = fewest * 32**2, int(most * 32**2)
     rounded = [max(32, round(side / 32) * 32) for side in (height, width)]
     if math.prod(rounded) > most:
         beta = math.sqrt(height * width / most)
@@ -268,9 +319,39 @@ def test_images_that_leave_no_room_for_the_prompt_are_refused(folder: str) -> No
         scorer.score("q", [Content(image=picture(400, 400, "L"))])
 
 
+SMALL_FRAMES = [picture(60, 40), picture(60, 40, "L"), picture(60, 40, "RGBA")]
+LARGE_FRAMES = [picture(1_200, 1_000, "L"), picture(1_200, 1_000, "L", "JPEG")]
+
+
+@pytest.mark.parametrize("query", [QUERY, Content(QUERY, frames=SMALL_FRAMES[:1])], ids=type)
+def test_frames_of_videos_are_scored_like_by_the_published_script(
+    scorer: LocalScorer, published: Published, query: Item
+) -> None:
+    documents: list[Item] = [
+        Content(frames=SMALL_FRAMES),
+        Content("A penguin", frames=SMALL_FRAMES[::-1]),
+        Content("A penguin", image=SMALL_FRAMES[0]),
+        Content(frames=LARGE_FRAMES),
+    ]
+    values = scorer.score(query, documents).values
+    assert values == pytest.approx([published(query, each) for each in documents], abs=1e-5)
+    assert len(set(values)) == len(documents)
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 70, 500])
+def test_at_most_64_frames_are_taken_at_equal_distances(count: int) -> None:
+    published = numpy.linspace(0, count - 1, min(count, 64), dtype=int)
+    assert _sampled(count) == published.tolist()
+
+
+def test_frames_of_different_sizes_are_refused(scorer: LocalScorer) -> None:
+    with pytest.raises(InvalidInputError, match="frames of text 0 have different sizes"):
+        scorer.score(QUERY, [Content(frames=[SMALL_FRAMES[0], LARGE_FRAMES[0]])])
+
+
 def test_videos_are_refused(scorer: LocalScorer) -> None:
     video = Content(video="https://example.com/a.mp4")
-    with pytest.raises(InvalidInputError, match="Text 0 holds a video"):
+    with pytest.raises(InvalidInputError, match=r"Text 0 holds a video.*Content\(frames="):
         scorer.score(QUERY, [video])
 
 

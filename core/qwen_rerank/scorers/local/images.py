@@ -1,5 +1,7 @@
 """Images for Qwen3-VL: their tokens in a sequence, their pixels, and what the model sees in them.
 
+A video is a row of images, each made of two frames.
+
 Source of the sizes and the colors: QwenLM/Qwen3-VL-Embedding, src/models/qwen3_vl_reranker.py, and
 QwenLM/Qwen3-VL, qwen-vl-utils/src/qwen_vl_utils/vision_process.py.
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.media import redacted_uri
@@ -28,7 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["EmbedWithImages", "Image", "ImageReader", "TokensWithImages", "is_image_token"]
 
 _MIN_TOKENS, _MAX_TOKENS = 4, 1_800
+_MAX_WHOLE_FRAME_TOKENS = 16_384
+_MIN_FRAME_TOKENS, _MAX_FRAME_TOKENS = 128, 768
+_MAX_VIDEO_TOKENS = 7_680
+_MAX_FRAMES = 64
 _MAX_ASPECT_RATIO = 200
+_COLORS, _MOMENTS = 3, 2  # of a patch
 _FIRST_IMAGE_TOKEN = 2**32
 _next_image_tokens = count(_FIRST_IMAGE_TOKEN, 2**16)
 
@@ -40,10 +48,11 @@ def is_image_token(token: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image that is read when it is needed.
+    """An image, or two frames of a video, that is read when it is needed.
 
     Attributes:
         data: The file.
+        next_frame: The file of the second frame; None for an image.
         name: What the image belongs to, for errors.
         rows: Tokens from top to bottom.
         columns: Tokens from left to right.
@@ -55,6 +64,7 @@ class Image:
     name: str
     rows: int
     columns: int
+    next_frame: bytes | None = None
     first_token: int = field(default_factory=_next_image_tokens.__next__)
 
     @property
@@ -101,16 +111,35 @@ class ImageReader:
             InvalidInputError: It is an address, can't be read, or is over 200 times as wide as it
                 is high, or the reverse.
         """
-        if uri[:5].lower() != "data:":
-            raise InvalidInputError(
-                f"{name} holds the image {redacted_uri(uri)}, and LocalScorer does not download "
-                "images.",
-                remedy="Download it, and pass its bytes: Content(image=…).",
-            )
-        data = b64decode(uri.partition(",")[2])
+        data = _data(uri, name)
         width, height = _open(data, name).size
-        rows, columns = _size_in_tokens(width, height, self._token_pixels, name)
+        rows, columns = self._size_in_tokens(width, height, name)
         return Image(data, name, rows, columns)
+
+    def video(self, uris: Sequence[str], name: str) -> list[Image]:
+        """Read the size of a video: an image for every two frames.
+
+        Args:
+            uris: Data URIs of its frames. Of more than 64, as many are taken at equal distances; an
+                odd last one counts twice.
+            name: What the video belongs to, for errors.
+
+        Raises:
+            InvalidInputError: See `image`; or the frames have different sizes.
+        """
+        frames = [_data(uris[index], name) for index in _sampled(len(uris))]
+        sizes = {self._whole_frame(*_open(frame, name).size, name) for frame in frames}
+        if len(sizes) > 1:
+            raise InvalidInputError(
+                f"The frames of {name} have different sizes.", remedy="Make them the same size."
+            )
+        frames += frames[-1:] * (len(frames) % 2)
+        most = min(_MAX_FRAME_TOKENS, _MAX_VIDEO_TOKENS / len(frames) * 2)
+        limits = _MIN_FRAME_TOKENS, max(most, _MIN_FRAME_TOKENS * 1.05)
+        (size,) = sizes
+        rows, columns = self._size_in_tokens(*size, name, limits)
+        pairs = zip(frames[::2], frames[1::2], strict=True)
+        return [Image(first, name, rows, columns, second) for first, second in pairs]
 
     def pixels(self, image: Image) -> Tensor:
         """The image's patches: (patches, values).
@@ -118,15 +147,45 @@ class ImageReader:
         Raises:
             InvalidInputError: The image can't be read.
         """
+        if image.next_frame is None:
+            return self._patches(image, image.data)
+        # A patch has two moments, each in all colors. Those of an image are the same.
+        first, second = (
+            self._patches(image, data).unflatten(1, (_COLORS, _MOMENTS, -1))
+            for data in (image.data, image.next_frame)
+        )
+        return torch.stack((first[:, :, 0], second[:, :, 1]), dim=2).flatten(1)
+
+    def _patches(self, image: Image, data: bytes) -> Tensor:
         size = (image.columns * self._token_pixels, image.rows * self._token_pixels)
         try:
-            resized = _on_white(_open(image.data, image.name)).resize(size)
+            whole = _on_white(_open(data, image.name))
+            if image.next_frame is not None:
+                whole = whole.resize(self._whole_frame(*whole.size, image.name))
+                resized = _resized_frame(whole, size)
+            else:
+                resized = whole.resize(size)
         except (OSError, ValueError, SyntaxError) as error:
             raise _unreadable(image.name, error) from error
         patches: Tensor = self._processor(images=[resized], do_resize=False, return_tensors="pt")[
             "pixel_values"
         ]
         return patches
+
+    def _whole_frame(self, width: int, height: int, name: str) -> tuple[int, int]:
+        """The width and the height to which a frame is resized before its video is."""
+        limits = _MIN_TOKENS, _MAX_WHOLE_FRAME_TOKENS
+        rows, columns = self._size_in_tokens(width, height, name, limits)
+        return columns * self._token_pixels, rows * self._token_pixels
+
+    def _size_in_tokens(
+        self,
+        width: int,
+        height: int,
+        name: str,
+        limits: tuple[float, float] = (_MIN_TOKENS, _MAX_TOKENS),
+    ) -> tuple[int, int]:
+        return _size_in_tokens(width, height, self._token_pixels, name, limits)
 
 
 class EmbedWithImages:
@@ -202,8 +261,42 @@ def _add_positions(axes: list[list[int]], sequence: Sequence[int], start: int) -
     return end
 
 
-def _size_in_tokens(width: int, height: int, token_pixels: int, name: str) -> tuple[int, int]:
+def _data(uri: str, name: str) -> bytes:
+    if uri[:5].lower() != "data:":
+        raise InvalidInputError(
+            f"{name} holds the image {redacted_uri(uri)}, and LocalScorer does not download "
+            "images.",
+            remedy="Download it, and pass its bytes: Content(image=…).",
+        )
+    return b64decode(uri.partition(",")[2])
+
+
+def _sampled(count: int) -> list[int]:
+    """The indices of the frames to take: all, or 64 at equal distances."""
+    if count <= _MAX_FRAMES:
+        return list(range(count))
+    step = (count - 1) / (_MAX_FRAMES - 1)
+    return [*(int(index * step) for index in range(_MAX_FRAMES - 1)), count - 1]
+
+
+def _resized_frame(frame: PILImage, size: tuple[int, int]) -> PILImage:
+    """Resize as torchvision does, whose result differs from Pillow's by rounding."""
+    import PIL.Image
+
+    if frame.size == size:
+        return frame
+    colors = torch.frombuffer(bytearray(frame.tobytes()), dtype=torch.uint8)
+    pixels = colors.view(1, frame.height, frame.width, _COLORS).permute(0, 3, 1, 2).float()
+    resized = interpolate(pixels, size[::-1], mode="bicubic", antialias=True)
+    rounded = resized.clamp(0, 255).round().byte()[0].permute(1, 2, 0)
+    return PIL.Image.fromarray(rounded.contiguous().numpy())
+
+
+def _size_in_tokens(
+    width: int, height: int, token_pixels: int, name: str, limits: tuple[float, float]
+) -> tuple[int, int]:
     """Rows and columns of tokens: about the image's own size and shape, within the limits."""
+    least, most = limits
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise InvalidInputError(
             f"The image of {name} has {width} × {height} pixels, but one side must not be over "
@@ -212,11 +305,11 @@ def _size_in_tokens(width: int, height: int, token_pixels: int, name: str) -> tu
         )
     rows, columns = (max(1, round(side / token_pixels)) for side in (height, width))
     pixels = height * width
-    if rows * columns > _MAX_TOKENS:
-        shrink = math.sqrt(pixels / (_MAX_TOKENS * token_pixels**2))
+    if rows * columns > most:
+        shrink = math.sqrt(pixels / (most * token_pixels**2))
         rows, columns = (math.floor(side / shrink / token_pixels) for side in (height, width))
-    elif rows * columns < _MIN_TOKENS:
-        grow = math.sqrt(_MIN_TOKENS * token_pixels**2 / pixels)
+    elif rows * columns < least:
+        grow = math.sqrt(least * token_pixels**2 / pixels)
         rows, columns = (math.ceil(side * grow / token_pixels) for side in (height, width))
     return rows, columns
 

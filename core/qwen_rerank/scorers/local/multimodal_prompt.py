@@ -1,7 +1,7 @@
 """Qwen3-VL-Reranker's prompt, as token sequences with images.
 
-Source of the wording and the truncation: QwenLM/Qwen3-VL-Embedding,
-src/models/qwen3_vl_reranker.py and examples/reranker_template.jinja.
+Source of the wording, the truncation and the times of frames:
+QwenLM/Qwen3-VL-Embedding, src/models/qwen3_vl_reranker.py and examples/reranker_template.jinja.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 
 _BEFORE_IMAGE, _AFTER_IMAGE = "<|vision_start|>", "<|vision_end|>"
 
+_MIDDLE_OF_PAIR = 0.25
+"""Seconds: frames count as half a second apart, whatever the video is."""
+
 Part: TypeAlias = str | Image
+_Images: TypeAlias = dict[str | tuple[str, ...], list[Image]]
+"""The images by what a Content holds: an image, or frames."""
 
 
 class MultimodalPrompt:
@@ -49,7 +54,7 @@ class MultimodalPrompt:
         InvalidInputError: `instruct` is not a text, or `max_length` leaves no room for one.
     """
 
-    modalities: ClassVar[frozenset[Modality]] = frozenset({"text", "image"})
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"text", "image", "frames"})
 
     def __init__(
         self,
@@ -82,7 +87,7 @@ class MultimodalPrompt:
         """
         if not isinstance(query, Content):
             check_query(query)
-        images: dict[str, Image] = {}
+        images: _Images = {}
         query_parts = self._parts_of(query, "the query", images)
         head_parts = [f"<Instruct>: {self.instruct}<Query>:", *query_parts, "\n<Document>:"]
         names = [f"text {index}" for index in range(len(items))]
@@ -101,8 +106,8 @@ class MultimodalPrompt:
             [index for index, body in enumerate(bodies) if len(body) > self.max_length],
         )
 
-    def _parts_of(self, item: Item, name: str, images: dict[str, Image]) -> list[Part]:
-        """The image and the text of an item. Equal images are read once."""
+    def _parts_of(self, item: Item, name: str, images: _Images) -> list[Part]:
+        """The image or the frames, and the text, of an item. Equal ones are read once."""
         if isinstance(item, str):
             if not is_utf8(item):
                 raise not_utf8(name.capitalize())
@@ -114,8 +119,13 @@ class MultimodalPrompt:
         parts: list[Part] = []
         if item.image is not None:
             if item.image not in images:
-                images[item.image] = self._reader.image(item.image, name)
-            parts.append(images[item.image])
+                images[item.image] = [self._reader.image(item.image, name)]
+            parts += images[item.image]
+        if item.frames is not None:
+            if item.frames not in images:
+                images[item.frames] = self._reader.video(item.frames, name)
+            for second, image in enumerate(images[item.frames]):
+                parts += (f"<{second + _MIDDLE_OF_PAIR:.1f} seconds>", image)
         return [*parts, (item.text or "")[: self._max_characters]]
 
     def _encode(self, prompts: Sequence[Sequence[Part]]) -> list[list[int]]:
@@ -178,8 +188,8 @@ def _common_length(head: Sequence[int], prompt: Sequence[int]) -> int:
     )
 
 
-def _with_images(tokens: Sequence[int], images: dict[str, Image]) -> Tokens:
+def _with_images(tokens: Sequence[int], images: _Images) -> Tokens:
     """The tokens, with those of the images that they stand for."""
-    by_first_token = {image.first_token: image for image in images.values()}
+    by_first_token = {image.first_token: image for read in images.values() for image in read}
     found = [by_first_token[token] for token in tokens if token in by_first_token]
     return TokensWithImages(tokens, found) if found else tuple(tokens)

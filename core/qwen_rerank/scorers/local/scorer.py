@@ -45,7 +45,8 @@ class LocalScorer(Scorer):
     """Scores with a Qwen3-Reranker in this process: without a key, and no text leaves the machine.
 
     A Qwen3-VL-Reranker ranks images, too: then the query and each text can also be a `Content` with
-    an image, or with a text and an image. An image given as a URL is refused, not downloaded.
+    an image or frames of a video, and with a text. An image given as a URL is refused, not
+    downloaded.
 
     The score is what the model's authors define: the probability of "yes" against "no" after the
     prompt of QwenLM/Qwen3-Embedding or QwenLM/Qwen3-VL-Embedding, in [0, 1]. Control tokens in a
@@ -142,7 +143,7 @@ class LocalScorer(Scorer):
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """Text, and images too if the model is a Qwen3-VL-Reranker."""
+        """Text, and images and frames too if the model is a Qwen3-VL-Reranker."""
         return self._modalities
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.inputs.content import Content, Item
+from qwen_rerank.inputs.content import Item
 from qwen_rerank.scorers.base import Passage, Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.stores import GuardedStore, Store
 from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
@@ -168,7 +168,9 @@ def _cache_keys(fingerprint: tuple[Any, ...], query: Item, texts: Sequence[Item]
 
 
 def _as_json(item: Item) -> str | tuple[str | None, ...]:
-    return (item.text, item.image, item.video) if isinstance(item, Content) else item
+    if isinstance(item, str):
+        return item
+    return item.text, item.image, item.video, *(item.frames or ())
 
 
 def _bytes(item: Item) -> bytes:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, get_args
 
 from qwen_rerank.errors import (
     BadResponseError,
@@ -16,7 +16,7 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.inputs.content import MULTIMODAL, Item, Modality
+from qwen_rerank.inputs.content import Item, Modality
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.validation import check_seconds
@@ -164,7 +164,7 @@ class KeepOrder(Scorer):
     @property
     def modalities(self) -> frozenset[Modality]:
         """All of them: it reads nothing."""
-        return MULTIMODAL
+        return frozenset(get_args(Modality))
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Return values that fall from 1 to just above 0. They only stand for the order."""
