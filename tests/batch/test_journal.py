@@ -15,6 +15,8 @@ import pytest
 
 from qwen_rerank import InvalidInputError, Usage
 from qwen_rerank.batch.journal import FinishedQuery, Journal
+from qwen_rerank.batch.run import RunFiles
+from qwen_rerank.testing import FakeScorer
 
 OPTIONS = {"scorer": ("DashScopeScorer", "qwen3-rerank", None), "--top-n": None}
 QUERIES = [
@@ -96,6 +98,19 @@ def test_a_link_is_refused_and_its_target_left_alone(tmp_path: Path, content: by
     with pytest.raises(InvalidInputError, match="is not a journal"):
         Journal(tmp_path / "j", OPTIONS, restart=True)
     assert (tmp_path / "target").read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_a_ray_jobs_state_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from qwen_rerank.batch.ray_run import rerank_run_on_ray
+
+    (tmp_path / "in.run").write_text("q1 Q0 a 1 0.5 bm25\n")
+    (tmp_path / "out.run.ray").mkdir()
+    (tmp_path / "out.run.ray" / "mine").touch()
+    files = RunFiles(tmp_path / "in.run", tmp_path / "out.run", restart=True)
+    with pytest.raises(InvalidInputError, match="exists and does not belong to this job"):
+        rerank_run_on_ray(FakeScorer, files)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in.run", "mine", "out.run.ray"]
 
 
 def entry(ranking: Any) -> Callable[[bytes], bytes]:
