@@ -116,7 +116,8 @@ def rerank_run_on_ray(
                 max_concurrency=max_concurrency,
                 usage=usage,
             )
-            ds.write_parquet(str(reranked), mode="append")
+            # Writing waits for no CPU: what is not written is paid for again after a failure.
+            ds.write_parquet(str(reranked), mode="append", ray_remote_args={"num_cpus": 0.1})
         result: Dataset = ray.data.read_parquet(str(reranked))
         tag = "-".join(model.split())
         count = write_trec(result, files.out, tag, overwrite=files.overwrite)
