@@ -60,6 +60,7 @@ from qwen_rerank.batch import checkpointed, rerank_dataset, rerank_many  # noqa:
 from qwen_rerank.batch.run import RunFiles, RunReranking  # noqa: E402
 from qwen_rerank.batch.serving import application  # noqa: E402
 from qwen_rerank.testing.loopback import KEY  # noqa: E402
+from tests.batch.conftest import started as with_retries  # noqa: E402
 
 DOCUMENTS = 20
 TEXTS = [f"Document {n} says what penguins eat in winter, and where." for n in range(DOCUMENTS)]
@@ -123,7 +124,8 @@ def connect(address: str, **options: Any) -> None:
 
 @contextmanager
 def one_node() -> Iterator[None]:
-    connect("local", num_cpus=4, object_store_memory=STORE, include_dashboard=False)
+    options = {"num_cpus": 4, "object_store_memory": STORE, "include_dashboard": False}
+    with_retries(partial(connect, "local", **options), ray.shutdown)
     try:
         yield
     finally:
@@ -292,7 +294,8 @@ class Nodes:
 
     def __enter__(self) -> Self:
         head = {"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        start = partial(Cluster, initialize_head=True, head_node_args=head)
+        self.cluster = with_retries(start, ray.shutdown)
         self.doomed = self.add()
         self.add()
         connect(self.cluster.address)
@@ -303,7 +306,8 @@ class Nodes:
         self.cluster.shutdown()
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=STORE)
+        options = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": STORE}
+        return with_retries(partial(self.cluster.add_node, **options), lambda: None)
 
 
 class Job:
