@@ -123,17 +123,20 @@ class Journal:
         """The ids of the finished queries."""
         return self._offsets.keys()
 
-    def add(self, query: FinishedQuery) -> None:
-        """Append a query; it is on disk when this returns.
+    def add(self, *queries: FinishedQuery) -> None:
+        """Append queries; they are on disk when this returns.
 
         Raises:
-            OSError: It could not be written. Nothing can be added after that.
+            OSError: They could not be written. Nothing can be added after that.
         """
         if self._file.closed:
             raise OSError(f"{self._path} is closed, or an earlier line could not be written.")
-        offset = self._file.seek(0, os.SEEK_END)
-        self._append(_finished_query.dump_json(query) + b"\n")
-        self._count(query, offset)
+        lines = [_finished_query.dump_json(query) + b"\n" for query in queries]
+        end = self._file.seek(0, os.SEEK_END)
+        if lines:
+            self._append(b"".join(lines))
+        for query, offset in zip(queries, accumulate(map(len, lines), initial=end), strict=False):
+            self._count(query, offset)
 
     def read(self, query_id: str) -> FinishedQuery:
         """Return a finished query.

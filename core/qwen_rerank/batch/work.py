@@ -122,6 +122,7 @@ class Work:
         self._ids: set[str] = set()
         self._earlier: frozenset[str] = frozenset()
         self._journal: Journal | None = None
+        self._unwritten: deque[FinishedQuery] = deque()
         self._bar = ProgressBar(total) if progress is True else None
         self._report = self._bar.show if self._bar is not None else progress or None
         self._total = total
@@ -287,8 +288,20 @@ class Work:
             journal.check_documents(finished, {record.id for record in query.records})
             return _restored(finished, query.records)
         ranking = await self._ranking(query, candidates)
-        await self._on_disk(journal.add, _finished(query.id, ranking, digest))
+        self._unwritten.append(_finished(query.id, ranking, digest))
+        await self._on_disk(self._write, journal)
         return ranking
+
+    def _write(self, journal: Journal) -> None:
+        """Write what waits, at once: one call of fsync can serve several queries.
+
+        Raises:
+            OSError: It could not be written, or what an earlier call took from here could not.
+        """
+        queries = []
+        while self._unwritten:
+            queries.append(self._unwritten.popleft())
+        journal.add(*queries)
 
     async def _on_disk(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         working = in_thread(partial(work, *args, **kwargs), self._disk)
