@@ -15,7 +15,7 @@ from qwen_rerank.inputs.allowed_media import AllowedMedia
 from qwen_rerank.inputs.content import Item
 from qwen_rerank.inputs.fields import FieldAccess, ItemReader
 from qwen_rerank.options import CallArguments
-from qwen_rerank.ranking.candidates import Candidates, Lists
+from qwen_rerank.ranking.candidates import Candidates, Lists, usable_ids
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
 from qwen_rerank.ranking.result import RankedIndices
@@ -93,7 +93,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
         Args:
             documents: The retrieved documents, which are not changed; or several lists of them by
-                name. In named lists, a document without an id is identified by its content.
+                name. Among several lists, a document without an id is identified by its content.
             query: What they should be relevant to: text that is not blank, or a `Content`.
             callbacks: The parents of the run in traces.
             options: `top_n` and `min_score` for this call, instead of the compressor's own.
@@ -181,13 +181,13 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
         return _indices_and_scores(await engine.arank(query, candidates, top_n))
 
     def _candidates(self, documents: Sequence[Document], lists: Lists | None) -> Candidates:
-        ids = [document.id for document in documents]
+        ids = usable_ids([document.id for document in documents])
         items = self.reader.read(documents, ids)
         contents = None if lists is None else [document.page_content for document in documents]
         return Candidates(items, ids, lists, contents)
 
     def _rankable_candidates(self, documents: Sequence[Rankable]) -> Candidates:
-        ids = [getattr(document, "id", None) for document in documents]
+        ids = usable_ids([getattr(document, "id", None) for document in documents])
         if {*map(type, documents)} <= {Document}:
             return Candidates(self.reader.read(documents, ids), ids)
         field = self.rerank_field
@@ -234,7 +234,7 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
     def _ranked(self, documents: Sequence[Document], ranking: RankedIndices) -> list[Document]:
         """Copies of the ranking's documents, with their scores and kept values in the metadata."""
         chosen = list(map(documents.__getitem__, ranking.indices))
-        scores = ranking.scores_or(document.metadata.get(SCORE) for document in chosen)
+        scores = ranking.scores_or(map(_shown_score, chosen))
         rows = zip(chosen, scores, self._kept(documents, ranking), strict=True)
         return [
             with_metadata(document, {**document.metadata, **kept, SCORE: score})
@@ -243,6 +243,13 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
 
 _content = attrgetter("page_content")
+_metadata = attrgetter("metadata")
+
+
+def _shown_score(document: Document) -> float | None:
+    """Return the score that a document has already, if it is a number."""
+    score = document.metadata.get(SCORE)
+    return score if is_finite(score) else None
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:
@@ -261,7 +268,14 @@ def with_metadata(document: Document, metadata: dict[str, Any]) -> Document:
 
 def _documents(documents: Iterable[Document]) -> list[Document]:
     remedy = "Convert them to Documents, or call rerank, which also takes texts."
-    return list_of("documents", documents, Document, remedy)
+    listed = list_of("documents", documents, Document, remedy)
+    for kind in {*map(type, map(_metadata, listed))}:  # Documents don't check it when it is set
+        if not issubclass(kind, Mapping):
+            raise InvalidInputError(
+                f"The metadata of a document must be a mapping, got {kind.__name__}.",
+                remedy="Pass {} for none.",
+            )
+    return listed
 
 
 def _rankables(documents: Iterable[Rankable]) -> list[Rankable]:

@@ -232,6 +232,18 @@ def test_utf16_as_powershell_writes_it_is_refused_by_name(
             read(write("file.tsv", data))
 
 
+@each_reader
+def test_a_line_with_only_a_byte_order_mark_is_blank(write: Write, read: Any, line: str) -> None:
+    expected = read(write("file.tsv", line))
+    assert read(write("file.tsv", f"\ufeff\r\n\ufeff{line}\ufeff")) == expected
+
+
+@each_reader
+def test_lines_that_end_in_cr_alone_are_refused_by_name(write: Write, read: Any, line: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"file\.tsv has lines that end in CR alone"):
+        read(write("file.tsv", f"{line}{line}".replace("\n", "\r").encode()))
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

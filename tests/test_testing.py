@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
 import pytest
 
-from qwen_rerank import DashScopeScorer, InvalidInputError, Limits
-from qwen_rerank.testing import FakeScorer, LoopbackDashScope
+from qwen_rerank import DashScopeScorer, InvalidInputError, Limits, Scorer, Scores
+from qwen_rerank.testing import FakeScorer, LoopbackDashScope, ScorerTests
 from tests.support.interpreter import python
 
 
@@ -47,3 +51,82 @@ def test_the_loopback_service_refuses_what_is_over_the_limits(
     unlimited = Limits(documents=10**6, item_tokens=10**6, request_tokens=10**6)
     with pytest.raises(InvalidInputError, match=message):
         DashScopeScorer(limits=unlimited).score("a query", texts)
+
+
+class Scaled(FakeScorer):
+    """The best text of a call has 1, and the worst 0."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        values = super().score(query, texts).values
+        span = max(values) - min(values) or 1
+        return Scores([(value - min(values)) / span for value in values])
+
+
+class OneQuery(FakeScorer):
+    """Keeps the scores of its first query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[str, float] = {}
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        scores = super().score(query, texts).values
+        return Scores(list(map(self._kept.setdefault, texts, scores)))
+
+
+class OneCall(FakeScorer):
+    """Mixes up the calls of threads and of tasks."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self._query, self._texts = query, [*texts]
+        time.sleep(0)  # lets another thread run
+        return super().score(self._query, self._texts)
+
+    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        self._query, self._texts = query, [*texts]
+        await asyncio.sleep(0)
+        return super().score(self._query, self._texts)
+
+
+class OneLoop(FakeScorer):
+    """Works in the first event loop only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = asyncio.Lock()
+
+    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        async with self._lock:
+            await asyncio.sleep(0)
+            return super().score(query, texts)
+
+
+class OneList(FakeScorer):
+    """Returns the same list each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: list[float] = []
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        self._values[:] = super().score(query, texts).values
+        return Scores(self._values)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test"),
+    [
+        (Scaled, ScorerTests.test_a_score_does_not_depend_on_the_other_texts),
+        (OneQuery, ScorerTests.test_another_query_has_other_scores),
+        (OneCall, ScorerTests.test_threads_share_it),
+        (OneCall, ScorerTests.test_concurrent_calls_in_one_event_loop_share_it),
+        (OneLoop, ScorerTests.test_event_loops_share_it_one_after_another),
+        (OneList, ScorerTests.test_scores_are_in_the_order_of_the_texts),
+    ],
+)
+def test_the_tests_for_scorers_find_what_is_wrong(
+    wrong: type[FakeScorer], test: Callable[[ScorerTests, Scorer], None]
+) -> None:
+    test(ScorerTests(), FakeScorer())
+    with pytest.raises((AssertionError, RuntimeError)):
+        test(ScorerTests(), wrong())

@@ -32,6 +32,7 @@ __all__ = [
     "TEXT_FIELDS",
     "check_is_text",
     "decode_line",
+    "is_blank",
     "is_json_lines",
     "iter_run",
     "numbered_lines",
@@ -272,7 +273,8 @@ def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
 
 def _columns_of(line: bytes) -> list[str]:
     text = decode_line(line)
-    return text.split() if text.isascii() else _COLUMN.findall(text)  # split() is faster
+    columns = text.split() if text.isascii() else _COLUMN.findall(text)  # split() is faster
+    return columns or [text]  # split() takes some control characters for white space
 
 
 _COLUMN = re.compile(r"[^ \t\r\n\f\v]+")
@@ -450,8 +452,13 @@ def numbered_lines(file: Iterable[bytes], name: str | Path) -> Iterator[tuple[in
     for number, line in enumerate(file, start=1):
         if number == 1:
             check_is_text(name, line)
-        if line.strip():
+        if not is_blank(line):
             yield number, line
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line holds only white space, or only a byte order mark."""
+    return not line.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def _open(path: str | Path) -> gzip.GzipFile | BufferedReader:
@@ -494,10 +501,17 @@ _SIGNATURES = {
 
 
 def check_is_text(name: str | Path, first_line: bytes) -> None:
-    """Raise InvalidInputError if the first line shows that a file is compressed or UTF-16."""
+    """Raise InvalidInputError if the first line shows that a file can't be read as lines of UTF-8.
+
+    It may be compressed, or UTF-16, or its lines may end in CR alone.
+    """
     for signature, (problem, remedy) in _SIGNATURES.items():
         if first_line.startswith(signature):
             raise InvalidInputError(f"{name} {problem}.", remedy=remedy)
+    if not first_line.endswith(b"\n") and b"\r" in first_line.rstrip():
+        raise InvalidInputError(
+            f"{name} has lines that end in CR alone.", remedy="Convert them to LF, as with tr."
+        )
 
 
 def decode_line(line: bytes) -> str:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item, checked_query
 from qwen_rerank.options import DocumentField, as_secret, check_options, with_secrets
-from qwen_rerank.ranking.candidates import Candidates, Lists
+from qwen_rerank.ranking.candidates import Candidates, Lists, usable_ids
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
 from qwen_rerank.ranking.result import RankedIndices
@@ -46,7 +46,8 @@ class QwenReRanker:
 
     A drop-in replacement for zvec's QwenReRanker, also as `reranker=` of a collection's query.
     Documents of all lists with the same id and the same text are copies, and the best-ranked one is
-    kept. Documents without text are skipped. The documents that you pass are not changed.
+    kept. Among several lists, a document without an id is identified by its text. Documents without
+    text are skipped. The documents that you pass are not changed.
 
     Args:
         query: What the documents should be relevant to: text that is not blank, or a `Content`.
@@ -147,7 +148,7 @@ class QwenReRanker:
         return await offloaded(len(ranking.indices) > MANY, _ranked, documents, ranking)
 
     def _candidates(self, documents: Sequence[ScoredDocument], lists: Lists | None) -> Candidates:
-        ids = [_id(document) for document in documents]
+        ids = _ids(documents)
         return Candidates(self._settings.reader.read(documents, ids), ids, lists)
 
     def __repr__(self) -> str:
@@ -165,22 +166,30 @@ def _flattened(
             query_results if isinstance(query_results, Mapping) else dict(enumerate(query_results))
         )
         documents, lists = flattened(named, _present)
-        for document in documents[:1]:  # fails before anything is paid for
+        # Fails before anything is paid for.
+        for document in {type(document): document for document in documents}.values():
             _with_score(document, document.score)
         return documents, lists
+    except InvalidInputError:
+        raise
     except (TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(
-            f"query_results must be lists of documents with id, score and fields: {error}.",
-            remedy="Pass a dict of lists by vector field, or a list of lists.",
-        ) from error
+        raise _not_documents(error) from error
 
 
-def _id(document: ScoredDocument) -> str | None:
-    """Return the document's id as a string; None if it does not have one."""
-    id_ = document.id
-    return None if id_ is None or id_ != id_ else str(id_)  # NaN is not an id
+def _ids(documents: Iterable[ScoredDocument]) -> Sequence[str | None]:
+    """Return each document's id as a string; None if it does not have one."""
+    try:
+        own = usable_ids([document.id for document in documents])
+    except AttributeError as error:
+        raise _not_documents(error) from error
+    return [None if id_ is None else str(id_) for id_ in own]
+
+
+def _not_documents(error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"query_results must be lists of documents with id, score and fields: {error}.",
+        remedy="Pass a dict of lists by vector field, or a list of lists.",
+    )
 
 
 def _present(documents: Iterable[D | None]) -> list[D]:
@@ -190,7 +199,7 @@ def _present(documents: Iterable[D | None]) -> list[D]:
 def _ranked(documents: list[D], ranking: RankedIndices) -> list[D]:
     """Copies of the ranking's documents with their scores."""
     chosen = list(map(documents.__getitem__, ranking.indices))
-    scores = ranking.scores_or(document.score for document in chosen)
+    scores = ranking.scores_or(getattr(document, "score", None) for document in chosen)
     return list(map(_with_score, chosen, scores))
 
 

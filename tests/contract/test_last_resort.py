@@ -105,6 +105,13 @@ def test_the_relevance_score_of_an_earlier_stage_stays_in_the_metadata() -> None
     assert kept.metadata == {"relevance_score": 0.7, "retrieval_score": 0.7}
 
 
+@pytest.mark.parametrize("score", [float("nan"), "0.7", None])
+def test_what_is_not_a_score_does_not_become_one(score: object) -> None:
+    document = Document(page_content="text", metadata={"relevance_score": score})
+    (kept,) = QwenRerank(scorer=KeepOrder()).compress_documents([document], QUERY)
+    assert kept.metadata == {"relevance_score": None}
+
+
 def test_several_lists_are_fused_by_rank() -> None:
     def records(*ids: str) -> list[Record]:
         return [Record(id_, {"text": id_}, 0.5) for id_ in ids]

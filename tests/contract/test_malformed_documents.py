@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -61,7 +62,23 @@ ANYWHERE = (None, 42, 1.5, object(), True)
 """Never documents."""
 
 NODE = TextNode(text="a text")
+WITH_BAD_TEMPLATE = TextNode(text="a text", metadata={"a": 1}, text_template="{unknown}")
+WITHOUT_METADATA = Document("a text")
+WITHOUT_METADATA.metadata = None  # type: ignore[assignment]  # which langchain-core does not check
 ROW = SimpleNamespace(id="a", score=0.1, fields=42)
+
+
+class Fixed:
+    """A document that can't get another score."""
+
+    id, fields = "b", {"content": "another text"}
+
+    @property
+    def score(self) -> float:
+        return 0.1
+
+
+FIXED = Fixed()
 
 CASES: list[tuple[Callable[[Recorder, Any], None], Any]] = [
     *((face, documents) for face in FACES for documents in ANYWHERE),
@@ -69,6 +86,7 @@ CASES: list[tuple[Callable[[Recorder, Any], None], Any]] = [
     *((face, ["a text", None]) for face in (compressor, acompressor, engine, postprocessor)),
     *((face, [NODE]) for face in (compressor, engine, postprocessor, apostprocessor)),
     *((face, [Document("a text")]) for face in (postprocessor, engine)),
+    *((face, [Document("a text"), WITHOUT_METADATA]) for face in (compressor, acompressor)),
     (compressor, {"one": None}),
     (compressor, {"one": [Document("a text")], "two": 7}),
     (indices, [Document("a text"), None]),
@@ -77,9 +95,13 @@ CASES: list[tuple[Callable[[Recorder, Any], None], Any]] = [
     (reranker, [[ROW]]),
     (reranker, [[Record("a", {"content": "a text"}), SimpleNamespace(id="b", score=1)]]),
     (reranker, [["a text"]]),
+    (reranker, [[Record("a", {"content": "a text"}), FIXED]]),
+    (reranker, [[Record("a", {"content": "a text"}, 0.1), SimpleNamespace(score=1, fields={})]]),
     (engine, [Record("a", 42)]),  # type: ignore[arg-type]
     (engine, [Record("a", None)]),  # type: ignore[arg-type]
+    (engine, [Record(["a"], {"content": "a text"})]),  # type: ignore[arg-type]
     (postprocessor, [NodeWithScore(node=NODE), NODE]),
+    (postprocessor, [NodeWithScore(node=WITH_BAD_TEMPLATE)]),
 ]
 
 
@@ -109,13 +131,22 @@ def test_a_query_that_is_not_a_bundle_is_refused(face: str, query: Any) -> None:
     assert scorer.received == []
 
 
-@pytest.mark.parametrize("ids", [[float("nan")] * 3, [None] * 3, [float("nan"), None, "nan"]])
+@pytest.mark.parametrize(
+    "ids",
+    [[float("nan")] * 3, [None] * 3, [float("nan"), None, "nan"], [pandas.NA] * 3, [0, None, ""]],
+    ids=repr,
+)
 def test_ids_that_are_not_ids_are_no_reason_to_drop_a_document(ids: list[Any]) -> None:
     rows = [Record(id_, {"content": f"text {number}"}) for number, id_ in enumerate(ids)]
-    ranked = QwenReRanker(QUERY, scorer=Recorder()).rerank([rows])
-    assert len(ranked) == 3
     same = [Record(id_, {"content": "text"}) for id_ in ids]
-    assert len(QwenReRanker(QUERY, scorer=Recorder()).rerank([same])) == 3
+    for each in (rows, same):
+        assert len(QwenReRanker(QUERY, scorer=Recorder()).rerank([each])) == 3
+        assert len(RerankEngine(Recorder(), rerank_field="content").rerank(QUERY, each)) == 3
+
+
+def test_zero_is_an_id_beside_documents_without_one() -> None:
+    records = [Record(id_, {"content": "text"}) for id_ in (0, None, 0)]  # type: ignore[arg-type]
+    assert len(RerankEngine(Recorder(), rerank_field="content").rerank(QUERY, records)) == 2
 
 
 @pytest.mark.parametrize("name", ["", "dense", " "])

@@ -38,6 +38,13 @@ def test_it_maximizes_f1_and_takes_a_short_number_between_the_scores() -> None:
     assert chosen.curve[-1] == (0.12, 4 / 7, 1.0)
 
 
+def test_the_line_of_code_keeps_the_same_documents_where_scores_are_close() -> None:
+    chosen = calibrate({"q": {"a": 0.99999962, "b": 0.99999951}}, {"q": {"a": 1}})
+    assert 0.99999951 < chosen.min_score <= 0.99999962
+    assert chosen.code == f"QwenRerank(min_score={chosen.min_score!r})"
+    assert repr(chosen.min_score) in str(chosen).splitlines()[0]
+
+
 def test_beta_below_one_prefers_precision() -> None:
     chosen = calibrate(RUN, JUDGEMENTS, beta=0.25)
     assert chosen.min_score == 0.58

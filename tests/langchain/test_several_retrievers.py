@@ -100,6 +100,18 @@ def test_a_document_without_an_id_is_one_with_that_of_its_content(
     ]
 
 
+def test_documents_without_ids_that_differ_in_what_is_ranked_are_all_kept(
+    dashscope: LoopbackDashScope, compress: Compress, caplog: pytest.LogCaptureFixture
+) -> None:
+    def titled(content: str, *titles: str | None) -> list[Document]:
+        return [Document(page_content=content, metadata={"title": title}) for title in titles]
+
+    compressor = QwenRerank(rerank_field="title", missing="keep", top_n=None)
+    lists = {"one": titled("the same", "score=0.4", "score=0.3"), "two": titled(" ", None, None)}
+    assert len(compress(compressor, lists, QUERY)) == 4
+    assert caplog.records == []
+
+
 def test_they_run_at_the_same_time(dashscope: LoopbackDashScope) -> None:
     both = threading.Barrier(2, timeout=20)
 

@@ -208,12 +208,17 @@ def test_a_top_n_below_one_is_refused_before_anything_is_sent(top_n: Any) -> Non
     assert scorer.sent == []
 
 
+class AsynchronousCallback:
+    async def __call__(self, usage: Usage) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
         ("scorer", "embedded"),
         ("usage_callback", "print"),
         ("usage_callback", asyncio.sleep),
+        ("usage_callback", AsynchronousCallback()),
         ("missing", "drop"),
         ("min_score", math.nan),
         ("min_score", "0.5"),

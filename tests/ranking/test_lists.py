@@ -93,9 +93,15 @@ def test_two_lists_of_one_name_are_refused_and_none_is_lost(rank: Rank) -> None:
         QwenReRanker("q", scorer=LengthScorer(), rerank_field="text").rerank(lists)
 
 
-def test_records_without_an_id_are_each_of_their_own_list(rank: Rank) -> None:
-    lists = {"one": [Record("", {"text": "xx"})], "two": [Record("", {"text": "x"})]}
-    assert [record.lists for record in rank(engine(), "q", lists)] == [{"one": 1}, {"two": 1}]
+def test_a_record_without_an_id_is_one_with_those_of_its_text_in_several_lists(rank: Rank) -> None:
+    def unnamed(*texts: str) -> list[Record]:
+        return [Record("", {"text": text}) for text in texts]
+
+    lists = {"one": unnamed("xx", "x", " "), "two": unnamed("xx", "xxx", "\n")}
+    ranking = rank(engine(missing="keep"), "q", lists)
+    assert [record.fields["text"] for record in ranking] == ["xxx", "xx", "x", " ", "\n"]
+    assert ranking[1].lists == {"one": 1, "two": 1}
+    assert len(rank(engine(), "q", {"only": unnamed("x", "x")})) == 2
 
 
 def test_the_better_ranked_copy_of_a_record_stays(rank: Rank) -> None:

@@ -8,7 +8,7 @@ from hashlib import blake2b, file_digest, sha256
 from itertools import groupby
 from pathlib import Path
 
-from qwen_rerank.datasets import check_is_text, parse_line, text_parser
+from qwen_rerank.datasets import check_is_text, is_blank, parse_line, text_parser
 from qwen_rerank.errors import InvalidInputError
 
 __all__ = ["TextIndex"]
@@ -109,7 +109,7 @@ class TextIndex:
             if number == 1:
                 check_is_text(self.path, line)
             update(line)
-            if line.strip():
+            if not is_blank(line):
                 id_, _ = parse_line(self.path, number, self._parse, line)
                 yield id_, offset, number, _line_hash(line)
             offset += len(line)

@@ -69,7 +69,7 @@ class Calibration:
     @property
     def code(self) -> str:
         """The line of code that uses it."""
-        return f"QwenRerank(min_score={self.min_score:g})"
+        return f"QwenRerank(min_score={self.min_score!r})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the curve, ready for JSON."""
@@ -89,7 +89,7 @@ class Calibration:
 
     def __str__(self) -> str:
         rows = (
-            ("min_score", f"{self.min_score:g}", self.min_score_interval),
+            ("min_score", repr(self.min_score), self.min_score_interval),
             ("precision", f"{self.precision:.3f}", self.precision_interval),
             ("recall", f"{self.recall:.3f}", self.recall_interval),
         )
@@ -229,7 +229,7 @@ def _rows(
         gains = judgements[query_id]
         for document_id, score in run[query_id].items():
             if score is not None:
-                yield score, int(gains.get(document_id, 0) > 0), number
+                yield float(score), int(gains.get(document_id, 0) > 0), number
 
 
 @dataclass(frozen=True)

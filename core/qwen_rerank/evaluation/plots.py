@@ -300,7 +300,7 @@ def plot_calibration(calibration: Calibration) -> Plot:
             linewidth=0,
             label="95% interval",
         )
-        chosen = f"min_score={calibration.min_score:g}"
+        chosen = f"min_score={calibration.min_score!r}"
         axes.axvline(calibration.min_score, color=INK, linewidth=1, label=chosen)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("min_score")
@@ -317,7 +317,7 @@ def _describe_calibration(calibration: Calibration) -> str:
     lowest, highest = calibration.curve[-1][0], calibration.curve[0][0]
     return (
         f"Precision and recall by min_score, from {lowest:.3f} to {highest:.3f}. "
-        f"min_score={calibration.min_score:g}, chosen for {calibration.criterion}, has a "
+        f"min_score={calibration.min_score!r}, chosen for {calibration.criterion}, has a "
         f"precision of {calibration.precision:.3f} and a recall of {calibration.recall:.3f}. "
         f"Its 95% interval is from {low:.3f} to {high:.3f}."
     )

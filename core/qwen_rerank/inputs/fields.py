@@ -111,13 +111,10 @@ class ItemReader(Generic[D]):
             field = error.field or self._label
             index = len(items) if len(values) == len(documents) else len(values)
             raise error.naming(f"{field} of {self._name(ids, index)}") from error.cause
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, LookupError) as error:
             if not self._names:  # the user's function failed
                 raise
-            raise InvalidInputError(
-                f"The fields of {self._name(ids, len(values))} are not a mapping: {error}.",
-                remedy="Pass fields by name, such as a dict.",
-            ) from error
+            raise self._unreadable(self._name(ids, len(values)), error) from error
         if None in items and self._names:
             self._check_fields(documents, items)
         return items
@@ -125,6 +122,18 @@ class ItemReader(Generic[D]):
     def _name(self, ids: Sequence[Hashable], index: int) -> str:
         noun, id_ = self._access.noun, ids[index]
         return f"the {noun} at index {index}" if id_ in (None, "") else f"{noun} {id_!r}"
+
+    def _unreadable(self, name: str, error: Exception) -> InvalidInputError:
+        """Return the error for a document whose fields can't be read."""
+        if isinstance(error, LookupError):  # such as a node's template with an unknown name
+            return InvalidInputError(
+                f"Reading {' and '.join(self._names)} of {name} failed: {error!r}.",
+                remedy="Pass rerank_field a function that returns the text.",
+            )
+        return InvalidInputError(
+            f"The fields of {name} are not a mapping: {error}.",
+            remedy="Pass fields by name, such as a dict.",
+        )
 
     def _check_fields(self, documents: Sequence[D], items: Sequence[Item | None]) -> None:
         """Raise if no document has the fields, as after a typo; warn if some don't."""

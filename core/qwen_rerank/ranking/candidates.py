@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from typing import NamedTuple, TypeAlias
+from types import NoneType
+from typing import NamedTuple, TypeAlias, cast
 
+from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import Item
 
-__all__ = ["Candidates", "Lists", "UniqueDocuments", "unique_documents"]
+__all__ = ["Candidates", "Lists", "UniqueDocuments", "unique_documents", "usable_ids"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,11 +26,11 @@ class Candidates(NamedTuple):
 
     Attributes:
         items: The text or `Content` to score per document; None if it is missing or blank.
-        ids: Each document's own id; None or "" if it does not have one.
+        ids: Each document's own id, as `usable_ids` returns it; None or "" if it does not have one.
         lists: The named lists that the documents come from, one after another; None for a single
             list without a name.
-        contents: What identifies each document in named lists if it does not have an id; None if
-            only ids identify documents.
+        contents: The content of each document, which identifies it among several lists if it does
+            not have an id; None if it is what is scored.
     """
 
     items: Sequence[Item | None]
@@ -74,11 +76,33 @@ class UniqueDocuments:
         return result
 
 
+def usable_ids(ids: Sequence[object]) -> Sequence[Hashable]:
+    """Return the ids, with None for each that can't identify anything, such as NaN or pandas.NA.
+
+    Raises:
+        InvalidInputError: An id is a list or another value that has no hash.
+    """
+    if {*map(type, ids)} <= {str, NoneType}:
+        return cast(Sequence[str | None], ids)
+    return [_usable_id(index, id_) for index, id_ in enumerate(ids)]
+
+
+def _usable_id(index: int, id_: object) -> Hashable:
+    try:
+        return id_ if hash(id_) is not None and id_ == id_ else None
+    except (TypeError, ValueError) as error:
+        if isinstance(id_, Hashable):  # pandas.NA, which is neither equal nor unequal to itself
+            return None
+        raise InvalidInputError(
+            f"The id of the document at index {index} must be a string, got {type(id_).__name__}."
+        ) from error
+
+
 def unique_documents(candidates: Candidates) -> UniqueDocuments:
     """Drop copies of documents: the same id with the same text.
 
     The best-ranked copy is kept. Documents with the same id and different texts are distinct, and a
-    warning says so. A document without an id counts as a copy only in named lists, of a document
+    warning says so. A document without an id counts as a copy only in several lists, of a document
     with the same content.
     """
     items, lists = candidates.items, candidates.lists
@@ -124,26 +148,42 @@ def _are_distinct(ids: Sequence[Hashable]) -> bool:
 
 
 def _document_keys(candidates: Candidates) -> Sequence[Hashable]:
-    """Return each document's key: its id, else its content in named lists, else its index."""
-    ids, contents = candidates.ids, candidates.contents
+    """Return each document's key: its id, else its content in several lists, else its index."""
+    ids = candidates.ids
     if None not in ids and "" not in ids:
         return ids
-    if candidates.lists is None or contents is None:
-        return [id_ or _KeyWithoutId(index) for index, id_ in enumerate(ids)]
+    own = [None if id_ in _NO_ID else id_ for id_ in ids]
+    if candidates.lists is None or len(candidates.lists) < 2:
+        return [_KeyWithoutId(index) if id_ is None else id_ for index, id_ in enumerate(own)]
+    contents = _contents(candidates)
     owners: dict[Hashable, Hashable] = {}
-    for id_, content in zip(ids, contents, strict=True):
-        if id_:
+    for id_, content in zip(own, contents, strict=True):
+        if id_ is not None:
             owners.setdefault(content, id_)
     return [
-        id_ or owners.get(content) or _KeyWithoutId(content)
-        for id_, content in zip(ids, contents, strict=True)
+        owners.get(content, _KeyWithoutId(content)) if id_ is None else id_
+        for id_, content in zip(own, contents, strict=True)
+    ]
+
+
+_NO_ID = (None, "")
+
+
+def _contents(candidates: Candidates) -> list[Hashable]:
+    """Return each document's content; if it is blank, what is scored, or else its index."""
+    if candidates.contents is None:
+        return [index if item is None else item for index, item in enumerate(candidates.items)]
+    columns = zip(candidates.contents, candidates.items, strict=True)
+    return [
+        content if content and not str(content).isspace() else item or index
+        for index, (content, item) in enumerate(columns)
     ]
 
 
 class _KeyWithoutId(NamedTuple):
-    """The key of a document without an id."""
+    """The key of a document without an id: its content or its index."""
 
-    content: Hashable
+    value: Hashable
 
 
 def _merge_blank_copies(first: dict[_Document, int], copies: dict[int, list[int]]) -> None:
@@ -161,7 +201,9 @@ def _merge_blank_copies(first: dict[_Document, int], copies: dict[int, list[int]
 
 
 def _warn_of_shared_ids(first: Mapping[_Document, int]) -> None:
-    counts = Counter(key for key, _ in first)
+    counts = Counter(key for key, _ in first if not isinstance(key, _KeyWithoutId))
+    if len(counts) == counts.total():  # others have the same content, but no ids
+        return
     _log.warning(
         "Documents with different texts share an id; ids shared: %d, for example %r. The documents "
         "are ranked separately. Give every document its own id.",

@@ -25,6 +25,7 @@ from qwen_rerank.ranking.candidates import (
     Lists,
     UniqueDocuments,
     unique_documents,
+    usable_ids,
 )
 from qwen_rerank.ranking.fusion import fair_order, fused_order
 from qwen_rerank.ranking.ordering import Ordering, Prepared, reordered
@@ -108,7 +109,8 @@ class RerankEngine:
         Args:
             query: What the records should be relevant to: a text that is not blank, or a `Content`.
             records: The records, in the first stage's order; or the lists of several first stages
-                by name: each returned record then has its ranks in them.
+                by name: each returned record then has its ranks in them. Among several lists, a
+                record without an id is identified by its text.
             top_n: How many to return at most, at least 1; None for all.
 
         Raises:
@@ -146,7 +148,7 @@ class RerankEngine:
         Raises:
             InvalidInputError: See `rerank`.
         """
-        ids = [record.id for record in records]
+        ids = usable_ids([record.id for record in records])
         return Candidates(self._reader.read(records, ids), ids, lists)
 
     def rank(self, query: Item, candidates: Candidates, top_n: int | None = None) -> RankedIndices:
@@ -315,7 +317,10 @@ class RerankEngine:
 
 
 def _check_callback(callback: UsageCallback | None) -> None:
-    if callback is not None and (not callable(callback) or iscoroutinefunction(callback)):
+    if callback is None:
+        return
+    is_async = iscoroutinefunction(callback) or iscoroutinefunction(type(callback).__call__)
+    if not callable(callback) or is_async:
         raise InvalidInputError(
             f"usage_callback must be a synchronous function, got {callback!r}.",
             remedy="It is called, not awaited. For a task to process the usage, put it in a queue.",

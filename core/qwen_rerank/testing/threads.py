@@ -1,14 +1,27 @@
-"""Servers that run in a thread."""
+"""Servers that run in a thread, and threads that meet."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Self
 
-__all__ = ["Threaded"]
+__all__ = ["Threaded", "many_switches"]
+
+
+@contextmanager
+def many_switches() -> Iterator[None]:
+    """Let threads take turns after microseconds, so that they meet in short functions too."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class Threaded(ABC):

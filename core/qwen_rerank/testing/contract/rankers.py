@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from qwen_rerank.testing.threads import many_switches
+
 __all__ = ["Ranked", "Ranker", "RankerTests"]
 
 
@@ -75,11 +77,14 @@ class RankerTests:
         """Return documents with these texts, whose ids are their texts' indices."""
         return [ranker.make(str(at), text, {"page": at}) for at, text in enumerate(texts)]
 
-    def ranked(self, ranker: Ranker, documents: list[Any]) -> list[Ranked]:
+    def ranked(
+        self, ranker: Ranker, documents: list[Any], query: str | None = None
+    ) -> list[Ranked]:
         """Rerank. Sync and async must agree, and the documents must stay as they are."""
+        query = self.query if query is None else query
         before = copy.deepcopy(documents)
-        ranked = list(map(ranker.read, ranker.rank(self.query, [*documents])))
-        awaited = asyncio.run(ranker.arank(self.query, [*documents]))
+        ranked = list(map(ranker.read, ranker.rank(query, [*documents])))
+        awaited = asyncio.run(ranker.arank(query, [*documents]))
         assert ranked == list(map(ranker.read, awaited)), "sync and async must agree"
         assert documents == before, "the documents passed in must not change"
         return ranked
@@ -108,6 +113,12 @@ class RankerTests:
         for order in list(permutations(documents))[::5]:
             assert self.ranked(ranker, [*order]) == expected
 
+    def test_another_query_has_another_order(self, ranker: Ranker) -> None:
+        """The last of the texts, as the query, is closest to itself."""
+        documents = self.made(ranker, self.texts)
+        assert self.ranked(ranker, documents)[0].text == self.texts[0]
+        assert self.ranked(ranker, documents, self.texts[-1])[0].text == self.texts[-1]
+
     def test_nothing_in_nothing_out(self, ranker: Ranker) -> None:
         """A retriever may find nothing."""
         assert self.ranked(ranker, []) == []
@@ -126,15 +137,16 @@ class RankerTests:
             assert (only.id, only.text) == ("0", text)
 
     def test_threads_and_event_loops_share_it(self, ranker: Ranker) -> None:
-        """Many calls at a time give what one gives."""
+        """Many calls at a time, with two queries, give what one gives."""
         documents = self.made(ranker, self.texts)
-        expected = self.ranked(ranker, documents)
+        queries = [self.query, self.texts[-1]] * 8
+        expected = [self.ranked(ranker, documents, query) for query in queries[:2]] * 8
 
         async def concurrent() -> list[list[Ranked]]:
-            calls = (ranker.arank(self.query, [*documents]) for _ in range(16))
+            calls = (ranker.arank(query, [*documents]) for query in queries)
             return [list(map(ranker.read, each)) for each in await asyncio.gather(*calls)]
 
-        assert asyncio.run(concurrent()) == [expected] * 16
-        with ThreadPoolExecutor(8) as pool:
-            in_threads = pool.map(lambda _: self.ranked(ranker, documents), range(16))
-            assert list(in_threads) == [expected] * 16
+        assert asyncio.run(concurrent()) == expected
+        with many_switches(), ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(self.ranked, ranker, documents, query) for query in queries]
+            assert [call.result() for call in calls] == expected

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, checked
+from qwen_rerank.testing.threads import many_switches
 
 __all__ = ["ScorerTests"]
 
@@ -50,13 +51,21 @@ class ScorerTests:
         """A new scorer."""
         raise NotImplementedError("Override the fixture `scorer` and return a new scorer.")
 
-    def values(self, scorer: Scorer, texts: Sequence[str] | None = None) -> list[float]:
+    def values(
+        self, scorer: Scorer, texts: Sequence[str] | None = None, query: str | None = None
+    ) -> list[float]:
         """Return the scores, which must be valid, and the same sync and async."""
         texts = self.texts if texts is None else texts
-        scores = checked(scorer.score(self.query, texts), len(texts), scorer.model)
-        awaited = asyncio.run(scorer.ascore(self.query, texts))
+        query = self.query if query is None else query
+        scores = checked(scorer.score(query, texts), len(texts), scorer.model)
+        awaited = asyncio.run(scorer.ascore(query, texts))
         assert scores.values == awaited.values, "score and ascore must return the same scores"
         return scores.values
+
+    @property
+    def calls(self) -> list[tuple[str, Sequence[str]]]:
+        """Two calls with different queries and texts: a mix-up of concurrent calls shows."""
+        return [(self.query, self.texts), (self.texts[0], self.texts[:0:-1])]
 
     def test_there_is_one_score_per_text(self, scorer: Scorer) -> None:
         """Also for more texts than fit into one request."""
@@ -80,10 +89,29 @@ class ScorerTests:
         assert values.index(max(values)) == 1
         assert values.index(min(values)) == 0
 
+    def test_another_query_has_other_scores(self, scorer: Scorer) -> None:
+        """The first of the texts, as the query, is closest to itself."""
+        if not self.ranks_by_relevance:
+            pytest.skip("the scores have no meaning")
+        assert max(self.values(scorer)) > self.values(scorer)[0]
+        values = self.values(scorer, query=self.texts[0])
+        assert values.index(max(values)) == 0
+
     def test_scores_are_in_the_order_of_the_texts(self, scorer: Scorer) -> None:
-        """Reversed texts have reversed scores."""
-        expected = pytest.approx(self.values(scorer)[::-1])
-        assert self.values(scorer, self.texts[::-1]) == expected
+        """Reversed texts have reversed scores, and those returned earlier stay as they are."""
+        values = self.values(scorer)
+        assert self.values(scorer, self.texts[::-1]) == pytest.approx(values[::-1])
+
+    def test_a_score_does_not_depend_on_the_other_texts(self, scorer: Scorer) -> None:
+        """Only a scorer that is not `pointwise` may compare the texts of a call."""
+        if not scorer.pointwise:
+            pytest.skip("the scorer is not pointwise")
+        values = self.values(scorer)
+        for number, text in enumerate(self.texts):
+            (alone,) = self.values(scorer, [text])
+            assert alone == pytest.approx(values[number], rel=1e-3, abs=1e-4), (
+                "let `pointwise` return False if a score depends on the other texts"
+            )
 
     def test_equal_texts_have_equal_scores(self, scorer: Scorer) -> None:
         """Wherever they are in a call."""
@@ -120,28 +148,33 @@ class ScorerTests:
         assert hash(scorer.fingerprint) == hash(scorer.fingerprint)
 
     def test_threads_share_it(self, scorer: Scorer) -> None:
-        """Sixteen at a time."""
-        expected = self.values(scorer)
-        with ThreadPoolExecutor(16) as pool:
-            all_values = list(pool.map(lambda _: self.values(scorer), range(48)))
-        assert all_values == [expected] * 48
+        """Sixteen at a time, with different queries and texts."""
+        expected = [scorer.score(*call).values for call in self.calls] * 24
+        with many_switches(), ThreadPoolExecutor(16) as pool:
+            all_scores = list(pool.map(lambda call: scorer.score(*call), self.calls * 24))
+        assert [scores.values for scores in all_scores] == expected
 
     def test_event_loops_share_it_one_after_another(self, scorer: Scorer) -> None:
-        """Nothing is bound to the first event loop."""
-        expected = scorer.score(self.query, self.texts).values
-        for _ in range(4):
-            assert asyncio.run(scorer.ascore(self.query, self.texts)).values == expected
+        """Nothing is bound to the first event loop, in which many calls ran at a time."""
+        expected = [scorer.score(*call).values for call in self.calls] * 4
+
+        async def concurrent() -> list[Scores]:
+            return await asyncio.gather(*(scorer.ascore(*call) for call in self.calls * 4))
+
+        for _ in range(3):
+            assert [scores.values for scores in asyncio.run(concurrent())] == expected
 
     def test_concurrent_calls_in_one_event_loop_share_it(self, scorer: Scorer) -> None:
         """And a sync call works in a running event loop."""
 
-        async def calls() -> tuple[Scores, list[Scores]]:
-            sync = scorer.score(self.query, self.texts)
-            concurrent = (scorer.ascore(self.query, self.texts) for _ in range(32))
+        async def calls() -> tuple[list[Scores], list[Scores]]:
+            sync = [scorer.score(*call) for call in self.calls]
+            concurrent = (scorer.ascore(*call) for call in self.calls * 16)
             return sync, await asyncio.gather(*concurrent)
 
         sync, awaited = asyncio.run(calls())
-        assert [scores.values for scores in awaited] == [sync.values] * 32
+        expected = [scores.values for scores in sync] * 16
+        assert [scores.values for scores in awaited] == expected
 
     def test_usage_counts_texts_and_seconds_and_adds_up(self, scorer: Scorer) -> None:
         """Each result says how many texts were scored and how long it took."""
