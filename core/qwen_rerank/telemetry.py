@@ -51,8 +51,8 @@ class Span:
     def ranked(self, outcome: Outcome, returned: int) -> None:
         """Record the outcome of a ranking and how many documents it returned."""
 
-    def answered(self, tokens: int) -> None:
-        """Record that the response had scores, and how many tokens were billed."""
+    def answered(self, status: int, tokens: int) -> None:
+        """Record that the response had scores, its status, and how many tokens were billed."""
 
 
 class _RecordedRanking(Span):
@@ -142,8 +142,8 @@ class _RecordedRequest(Span):
             self._attributes |= _attributes_of_error(error)
         hand_over(partial(self._record, time.time_ns(), has_failed=error is not None))
 
-    def answered(self, tokens: int) -> None:
-        own = {"http.response.status_code": 200, "gen_ai.usage.input_tokens": tokens or None}
+    def answered(self, status: int, tokens: int) -> None:
+        own = {"http.response.status_code": status, "gen_ai.usage.input_tokens": tokens or None}
         self._attributes |= own
 
     def _record(self, end: int, *, has_failed: bool) -> None:

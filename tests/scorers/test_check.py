@@ -10,7 +10,16 @@ from zlib import crc32
 
 import pytest
 
-from qwen_rerank import BadResponseError, Scorer, Scores, ServerScorer, ServiceError, Usage
+from qwen_rerank import (
+    BadResponseError,
+    FallbackScorer,
+    KeepOrder,
+    Scorer,
+    Scores,
+    ServerScorer,
+    ServiceError,
+    Usage,
+)
 from qwen_rerank.scorers import probe
 from qwen_rerank.scorers.probe import PROBES, CheckReport
 from qwen_rerank.testing import FakeScorer
@@ -137,6 +146,12 @@ def test_random_scores_pass_less_than_once_in_500_attempts() -> None:
     assert len(luck) == 2
     assert max(luck.values()) < 1 / 500
     assert len({(each.language, each.answer) for each in PROBES}) == len(PROBES)
+
+
+def test_a_fallback_that_keeps_the_order_is_not_a_model_that_ranks_wrongly(check: Check) -> None:
+    down = ServerScorer("http://127.0.0.1:9/rerank", max_retries=0)
+    with pytest.raises(BadResponseError, match=r"no model scored the texts.*The log says"):
+        check(FallbackScorer(down, KeepOrder()))
 
 
 def test_a_check_that_fails_on_the_way_says_what_it_cost() -> None:

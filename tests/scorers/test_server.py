@@ -537,6 +537,14 @@ def test_a_whole_ranking_is_read_whatever_is_unusual_about_its_status_and_header
         assert (scores.values, scores.usage.tokens, scores.usage.retries) == ([0.25], 3, 0), head
 
 
+def test_a_response_that_repeats_long_texts_is_read(vllm: Server) -> None:
+    vllm.faults.extend([says(WHOLE + b" " * (17 << 20))] * 2)
+    scorer = scorer_of(vllm, "vllm")
+    assert scorer.score("q", ["a" * (1 << 20)]).values == [0.25]
+    with pytest.raises(BadResponseError, match="larger than 16 MiB"):
+        scorer.score("q", ["a"])
+
+
 @pytest.mark.parametrize(
     ("head", "body", "kind", "naming"),
     [

@@ -278,6 +278,11 @@ def _results(
     for probe in probes:
         scores = checked((yield scorer, probe), len(probe.texts), scorer.model)
         usage[0] += scores.usage
+        if scores.unranked:
+            raise BadResponseError(
+                f"{scorer!r} failed the check: no model scored the texts, which kept their order.",
+                remedy="The log says which scorer failed. Check each scorer on its own.",
+            )
         results.append(_result(probe, scores))
     return tuple(results)
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import zlib
 
-from qwen_rerank.scorers.http.pool import (
-    MAX_RESPONSE_BYTES,
-    InvalidResponseError,
-    ResponseTooLargeError,
-)
+from qwen_rerank.scorers.http.pool import InvalidResponseError, ResponseTooLargeError
 
 __all__ = ["decompress"]
 
 
-def decompress(body: bytes, encoding: str) -> bytes:
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Decode a body by its Content-Encoding.
 
     Raises:
         InvalidResponseError: The encoding is neither gzip nor deflate, and the body is not plain
             JSON either; or the body is damaged.
-        ResponseTooLargeError: The decoded body is larger than `MAX_RESPONSE_BYTES`.
+        ResponseTooLargeError: The decoded body is larger than `max_bytes`.
     """
     name = encoding.strip().lower()
     if name in ("", "identity") or _is_json(body):
@@ -29,10 +25,10 @@ def decompress(body: bytes, encoding: str) -> bytes:
     is_raw = name == "deflate" and body[:1] != b"x"  # some servers leave out zlib's header
     decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS + 32)
     try:
-        decoded = decoder.decompress(body, MAX_RESPONSE_BYTES + 1)
+        decoded = decoder.decompress(body, max_bytes + 1)
     except zlib.error as error:
         raise InvalidResponseError(f"The response's {name} encoding is damaged.") from error
-    if len(decoded) > MAX_RESPONSE_BYTES:
+    if len(decoded) > max_bytes:
         raise ResponseTooLargeError
     if not decoder.eof:
         raise InvalidResponseError(f"The response's {name} encoding is damaged.")

@@ -23,7 +23,6 @@ from qwen_rerank.scorers.http.proxies import proxy_for
 from qwen_rerank.scorers.http.route import Route
 
 __all__ = [
-    "MAX_RESPONSE_BYTES",
     "ConnectionLostError",
     "ConnectionPool",
     "Endpoint",
@@ -31,11 +30,12 @@ __all__ = [
     "InvalidResponseError",
     "ResponseTooLargeError",
     "UnreachableError",
+    "max_response_bytes",
     "ssl_context",
 ]
 
-MAX_RESPONSE_BYTES = 16 * 2**20
-"""The largest response that is read. Scores take about 60 bytes per document."""
+_MAX_RESPONSE_BYTES = 16 * 2**20
+"""The largest response that is read to a small request. Scores take about 60 bytes per document."""
 
 _MAX_HEADER_BYTES = 64 * 2**10
 """The longest header of a response. Gateways add cookies that exceed the 8 KiB of aiohttp."""
@@ -68,7 +68,7 @@ class InvalidResponseError(Exception):
 
 
 class ResponseTooLargeError(Exception):
-    """The response is larger than `MAX_RESPONSE_BYTES`."""
+    """The response is larger than `max_response_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class ConnectionPool:
                 not trusted.
             ConnectionLostError: The connection was closed before the response was complete.
             InvalidResponseError: The response is not HTTP.
-            ResponseTooLargeError: The response is larger than `MAX_RESPONSE_BYTES`.
+            ResponseTooLargeError: The response is larger than `max_response_bytes`.
             InvalidInputError: See `proxy_for` and `Route.context`.
         """
         failure: Exception
@@ -200,7 +200,9 @@ class ConnectionPool:
                 **_headers_and_proxy(endpoint.url, headers, upload.size, route),  # no local of it
             ) as response:
                 if response.status >= 300 or upload.is_sent:
-                    return HTTPResponse(response.status, response.headers, await _read(response))
+                    return HTTPResponse(
+                        response.status, response.headers, await _read(response, upload.size)
+                    )
                 response.close()  # the response to an earlier request: send this one again
         raise ConnectionLostError("the response came before the request was sent")
 
@@ -290,13 +292,21 @@ class _Upload:
         self.is_sent = True
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+def max_response_bytes(sent: int) -> int:
+    """The largest response that is read to a request of `sent` bytes.
+
+    Some servers send the texts back, in which escapes can double the length.
+    """
+    return _MAX_RESPONSE_BYTES + 2 * sent
+
+
+async def _read(response: aiohttp.ClientResponse, sent: int) -> bytes:
     chunks: list[bytes] = []
-    size = 0
+    size, most = 0, max_response_bytes(sent)
     async for chunk in response.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
-        if size > MAX_RESPONSE_BYTES:
+        if size > most:
             raise ResponseTooLargeError
     return b"".join(chunks)
 

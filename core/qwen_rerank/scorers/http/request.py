@@ -18,7 +18,6 @@ from qwen_rerank.scorers.http.compression import decompress
 from qwen_rerank.scorers.http.dialects.base import Dialect, InvalidRankingError, RankingResponse
 from qwen_rerank.scorers.http.masking import masked, one_line
 from qwen_rerank.scorers.http.pool import (
-    MAX_RESPONSE_BYTES,
     ConnectionLostError,
     ConnectionPool,
     Endpoint,
@@ -26,6 +25,7 @@ from qwen_rerank.scorers.http.pool import (
     InvalidResponseError,
     ResponseTooLargeError,
     UnreachableError,
+    max_response_bytes,
 )
 from qwen_rerank.scorers.http.route import Route
 from qwen_rerank.threads import to_thread
@@ -116,7 +116,7 @@ class RerankRequest:
         except ConnectionLostError as error:
             raise self._connection_error("Lost the connection to", error) from error
         except ResponseTooLargeError:
-            raise _too_large() from None
+            raise self._too_large() from None
         except InvalidResponseError as error:
             failure = self._connection_error("Invalid response from", error)
         raise failure  # out here: the error can quote headers, which can hold the key
@@ -149,9 +149,9 @@ class RerankRequest:
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:
         try:
-            return decompress(body, encoding)
+            return decompress(body, encoding, self._max_response_bytes)
         except ResponseTooLargeError:
-            raise _too_large() from None
+            raise self._too_large() from None
         except InvalidResponseError as error:
             failure = BadResponseError(
                 self._shown(str(error), _MAX_QUOTE),
@@ -175,6 +175,14 @@ class RerankRequest:
             request_id=self._shown(ranking.request_id or "") or None,
             usage=_usage_of(ranking.tokens),
         )
+
+    @property
+    def _max_response_bytes(self) -> int:
+        return max_response_bytes(sum(map(len, self.payload)))
+
+    def _too_large(self) -> BadResponseError:
+        most = self._max_response_bytes // 2**20
+        return BadResponseError(f"The response is larger than {most} MiB.")
 
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
         said = self._shown(str(error).removesuffix("."), _MAX_QUOTE) or type(error).__name__
@@ -257,10 +265,6 @@ def _secrets_of(headers: Headers) -> Iterator[SecretStr]:
 def _usage_of(tokens: int) -> Usage | None:
     """The usage of a response that was billed for nothing; None if it does not say so."""
     return Usage(tokens=tokens) if tokens else None
-
-
-def _too_large() -> BadResponseError:
-    return BadResponseError(f"The response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB.")
 
 
 def _redirection(response: HTTPResponse) -> str:

@@ -449,7 +449,7 @@ class _Call:
                 sending = request.send(pool)
                 response = await self._context.with_timeout(sending, endpoint.authority)
                 scored = await request.read(response)
-                span.answered(scored.tokens)
+                span.answered(response.status, scored.tokens)
                 return scored
 
     async def _request(

@@ -65,6 +65,7 @@ _ERRORS_BY_STATUS: Mapping[int, ErrorMapping] = {
     401: (AuthenticationError, "Check the key, and that it belongs to this address."),
     403: (AuthenticationError, "Check what the key is allowed to do."),
     404: (InvalidInputError, "Check the model's name and the address."),
+    407: (ServiceError, "Check the user and the password of the proxy."),
     408: SLOW,
     429: THROTTLED,
 }
