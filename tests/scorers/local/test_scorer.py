@@ -83,6 +83,21 @@ def test_closing_releases_the_model(folder: str) -> None:
         scorer.score(QUERY, TEXTS)
 
 
+def test_closing_refuses_new_calls_before_it_ends_the_thread(
+    scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = scorer._worker.close
+
+    def score_and_close() -> None:
+        with pytest.raises(InvalidInputError, match="closed"):
+            scorer.score(QUERY, TEXTS)
+        close()
+
+    monkeypatch.setattr(scorer._worker, "close", score_and_close)
+    scorer.close()
+    assert scorer._worker._pool is None
+
+
 def test_a_pickle_has_the_options_but_not_the_weights(folder: str) -> None:
     scorer = LocalScorer(folder, instruct="Find what is alike", dtype="float32", max_length=200)
     pickled = pickle.dumps(scorer)

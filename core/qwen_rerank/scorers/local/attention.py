@@ -147,7 +147,7 @@ class PackedAttention:
         # Each sequence's keys are those of the prefix, then its own, in a row.
         key_starts = starts + prefix * torch.arange(len(own), device=like.device)
         sequence = torch.arange(len(lengths), device=like.device).repeat_interleave(
-            own[1:] + prefix
+            own[1:] + prefix, output_size=sum(lengths) + prefix * len(lengths)
         )
         column = torch.arange(len(sequence), device=like.device) - key_starts[sequence]
         self._key_indices = torch.where(column < prefix, column, starts[sequence] + column)

@@ -181,10 +181,11 @@ class LocalScorer(Scorer):
 
     def close(self) -> None:
         """Release the model and its memory, after the calls in progress."""
+        # First, so that no later call starts a thread that nobody ends.
+        loaded, self._loaded = self._loaded, None
         self._worker.close()
-        if self._loaded is not None:
-            self._loaded.runner.close()
-        self._loaded = None
+        if loaded is not None:
+            loaded.runner.close()
 
     def _open(self) -> _Loaded:
         if self._loaded is None:
