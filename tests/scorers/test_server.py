@@ -315,6 +315,14 @@ def test_large_logits_rank_although_their_probabilities_are_equal(vllm: Server) 
         ("", "dashscope", "/compatible-api/v1/reranks"),
         ("/compatible-api/v1", "dashscope", "/compatible-api/v1/reranks"),
         ("/compatible-api/v1/reranks", None, "/compatible-api/v1/reranks"),
+        ("/v1/chat/completions", "vllm", "/v1/rerank"),
+        ("/gateway/v1/score", "vllm", "/gateway/v1/rerank"),
+        ("/v1/chat/completions", "completions", "/v1/completions"),
+        ("/gateway/v1/rerank", "completions", "/gateway/v1/completions"),
+        ("/api/predict/mine", "completions", "/api/predict/mine/v1/completions"),
+        ("/v1", "ollama", "/api/generate"),
+        ("/gateway/api/chat", "ollama", "/gateway/api/generate"),
+        ("/v1/openai", "deepinfra", "/v1/inference/m"),
     ],
 )
 def test_an_incomplete_address_is_completed(url: str, name: Any, path: str) -> None:

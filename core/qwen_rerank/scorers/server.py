@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, Unpack, cast, get_args
@@ -266,16 +267,25 @@ def _is_complete(path: str) -> bool:
     return path.endswith(("/rerank", "/reranking", "/reranks"))
 
 
+_OTHER_ENDPOINT = re.compile(r"(?<=/v\d)/((chat/)?completions|embeddings|models|score)$")
+_OTHER_API = re.compile(
+    r"(/v\d|/api)(/((chat/)?completions|chat|generate|embed|embeddings|models|openai|tags))?$|/rerank$"
+)
+"""The ends of other addresses of a server, which show where the one that is needed is."""
+
+
 def _completed(url: str, dialect: ServerDialect) -> str:
     """Return the address, its path completed to the dialect's path."""
     parts = urlsplit(url)
-    if _is_complete(parts.path) or parts.path.endswith(dialect.path):
+    reranks = _is_complete(dialect.path)
+    if (reranks and _is_complete(parts.path)) or parts.path.endswith(dialect.path):
         return url
     if dialect.service == "DashScope" and is_dashscope(url):  # such as /compatible-mode/v1
         return parts._replace(path=dialect.path).geturl()
     steps = dialect.path.split("/")
     beginnings = ("/".join(steps[:count]) for count in range(len(steps), 1, -1))
-    base = parts.path.removesuffix(next(filter(parts.path.endswith, beginnings), ""))
+    path = (_OTHER_ENDPOINT if reranks else _OTHER_API).sub("", parts.path)
+    base = path.removesuffix(next(filter(path.endswith, beginnings), ""))
     return parts._replace(path=base + dialect.path).geturl()
 
 

@@ -57,6 +57,8 @@ def assert_read(dialect: Dialect, body: bytes) -> None:
         {"code": None, "data": {"data": RESULTS}},
         {"code": 20000, "data": {"results": RESULTS}},
         {"output": {"text": "none"}, "data": "none", "results": RESULTS},
+        {"status": "ok", "response": {"rankings": RESULTS, "documents": ["a", "b"]}},
+        {"items": [{"index": 1, "relevanceScore": 0.75}, {"index": 0, "relevanceScore": 0.25}]},
     ],
     ids=str,
 )
@@ -157,6 +159,7 @@ def test_unusual_json_is_read(body: bytes) -> None:
         ([{"index": True, "score": 0.5}], "index: expected an integer, got True"),
         ([{"score": 0.5}], r"results\.0\.index: missing"),
         ([*RESULTS, {"index": 0}], r"results\.2\.relevance_score: missing"),
+        ([*RESULTS, {"index": 2, "score": 0.5}], r"results\.2\.relevance_score: missing"),
         ([{"index": 0, "score": "0.5"}], r"score: expected a finite number, got str"),
         ([{"index": 0, "score": True}], "score: expected a finite number, got True"),
         ([{"index": 0, "score": None}], "score: expected a finite number, got None"),

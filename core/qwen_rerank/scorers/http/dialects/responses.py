@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -29,7 +29,7 @@ _CONTAINERS = ("results", "output", "data", "result")
 _DEEPEST = 4
 """How deeply the results may be nested."""
 
-_SCORES = ("relevance_score", "score")
+_SCORES = ("relevance_score", "score", "relevanceScore")
 """The keys of a result's score, in order of preference."""
 
 _CODES = ("code", "type", "error_type")
@@ -88,8 +88,9 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
     """Read a ranking.
 
     Results are found at the top level or under `results`, `output`, `data` or `result`, however
-    nested. Each needs an `index` that is an integer, and a `relevance_score` or `score` that is a
-    finite number. Nothing else matters, except an error code.
+    nested; else in the only list of objects with an `index`. Each needs an `index` that is an
+    integer, and a `relevance_score` or `score` that is a finite number. Nothing else matters,
+    except an error code.
 
     Args:
         body: The body of the response.
@@ -102,6 +103,8 @@ def read_ranking(body: bytes, expected: str, score_range: tuple[float, float]) -
     response = read_json(body)
     keys = tuple(dict.fromkeys([*expected.split("."), *_CONTAINERS]))
     path = _results_path(response, keys)
+    if path is None and len(others := list(_other_paths(response))) == 1:
+        path = others[0]
     if path is None:
         where = expected if isinstance(response, dict) else "body"
         raise InvalidRankingError(f"{where}: expected a list of results")
@@ -175,6 +178,16 @@ def _results_path(
     return None
 
 
+def _other_paths(response: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys that lead to each list that can be the results, whatever the keys."""
+    if isinstance(response, list):
+        if response and all(isinstance(each, dict) and "index" in each for each in response):
+            yield path
+    elif isinstance(response, dict) and len(path) < _DEEPEST:
+        for key, value in response.items():
+            yield from _other_paths(value, (*path, key))
+
+
 def _indices_and_scores(
     results: list[Any], path: Sequence[str], score_range: tuple[float, float]
 ) -> tuple[list[int], list[float]]:
@@ -191,20 +204,22 @@ def _indices_and_scores(
             and lowest <= min(scores) <= max(scores) <= highest
         ):
             return indices, scores
+    first = results[0] if results and isinstance(results[0], dict) else {}
+    key = next(filter(first.__contains__, _SCORES), _SCORES[0])
     checked = [
-        _index_and_score(result, [*path, str(at)], score_range) for at, result in enumerate(results)
+        _index_and_score(result, key, [*path, str(at)], score_range)
+        for at, result in enumerate(results)
     ]
     return [index for index, _ in checked], [score for _, score in checked]
 
 
 def _index_and_score(
-    result: object, path: Sequence[str], score_range: tuple[float, float]
+    result: object, key: str, path: Sequence[str], score_range: tuple[float, float]
 ) -> tuple[int, float]:
     """Return the index and the score of one result."""
     where, (lowest, highest) = ".".join(path), score_range
     if not isinstance(result, dict):
         raise InvalidRankingError(f"{where}: expected an object, got {_shown(result)}")
-    key = next(filter(result.__contains__, _SCORES), _SCORES[0])
     for required in ("index", key):
         if required not in result:
             raise InvalidRankingError(f"{where}.{required}: missing")
