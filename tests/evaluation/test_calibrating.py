@@ -45,6 +45,12 @@ def test_the_line_of_code_keeps_the_same_documents_where_scores_are_close() -> N
     assert repr(chosen.min_score) in str(chosen).splitlines()[0]
 
 
+def test_it_says_if_the_scores_do_not_separate() -> None:
+    for run in ({"a": 0.5, "b": 0.5}, {"a": 1e308, "b": 1.7e308}):
+        assert "do not separate" in str(calibrate({"q": run}, {"q": {"a": 1}}))
+    assert "do not separate" not in str(calibrate(RUN, JUDGEMENTS))
+
+
 def test_beta_below_one_prefers_precision() -> None:
     chosen = calibrate(RUN, JUDGEMENTS, beta=0.25)
     assert chosen.min_score == 0.58

@@ -266,6 +266,10 @@ def test_a_run_without_any_judged_document_is_noted() -> None:
         (lambda report: compare({}, JUDGEMENTS), "no run"),
         (lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries={"q9": "?"}), "'q9'"),
         (lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries=["q1"]), "queries"),
+        (
+            lambda report: compare({"one": BEFORE}, JUDGEMENTS, queries={"q1": None}),
+            "strings by id",
+        ),
         (lambda report: compare([BEFORE], JUDGEMENTS), "runs"),
         (lambda report: compare({"one": ["a"]}, JUDGEMENTS), "query_id, doc_id and score"),
         (lambda report: compare({"one": BEFORE}, {"q1": ["a"]}), "judgements of query 'q1'"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
@@ -321,3 +322,22 @@ def test_what_a_failed_call_cost_is_reported(scorer: Scorer, billed: list[int], 
     with pytest.raises(QwenRerankError):
         call("q", records("a", "b"))
     assert [usage.tokens for usage in usages] == billed
+
+
+class Threaded(dict[str, Any]):
+    """Keeps the threads that read it."""
+
+    threads: ClassVar[set[threading.Thread]] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.threads.add(threading.current_thread())
+        return super().get(key, default)
+
+
+def test_several_fields_are_not_read_in_the_event_loop() -> None:
+    """One of them may hold a long list, which takes milliseconds to write as text."""
+    reranker = RerankEngine(LengthScorer(), rerank_field=["title", "tags"])
+    records = [Record("a", Threaded(title="t", tags=["x"] * 1_000))]
+    assert len(asyncio.run(reranker.arerank("q", records))) == 1
+    assert Threaded.threads
+    assert threading.current_thread() not in Threaded.threads

@@ -98,12 +98,14 @@ class Calibration:
             for name, value, (low, high) in rows
         ]
         documents = self.relevant + self.others
+        keeps_all = "It keeps every document: these scores do not separate the relevant ones."
         return "\n".join(
             [
                 *lines,
                 f"Chosen for {self.criterion}: keeps {self.kept} of {documents} documents, "
                 f"{self.kept_relevant} of them relevant; {self.relevant} of the {documents} are "
                 f"relevant. Queries: {self.queries}.",
+                *([keeps_all] if self.kept == documents else []),
                 f"Intervals: {self.rounds:,} bootstrap samples of the queries.",
                 "",
                 self.code,
@@ -208,7 +210,7 @@ class _Scored:
         """The number halfway from the score at each end to the next score below it."""
         at_ends = self.scores[self.ends]
         halfway = at_ends.copy()
-        halfway[:-1] = (at_ends[:-1] + at_ends[1:]) / 2
+        halfway[:-1] = at_ends[:-1] / 2 + at_ends[1:] / 2  # the sum could overflow
         return halfway
 
     def short_threshold(self, at: int) -> float:

@@ -15,6 +15,7 @@ from qwen_rerank.evaluation.runs import (
     judgements_by_query,
     rankings_by_query,
     sorted_by_score,
+    texts_by_id,
     with_string_ids,
 )
 from qwen_rerank.scorers.doubts import doubt_about
@@ -56,7 +57,7 @@ def compare(
         in_runs = (query_id for run in normalized.values() for query_id in run)
         texts = dict.fromkeys([*in_runs, *gains], "")
     else:
-        texts = with_string_ids(queries, "queries")
+        texts = texts_by_id(queries, "queries")
     return build_report(normalized, texts, gains, parse_measures(measures))
 
 

@@ -12,7 +12,7 @@ from qwen_rerank.evaluation.html import PageContent, page
 from qwen_rerank.evaluation.measuring import parse_measures
 from qwen_rerank.evaluation.packages import import_optional
 from qwen_rerank.evaluation.plots import RankChanges, plot_gains, plot_scores
-from qwen_rerank.evaluation.runs import Run, with_string_ids
+from qwen_rerank.evaluation.runs import Run, texts_by_id
 from qwen_rerank.evaluation.significance import Comparison, compare_values
 from qwen_rerank.evaluation.tables import (
     Row,
@@ -217,9 +217,9 @@ class Report:
                 values=self.values,
                 judgements=self.judgements,
                 queries=self.queries,
-                documents=_texts(documents or {}, "documents"),
+                documents=texts_by_id(documents or {}, "documents"),
                 passages=self.passages,
-                languages=None if languages is None else _texts(languages, "languages"),
+                languages=None if languages is None else texts_by_id(languages, "languages"),
                 depth=depth,
             )
         )
@@ -281,7 +281,7 @@ class Report:
             query=self.queries[query_id],
             rankings={name: self.runs[name].get(query_id, {}) for name in names},
             gains=self.judgements[query_id],
-            labels=_texts(labels or {}, "labels"),
+            labels=texts_by_id(labels or {}, "labels"),
             top=top,
         ).plot()
 
@@ -374,12 +374,3 @@ class Report:
 
 def _select(by_query: Mapping[str, T], wanted: Iterable[str]) -> dict[str, T]:
     return {query_id: by_query[query_id] for query_id in wanted if query_id in by_query}
-
-
-def _texts(mapping: Mapping[str, str], name: str) -> dict[str, str]:
-    """Return the texts by id; raise InvalidInputError if a value is not a string."""
-    texts = with_string_ids(mapping, name)
-    for id_, text in texts.items():
-        if not isinstance(text, str):
-            raise InvalidInputError(f"{name} must be strings by id, got {text!r:.40} for {id_!r}.")
-    return texts

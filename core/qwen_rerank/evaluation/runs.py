@@ -16,6 +16,7 @@ __all__ = [
     "judgements_by_query",
     "rankings_by_query",
     "sorted_by_score",
+    "texts_by_id",
     "with_string_ids",
 ]
 
@@ -58,6 +59,15 @@ def with_string_ids(mapping: Mapping[Any, T], name: str) -> dict[str, T]:
             f"{name} has the same id as a number and as a string.", remedy="Pass each id once."
         )
     return by_id
+
+
+def texts_by_id(mapping: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the texts by id; raise InvalidInputError if a value is not a string."""
+    texts = with_string_ids(mapping, name)
+    for id_, text in texts.items():
+        if not isinstance(text, str):
+            raise InvalidInputError(f"{name} must be strings by id, got {text!r:.40} for {id_!r}.")
+    return texts
 
 
 def rankings_by_query(run: Mapping[str, T] | Iterable[Any]) -> Mapping[str, T | dict[str, Any]]:

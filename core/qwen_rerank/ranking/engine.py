@@ -135,7 +135,8 @@ class RerankEngine:
 
     def takes_long(self, documents: int) -> bool:
         """Whether reading this many documents would block an event loop for too long."""
-        return documents > MANY or self.scorer.modalities != TEXT_ONLY  # it may read files
+        may_read_files = self.scorer.modalities != TEXT_ONLY
+        return documents > MANY or may_read_files or len(self._reader.names) > 1
 
     def candidates(self, records: Sequence[Record], lists: Lists | None = None) -> Candidates:
         """Read the candidates for `rank` from records.
@@ -176,7 +177,8 @@ class RerankEngine:
         self, query: Item, candidates: Candidates, top_n: int | None = None
     ) -> RankedIndices:
         """The same as `rank`, without blocking the event loop."""
-        is_long = self.takes_long(len(candidates.items))
+        may_hold_files = self.scorer.modalities != TEXT_ONLY
+        is_long = may_hold_files or _is_long(query, candidates.items)
         with ranking_span(self.scorer.model, len(candidates.items), top_n) as span:
             prepared = await offloaded(is_long, self._prepare, query, candidates, top_n)
             scores = Scores([])
@@ -329,6 +331,17 @@ def _check_callback(callback: UsageCallback | None) -> None:
 
 MANY = 500
 """Handling more documents than this takes milliseconds, too long for an event loop."""
+
+_MANY_CHARACTERS = 1_000_000
+"""Hashing and encoding more characters than this takes milliseconds, too."""
+
+
+def _is_long(query: Item, items: Sequence[Item | None]) -> bool:
+    """Whether preparing these would block an event loop for too long."""
+    if len(items) > MANY:
+        return True
+    texts = (item for item in (query, *items) if type(item) is str)
+    return sum(map(len, texts)) > _MANY_CHARACTERS
 
 
 async def offloaded(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
