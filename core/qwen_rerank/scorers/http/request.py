@@ -185,7 +185,7 @@ class RerankRequest:
         return BadResponseError(f"The response is larger than {most} MiB.")
 
     def _connection_error(self, what: str, error: Exception) -> ServiceError:
-        said = self._shown(str(error).removesuffix("."), _MAX_QUOTE) or type(error).__name__
+        said = self._shown(str(error).rstrip(".: "), _MAX_QUOTE) or type(error).__name__
         return ServiceError(
             f"{what} {self.endpoint.authority}: {said}.",
             remedy="Check the address, the network and the proxy settings.",
