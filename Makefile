@@ -9,6 +9,10 @@ MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
+# A file is run by one worker, so that its fixtures are made once; tests/conftest.py puts the slowest
+# files first.
+DIST := --dist loadfile --no-loadscope-reorder
+
 # One more than there are cores: many tests wait for a server or another process.
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
@@ -36,7 +40,7 @@ quickstart: .venv/examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) $(DIST) $(ARGS)
 
 # Tests rerank_dataset on a simulated cluster of three nodes. Takes several minutes.
 cluster: .venv/dev

@@ -11,7 +11,8 @@ PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 LOWEST = PYTHONS[0]
 LOCAL = {"3.11"}  # the same as in the Makefile
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
+DIST = ("--dist", "loadfile", "--no-loadscope-reorder")  # the same as in the Makefile
+PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", *DIST)
 
 
 @nox.session(python=PYTHONS)

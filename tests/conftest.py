@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,24 @@ settings.register_profile(
     "loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("loaded machine")
+
+SLOWEST = [
+    "batch/test_serving.py",
+    "test_examples.py",
+    "lifecycle/test_fork_and_pickle.py",
+    "lifecycle/test_soak.py",
+    "typing/test_mypy.py",
+    "test_docs.py",
+    "scorers/local/test_prompt.py",
+    "cli/test_app.py",
+    "cli/test_run.py",
+]
+"""Files that run first, so that none of them is left to one worker at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: index for index, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,6 @@ def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         encoding="utf-8",
         capture_output=True,
-        timeout=100,
         check=False,
     )
 
@@ -222,7 +221,6 @@ class TestNotebooks:
                         assert len(output.metadata[kind]["alt"]) > 80
 
 
-@pytest.mark.timeout(300)
 def test_with_a_key_the_service_ranks_in_every_notebook_outside_the_repository(
     dashscope: LoopbackDashScope, execute: ModuleType, tmp_path: Path
 ) -> None:
@@ -250,7 +248,6 @@ def run_execute(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, EXECUTE, *arguments],
         encoding="utf-8",
         capture_output=True,
-        timeout=100,
         check=False,
     )
 

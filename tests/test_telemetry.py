@@ -262,11 +262,11 @@ async def test_a_cancelled_ranking_ends_its_spans(
     dashscope.faults.append(hangs)
     engine = RerankEngine(DashScopeScorer(), rerank_field="text")
     call = asyncio.create_task(engine.arerank("q", RECORDS))
-    await asyncio.to_thread(dashscope.arrived.wait, 30)
+    await asyncio.to_thread(dashscope.arrived.wait, 100)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.to_thread(dashscope.disconnected.wait, 30)
+    await asyncio.to_thread(dashscope.disconnected.wait, 25)
     (ranking,) = named(spans(), "rerank qwen3-rerank")
     assert ranking.attributes["error.type"] == "asyncio.exceptions.CancelledError"
     assert ranking.status.status_code.name == "ERROR"

@@ -216,7 +216,7 @@ def test_stopping_early_cancels_what_runs_and_keeps_the_journal_whole(
         while len(dashscope.received) < 5:
             time.sleep(0.001)
         stop(rankings)
-    assert dashscope.disconnected.wait(30)
+    assert dashscope.disconnected.wait(25)
     assert "qwen-rerank-many" not in {thread.name for thread in threading.enumerate()}
     assert threading.active_count() <= threads + 1  # the scorers' I/O thread
     with pytest.raises(StopIteration):
@@ -273,7 +273,7 @@ def test_interrupted_or_killed_only_running_queries_are_paid_for_again(
         while len(dashscope.received) < 6:
             time.sleep(0.001)
         process.send_signal(sent)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert process.returncode == -sent, err
     again = rerank_many(engine(), tasks(20), journal=tmp_path / "j")
     assert len(ids(again)) == 20

@@ -33,7 +33,6 @@ serve = pytest.importorskip("ray.serve")
 httpx = pytest.importorskip("httpx")
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("default"),
 ]

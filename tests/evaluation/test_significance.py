@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.stats import permutation_test
 
 from qwen_rerank import InvalidInputError
 from qwen_rerank.evaluation import randomisation_test
 
 
 def by_scipy(differences: Sequence[float], rounds: float = float("inf")) -> float:
+    from scipy.stats import permutation_test  # takes seconds to import
+
     result = permutation_test(
         (differences,),
         lambda values, axis: values.mean(axis=axis),

@@ -34,11 +34,11 @@ async def test_a_cancelled_call_ends_without_a_response_and_closes_its_connectio
         dashscope.disconnected.clear()
         dashscope.faults.append(hangs)
         call = asyncio.create_task(arank(client, ["a"]))
-        assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+        assert await asyncio.to_thread(dashscope.arrived.wait, 100)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):  # the service would never respond
             await call
-        assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+        assert await asyncio.to_thread(dashscope.disconnected.wait, 25)
     assert await arank(client, ["score=0.5"]) == [("score=0.5", 0.5)]
 
 
@@ -51,27 +51,27 @@ async def test_a_cancelled_call_closes_all_its_requests(dashscope: LoopbackDashS
     dashscope.faults.extend([hangs, hangs_too])
     dashscope.disconnects_awaited = 2
     task = asyncio.create_task(DashScopeScorer(limits=Limits(documents=1)).ascore("q", ["a", "b"]))
-    assert await asyncio.to_thread(both.wait, 10)
+    assert await asyncio.to_thread(both.wait, 100)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+    assert await asyncio.to_thread(dashscope.disconnected.wait, 25)
 
 
 async def test_a_cancelled_call_leaves_the_others_alone(dashscope: LoopbackDashScope) -> None:
     async def responds_when_one_has_left(
         request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
-        assert await asyncio.to_thread(dashscope.disconnected.wait, 10)
+        assert await asyncio.to_thread(dashscope.disconnected.wait, 25)
         return web.json_response(ranking(body))
 
     dashscope.faults.extend([hangs, *[responds_when_one_has_left] * 2])
     scorer = DashScopeScorer()
     cancelled = asyncio.create_task(arank(scorer, ["a"]))
-    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    assert await asyncio.to_thread(dashscope.arrived.wait, 100)
     others = [asyncio.create_task(arank(scorer, [f"score=0.{digit}"])) for digit in (1, 2)]
     dashscope.arrived.clear()
-    assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+    assert await asyncio.to_thread(dashscope.arrived.wait, 100)
     cancelled.cancel()
     assert await asyncio.gather(*others) == [[("score=0.1", 0.1)], [("score=0.2", 0.2)]]
     assert cancelled.cancelled()
@@ -100,13 +100,13 @@ def test_interrupted_clients_can_be_used_again(dashscope: LoopbackDashScope) -> 
     with running_python(code) as process:
         assert process.stdout is not None
         for _ in range(calls):
-            assert dashscope.arrived.wait(30)
+            assert dashscope.arrived.wait(100)
             dashscope.arrived.clear()
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "interrupted\n"
-            assert dashscope.disconnected.wait(10)
+            assert dashscope.disconnected.wait(25)
             dashscope.disconnected.clear()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     assert (out, err) == ("[('score=0.5', 0.5)]\n" * calls, "")
 
 
@@ -116,11 +116,11 @@ def test_an_uncaught_interrupt_ends_the_process_and_its_requests(
     dashscope.faults.append(hangs)
     code = HANDLES_CTRL_C + "import qwen_rerank; qwen_rerank.DashScopeScorer().score('q', ['a'])"
     with running_python(code) as process:
-        assert dashscope.arrived.wait(30)
+        assert dashscope.arrived.wait(100)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate()
     assert err.endswith("KeyboardInterrupt\n")
-    assert dashscope.disconnected.wait(10)
+    assert dashscope.disconnected.wait(25)
 
 
 AT_EVERY_MOMENT = """
@@ -134,7 +134,7 @@ def interrupts_at(moment):  # where Python checks for signals: after a call, and
             raise KeyboardInterrupt
     return profile
 
-faulthandler.dump_traceback_later(40, exit=True)  # shows where it hangs, if it does
+faulthandler.dump_traceback_later(100, exit=True)  # shows where it hangs, if it does
 scorer = qwen_rerank.DashScopeScorer()
 scorer.score("q", ["a"])
 interrupted = []

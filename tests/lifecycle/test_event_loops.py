@@ -113,12 +113,12 @@ def test_a_call_ends_with_its_event_loop(dashscope: LoopbackDashScope) -> None:
     async def forgets() -> None:
         dashscope.faults.append(hangs)
         tasks.append(asyncio.create_task(DashScopeScorer().ascore("q", ["a"])))
-        assert await asyncio.to_thread(dashscope.arrived.wait, 10)
+        assert await asyncio.to_thread(dashscope.arrived.wait, 100)
 
     tasks: list[asyncio.Task[Any]] = []
     asyncio.run(forgets())
     assert tasks[0].cancelled()
-    assert dashscope.disconnected.wait(10)
+    assert dashscope.disconnected.wait(25)
 
 
 # --- Connections

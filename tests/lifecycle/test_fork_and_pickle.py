@@ -26,9 +26,12 @@ NO_FORK_WARNING = ("-W", "ignore::DeprecationWarning")  # Python's, about fork w
 # --- Other processes
 
 
-@pytest.mark.parametrize("start", [pytest.param("fork", marks=can_fork), "spawn"])
+@pytest.mark.parametrize(
+    ("start", "processes"),
+    [pytest.param("fork", 2, marks=can_fork), ("spawn", 1)],  # a new one imports the frameworks
+)
 def test_clients_work_in_a_process_pool_and_in_its_parent(
-    dashscope: LoopbackDashScope, start: str
+    dashscope: LoopbackDashScope, start: str, processes: int
 ) -> None:
     code = (
         "import multiprocessing\n"
@@ -36,7 +39,7 @@ def test_clients_work_in_a_process_pool_and_in_its_parent(
         "calls = [(make(), ['score=0.2', 'score=0.9']) for make in CLIENTS.values()]\n"
         f"expected = [{RANKED}] * len(calls)\n"
         "assert [rank(*call) for call in calls] == expected\n"
-        f"with multiprocessing.get_context({start!r}).Pool(2) as pool:\n"
+        f"with multiprocessing.get_context({start!r}).Pool({processes}) as pool:\n"
         "    assert pool.starmap(rank, calls * 5, chunksize=1) == expected * 5\n"
         "    pool.close()\n"
         "    pool.join()\n"
@@ -82,8 +85,8 @@ def test_a_fork_during_a_call_works_and_does_not_disturb_the_call(
         "call()\n"
     )
     with running_python(code, *NO_FORK_WARNING) as process:
-        assert dashscope.arrived.wait(30)
-        out, err = process.communicate("\n", timeout=60)
+        assert dashscope.arrived.wait(100)
+        out, err = process.communicate("\n")
     assert (out, err) == ("[0.5]\n" * 3, "")
     assert dashscope.connections == 2
 

@@ -61,7 +61,7 @@ def test_a_slow_observer_holds_up_its_own_call_only(
     def observe() -> None:
         threads.add(threading.current_thread().name)
         if threading.current_thread() is not threading.main_thread():
-            assert other_is_done.wait(30)
+            assert other_is_done.wait(100)
 
     def call() -> list[float]:
         if is_async:
@@ -72,7 +72,7 @@ def test_a_slow_observer_holds_up_its_own_call_only(
     dashscope.faults.append(refuses(503, "Busy"))
     with ThreadPoolExecutor(1, "observed") as pool:
         observed = pool.submit(call)
-        assert dashscope.arrived.wait(10)
+        assert dashscope.arrived.wait(100)
         assert DashScopeScorer().score("q", ["score=0.7"]).values == [0.7]
         other_is_done.set()
         assert observed.result(30) == [0.5]

@@ -18,7 +18,7 @@ from qwen_rerank.testing.loopback import KEY, LoopbackDashScope
 from tests.support.clients import CLIENTS, Ranked, arank, rank
 from tests.support.transport import responds_with_any_key
 
-CALLS = 2_000
+CALLS = 1_000
 
 
 @pytest.fixture

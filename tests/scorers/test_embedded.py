@@ -148,7 +148,7 @@ class TestSentenceEncoder:
         assert scorer.model == "embedded-use"
         assert scorer.fingerprint != EmbeddedScorer().fingerprint
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(query=ANY_TEXT, texts=st.lists(ANY_TEXT, min_size=1, max_size=4))
     def test_any_text_scores_between_0_and_1_and_equal_texts_equally(
         self, query: str, texts: list[str]
@@ -174,7 +174,7 @@ def test_an_option_that_cannot_be_used_is_refused() -> None:
         EmbeddedScorer("bert")  # type: ignore[arg-type]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(query=ANY_TEXT, texts=st.lists(ANY_TEXT, min_size=1, max_size=6))
 def test_any_text_scores_between_0_and_1_and_equal_texts_equally(
     query: str, texts: list[str]

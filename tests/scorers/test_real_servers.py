@@ -97,7 +97,7 @@ def _running(command: list[Any]) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(100)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def python(code: str, *options: str) -> tuple[str, str]:
     """Run code at the root of the repository and return its standard output and error."""
     with running_python(code, *options) as process:
-        return process.communicate(timeout=100)
+        return process.communicate()
 
 
 @contextmanager

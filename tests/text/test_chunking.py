@@ -54,7 +54,7 @@ def contents(text: str, max_tokens: int, overlap: int = 0) -> list[str]:
     return [passage.of(text) for passage in passages_of(text, max_tokens, overlap)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts, sizes, st.data())
 @example("a" + " " * 2_000 + "b" + "=" * 20_000 + "c", 16, None)
 @example("\x1c" * 2_000 + "a", 16, None)
@@ -72,13 +72,13 @@ def test_every_character_but_white_space_is_in_a_passage_within_the_limit(
     assert all(text[index].isspace() for index in outside)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts, sizes)
 def test_without_overlap_passages_share_nothing(text: str, max_tokens: int) -> None:
     assert all(a.end <= b.start for a, b in pairwise(passages(text, max_tokens)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts, sizes, st.data())
 def test_a_passage_repeats_at_most_the_overlap(
     text: str, max_tokens: int, data: st.DataObject

@@ -28,7 +28,7 @@ text = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text, st.integers(12, 60))
 @example("a" + "\u0300\u0316" * 400, 20)  # a run of marks, into which normalization puts joiners
 @example("\u0344" * 300, 12)

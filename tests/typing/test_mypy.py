@@ -12,9 +12,6 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-# Without a cache of the frameworks' types, mypy takes 10 seconds or more.
-pytestmark = pytest.mark.timeout(300)
-
 _ERROR = re.compile(r"^.*?(?P<file>\w+\.py):(?P<line>\d+): error: .*\[(?P<code>[\w-]+)\]$", re.M)
 _MARK = re.compile(r"# reported: (?P<code>[\w-]+)$")
 

@@ -109,7 +109,7 @@ def test_first_fit_decreasing_is_used_if_it_is_better() -> None:
     assert len(pack([1, *text_tokens], capacity, 1)) == 2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @example("é" * 10)
 @example("\u0344" * 10)  # NFC makes it longer

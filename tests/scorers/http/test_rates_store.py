@@ -101,7 +101,7 @@ def test_processes_share_a_limit(where: str, request: pytest.FixtureRequest) -> 
     started, window, name = time.time(), 0.4, request.node.name
     command = [sys.executable, "-c", TURNS, where, str(window), name]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     turns = sorted(float(line) for output in outputs for line in output.split())
     assert len(turns) == 24
     for number, turn in enumerate(turns):  # none of them is early; a busy machine can be late
@@ -124,7 +124,7 @@ def test_scorers_of_two_processes_share_a_limit(dashscope: LoopbackDashScope, wh
         assert KEY.encode() not in Path(where).read_bytes()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     requests=st.lists(
         st.tuples(st.integers(1, 50), st.floats(0, 30, allow_subnormal=False)), max_size=30

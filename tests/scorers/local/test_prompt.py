@@ -61,7 +61,7 @@ def test_the_tokenizer_equals_that_of_the_sdk(real: Any, text: str) -> None:
     assert without_added_tokens(real).encode(text).ids == get_tokenizer("qwen-7b-chat").encode(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(query=ANY_TEXT.filter(str.strip), texts=st.lists(ANY_TEXT, max_size=4))
 def test_shared_and_rest_are_the_tokens_of_the_whole_prompt(
     real: Any, prompt: Prompt, query: str, texts: list[str]
@@ -74,7 +74,7 @@ def test_shared_and_rest_are_the_tokens_of_the_whole_prompt(
         assert [*shared, *rest] == [*prefix, *whole, *suffix]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=st.lists(ANY_TEXT, min_size=1, max_size=4))
 def test_everything_before_the_text_is_shared(real: Any, prompt: Prompt, texts: list[str]) -> None:
     head = without_added_tokens(real).encode(HEAD).ids

@@ -104,7 +104,7 @@ some_texts = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some_texts, st.sampled_from(["max", "mean", "first"]), st.integers(0, 15))
 def test_the_score_of_a_text_is_the_aggregate_of_its_passages(
     texts: list[str], aggregate: Any, overlap: int
