@@ -42,7 +42,7 @@ quickstart: .venv/examples
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) $(DIST) $(ARGS)
 
-# Tests rerank_dataset on a simulated cluster of three nodes. Takes several minutes.
+# Tests rerank_dataset on a simulated cluster of three nodes.
 cluster: .venv/dev
 	$(BIN)/python -m pytest -m cluster tests/batch $(ARGS)
 
