@@ -510,7 +510,8 @@ def check_is_text(name: str | Path, first_line: bytes) -> None:
             raise InvalidInputError(f"{name} {problem}.", remedy=remedy)
     if not first_line.endswith(b"\n") and b"\r" in first_line.rstrip():
         raise InvalidInputError(
-            f"{name} has lines that end in CR alone.", remedy="Convert them to LF, as with tr."
+            f"{name} has lines that end in CR alone.",
+            remedy=r"Convert them to LF: tr '\r' '\n' < FILE > NEW.",
         )
 
 
