@@ -336,6 +336,22 @@ def test_scores_that_are_not_numbers_are_an_error(folder: str, tmp_path: Path) -
         scorer.score("q", ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory (…")],
+    ids=["cuda", "mps"],
+)
+def test_a_model_that_the_device_has_no_room_for_is_named(
+    folder: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", fail)
+    with pytest.raises(InvalidInputError, match=r"not have enough memory for the model.*smaller"):
+        LocalScorer(folder, device="cpu")
+
+
 def test_a_device_that_is_not_a_name_is_refused(folder: str) -> None:
     for device in (0, CPU, ["cpu", 1]):
         with pytest.raises(InvalidInputError, match=r"device must be a name such as \"cuda:0\""):

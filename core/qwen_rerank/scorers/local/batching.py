@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.local.decoder import Decoder, PrefixCache
+from qwen_rerank.scorers.local.hardware import is_out_of_memory
 from qwen_rerank.scorers.local.prefixes import KeptPrefix
 from qwen_rerank.scorers.local.prompt import Tokens
 from qwen_rerank.scorers.local.threads import map_in_threads, worth_splitting
@@ -127,7 +128,7 @@ class BatchRunner:
         try:
             return work()
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 
@@ -151,12 +152,6 @@ class BatchRunner:
 def batch_size(sequences: Sequence[Tokens], batch_tokens: int) -> int:
     """How many of the first sequences fit in a batch; at least one."""
     return max(1, sum(total <= batch_tokens for total in accumulate(map(len, sequences))))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out. Apple's mps has no error type for it (pytorch issue 141909)."""
-    messages = ("MPS backend out of memory", "Invalid buffer size")
-    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(messages)
 
 
 def _out_of_memory_error(tokens: int) -> InvalidInputError:

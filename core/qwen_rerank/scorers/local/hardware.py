@@ -1,4 +1,4 @@
-"""Choose the device and the dtype that a model runs in."""
+"""Choose the device and the dtype that a model runs in, and tell when its memory runs out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import torch
 
 from qwen_rerank.errors import InvalidInputError
 
-__all__ = ["DType", "choose_device", "choose_devices", "choose_dtype", "fastest_dtype"]
+__all__ = [
+    "DType",
+    "choose_device",
+    "choose_devices",
+    "choose_dtype",
+    "fastest_dtype",
+    "is_out_of_memory",
+]
 
 DType: TypeAlias = Literal["auto", "bfloat16", "float16", "float32", "int8"]
 
@@ -125,6 +132,12 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and not _computes_in_bfloat16():
         return torch.float32
     return torch.bfloat16
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. Apple's mps has no error type for it (pytorch issue 141909)."""
+    messages = ("MPS backend out of memory", "Invalid buffer size")
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(messages)
 
 
 def _computes_in_bfloat16() -> bool:

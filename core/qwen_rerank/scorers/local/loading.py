@@ -101,7 +101,8 @@ def load(
             tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
         weights_dtype = fastest_dtype(device) if dtype == torch.int8 else dtype
         loaded = _load_weights(base, config, adapter, weights_dtype)
-        loaded = loaded.to(device).eval()
+        with load_errors(base):
+            loaded = loaded.to(device).eval()
     if device.type == "cuda":
         fuse_norms(loaded)
     direction = _relevance_direction(model, loaded, tokenizer)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from qwen_rerank.errors import InvalidInputError, MissingDependencyError, QwenRerankError
+from qwen_rerank.scorers.local.hardware import is_out_of_memory
 from qwen_rerank.validation import check_choice
 
 __all__ = [
@@ -169,17 +170,17 @@ def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
         yield
     except QwenRerankError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise InvalidInputError(
-            f"The device does not have enough memory for the model {source.name!r}.",
-            remedy='Choose a smaller model, or pass device="cpu".',
-        ) from error
     except ImportError as error:
         raise MissingDependencyError(
             f"The model {source.name!r} needs a package that is not installed: {_reason(error)}.",
             remedy=remedy or "Install it.",
         ) from error
     except Exception as error:  # tokenizers raises nothing more specific
+        if is_out_of_memory(error):
+            raise InvalidInputError(
+                f"The device does not have enough memory for the model {source.name!r}.",
+                remedy='Choose a smaller model, or pass device="cpu".',
+            ) from error
         if damaged := _damaged_file(source):
             raise unreadable(
                 source.name,
