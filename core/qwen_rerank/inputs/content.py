@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.media import Media, as_uri, redacted_uri
@@ -19,6 +19,7 @@ __all__ = [
     "Modality",
     "check_modalities",
     "checked_query",
+    "checked_texts",
     "combined",
     "simplest",
     "text_of",
@@ -108,6 +109,8 @@ class Content:
 Item: TypeAlias = str | Content
 """A query or a document, as scorers receive it."""
 
+T = TypeVar("T", bound=Item)
+
 
 def text_of(item: Item) -> str:
     """Return the text of an item, or "" if it does not have one."""
@@ -142,6 +145,28 @@ def checked_query(query: Item) -> Item:
         return simplified
     check_query(query)  # type: ignore[arg-type]
     return well_formed(query)  # type: ignore[arg-type]
+
+
+def checked_texts(texts: Sequence[T]) -> Sequence[T]:
+    """Return the texts of a call as a list or a tuple.
+
+    Raises:
+        InvalidInputError: They are not strings or Contents in an iterable. A string is not one.
+    """
+    if not isinstance(texts, list | tuple):
+        texts = _listed(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str | Content):
+            raise InvalidInputError(
+                f"Text {index} must be a string or a Content, got {type(text).__name__}."
+            )
+    return texts
+
+
+def _listed(texts: Iterable[T]) -> list[T]:
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"texts must be a list of texts, got {type(texts).__name__}.")
+    return list(texts)
 
 
 def combined(items: Sequence[Item]) -> Content:

@@ -12,6 +12,7 @@ from operator import mul
 from typing import Any, Literal, TypeAlias, get_args
 
 from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.inputs.content import checked_texts
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.sentence_encoder import sentence_encoder
@@ -151,6 +152,7 @@ class EmbeddedScorer(Scorer):
         Returns:
             One score in [0, 1) per text. The usage counts texts and seconds; nothing is billed.
         """
+        texts = checked_texts(texts)
         start = time.perf_counter()
         relevance = map(_relevance, self._cosines(query, texts), _lexical(query, texts))
         values = list(map(mul, relevance, _trust(texts, self._prior)))

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.inputs.content import checked_texts
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
-from qwen_rerank.validation import is_finite
+from qwen_rerank.validation import check_query, is_finite
 
 __all__ = ["FakeScorer", "score_of"]
 
@@ -79,6 +80,8 @@ class FakeScorer(Scorer):
 
     def score(self, query: str, texts: Sequence[str]) -> Scores:
         """Score the texts against the query; see `Scorer.score`."""
+        check_query(query)
+        texts = checked_texts(texts)
         start = time.perf_counter()
         values = [float(self._scores.get(text, score_of(query, text))) for text in texts]
         seconds = time.perf_counter() - start

@@ -302,7 +302,7 @@ def test_a_store_that_failed_is_left_alone_for_a_while(
     cached = CachedScorer(Pointwise(), store, timeout=60, cooldown=30, clock=clock)
     reads = []
     for _ in range(3):
-        score(cached, "q", "abcdefgh")
+        score(cached, "q", [*"abcdefgh"])
         reads.append(store.reads)
         clock.now += 20
     assert reads == [1, 1, 2]
@@ -314,7 +314,7 @@ def test_a_failure_is_logged_again_after_the_store_worked(caplog: pytest.LogCapt
     store = Slow(clock, 0, is_down=True)
     cached = CachedScorer(Pointwise(), store, timeout=60, cooldown=30, clock=clock)
     for store.is_down in (True, True, False, True):
-        cached.score("q", "abc")
+        cached.score("q", [*"abc"])
         clock.now += 31
     assert len(caplog.records) == 2
 
@@ -340,7 +340,7 @@ def test_calls_that_wait_for_a_store_that_fails_go_on_without_it() -> None:
 def test_a_slow_store_is_read_until_its_time_is_over() -> None:
     clock = Clock()
     store = Slow(clock, 0.3, is_down=False)
-    CachedScorer(Pointwise(), store, timeout=1, clock=clock).score("q", "abcdefgh")
+    CachedScorer(Pointwise(), store, timeout=1, clock=clock).score("q", [*"abcdefgh"])
     assert store.reads == 4
 
 
@@ -354,7 +354,7 @@ async def test_an_event_loop_goes_on_without_a_store_that_hangs(
     is_over = threading.Event()
     cached = CachedScorer(Pointwise(), Hanging(), timeout=0.01)
     try:
-        assert (await cached.ascore("q", "ab")).usage.texts_sent == 2
+        assert (await cached.ascore("q", [*"ab"])).usage.texts_sent == 2
     finally:
         is_over.set()
     assert "builtins.TimeoutError" in caplog.text
@@ -412,19 +412,19 @@ class Prefixed(Bulk):
 )
 def test_a_store_is_used_for_many_keys_at_once_if_it_can(store: Any, calls: Any) -> None:
     cached = CachedScorer(Pointwise(), store)
-    values = cached.score("q", "abcdefgh").values
-    scores = cached.score("q", "abcdefgh")
+    values = cached.score("q", [*"abcdefgh"]).values
+    scores = cached.score("q", [*"abcdefgh"])
     assert (scores.values, scores.usage.cache_hits) == (values, 8)
     assert getattr(store, "calls", None) == calls
 
 
 def test_a_full_store_keeps_what_fits(caplog: pytest.LogCaptureFixture) -> None:
     cached = CachedScorer(Pointwise(), cachetools.LRUCache(maxsize=2))
-    cached.score("q", "abcd")
-    assert cached.score("q", "abcd").usage.cache_hits == 2
+    cached.score("q", [*"abcd"])
+    assert cached.score("q", [*"abcd"]).usage.cache_hits == 2
     assert caplog.records == []
     too_small = CachedScorer(Pointwise(), cachetools.LRUCache(maxsize=2, getsizeof=len))
-    assert too_small.score("q", "a").values == Pointwise().score("q", "a").values
+    assert too_small.score("q", [*"a"]).values == Pointwise().score("q", [*"a"]).values
     assert "builtins.ValueError" in caplog.text
 
 
@@ -486,7 +486,7 @@ def test_scorers_that_share_a_store_take_turns(
     store = OneAtATime()
     scorers = [CachedScorer(Pointwise(f"model {number}"), store, timeout=60) for number in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: scorers[number % 4].score("q", "abcdefgh"), range(200)))
+        list(pool.map(lambda number: scorers[number % 4].score("q", [*"abcdefgh"]), range(200)))
     assert caplog.records == []
 
 
@@ -517,14 +517,14 @@ async def test_an_event_loop_never_waits_for_a_store() -> None:
     store = Watched()
     cached = CachedScorer(Pointwise(), store, timeout=60)
     for _ in range(2):
-        await cached.ascore("q", "abcdefgh")
+        await cached.ascore("q", [*"abcdefgh"])
     assert len(store.threads) == 8 + 8 + 8
     assert threading.get_ident() not in store.threads
 
 
 def test_sync_calls_use_the_store_in_their_own_thread() -> None:
     store = Watched()
-    CachedScorer(Pointwise(), store).score("q", "abc")
+    CachedScorer(Pointwise(), store).score("q", [*"abc"])
     assert set(store.threads) == {threading.get_ident()}
 
 

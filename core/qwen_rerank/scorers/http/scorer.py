@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -15,10 +15,10 @@ from pydantic_core import to_json
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.inputs.content import (
-    Content,
     Item,
     check_modalities,
     checked_query,
+    checked_texts,
     text_of,
     with_text,
 )
@@ -335,14 +335,10 @@ class _Inputs:
         """Return the inputs of a call.
 
         Raises:
-            InvalidInputError: The texts are not a list of texts or Contents.
+            InvalidInputError: See `checked_texts`.
         """
-        if not isinstance(texts, list | tuple):
-            texts = _listed(texts)
-        are_texts = {type(query), *map(type, texts)} <= {str}
-        if not are_texts:
-            _check_types(texts)
-        return cls(query, texts, are_texts)
+        texts = checked_texts(texts)
+        return cls(query, texts, {type(query), *map(type, texts)} <= {str})
 
     def size(self, items: Sequence[Item]) -> int:
         """The number of characters in some of the items, data URIs included."""
@@ -522,20 +518,6 @@ class _Call:
             truncated=self._inputs.truncated,
             cost=None if price is None else price.of(total),
         )
-
-
-def _listed(texts: object) -> list[Item]:
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"texts must be a list of texts, got {type(texts).__name__}.")
-    return list(texts)
-
-
-def _check_types(texts: Sequence[object]) -> None:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str | Content):
-            raise InvalidInputError(
-                f"Text {index} must be a string or a Content, got {type(text).__name__}."
-            )
 
 
 def _endpoint_of(url: str) -> Endpoint:

@@ -16,7 +16,7 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
-from qwen_rerank.inputs.content import Item, Modality
+from qwen_rerank.inputs.content import Item, Modality, checked_texts
 from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.scorers.wrappers.wrapper import Runner, Wrapper
 from qwen_rerank.validation import check_seconds
@@ -168,7 +168,7 @@ class KeepOrder(Scorer):
 
     def score(self, query: Item, texts: Sequence[Item]) -> Scores:
         """Return values that fall from 1 to just above 0. They only stand for the order."""
-        count = len(texts)
+        count = len(checked_texts(texts))
         values = [(count - index) / count for index in range(count)]
         return Scores(values, Usage(cost=0.0), unranked=True)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from qwen_rerank.errors import QwenRerankError
-from qwen_rerank.inputs.content import Item, Modality
+from qwen_rerank.inputs.content import Item, Modality, checked_texts
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, can_score_top, check_scorer, checked
 from qwen_rerank.threads import in_thread
 
@@ -171,11 +171,11 @@ class Wrapper(Scorer):
 
     def _run_sync(self, query: Item, texts: Sequence[Item], runner: _SyncRunner) -> Scores:
         with _accounted(runner) as account:
-            return account(_result(self._score(query, texts, runner)))
+            return account(_result(self._score(query, checked_texts(texts), runner)))
 
     async def _run_async(self, query: Item, texts: Sequence[Item], runner: _AsyncRunner) -> Scores:
         with _accounted(runner) as account:
-            return account(await self._score(query, texts, runner))
+            return account(await self._score(query, checked_texts(texts), runner))
 
     def share_rates(self, processes: int) -> None:
         """Divide the rates of the wrapped scorers."""
