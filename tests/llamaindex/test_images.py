@@ -192,7 +192,7 @@ IMAGE = ImageNode(image_url=URL, id_="n1")
         (Node(image_resource=resource(data=b"%PDF-1.7 "), id_="n4"), "Node 'n4': image must be a "),
         (
             Node(image_resource=resource(url=URL), video_resource=resource(url=URL), id_="n5"),
-            "Node 'n5': .* not both",
+            "Node 'n5': .* only one of image, video and frames",
         ),
     ],
     ids=lambda each: each.node_id if isinstance(each, BaseNode) else "",
