@@ -177,7 +177,7 @@ def test_diversity_is_among_what_has_a_score() -> None:
 @pytest.mark.parametrize("option", ["blend", "diversity"])
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_share_that_is_not_from_0_to_1_is_refused(option: str, share: Any) -> None:
-    with pytest.raises(InvalidInputError, match=f"{option} must be a number( from 0 to 1)?, got"):
+    with pytest.raises(InvalidInputError, match=f"{option} must be a number.* got"):
         engine(**{option: share})
 
 
