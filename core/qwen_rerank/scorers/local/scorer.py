@@ -285,7 +285,9 @@ def _load_model(
             progress=progress,
         )
         default = _CPU_BATCH_TOKENS if chosen_device.type == "cpu" else _GPU_BATCH_TOKENS
-        threads = torch.get_num_threads() if chosen_device.type == "cpu" else 1
+        # In float32, products on all cores are as fast as batches side by side, in half the memory.
+        shares_cores = chosen_device.type == "cpu" and chosen_dtype != torch.float32
+        threads = torch.get_num_threads() if shares_cores else 1
         runner = BatchRunner(
             loaded.decoder,
             batch_tokens or default,
