@@ -6,7 +6,7 @@
       → calls.py        the calls that wait for the device; on a GPU, small ones share a batch
       → devices.py      shares for several devices, if there are several
       → batching.py     batches of sequences, longest first, up to a number of tokens
-      → threads.py      a batch per core on a CPU, if that is faster
+      → threads.py      a batch per core on a CPU, if that is faster (not in float32)
       → prefixes.py     the prefix, if the last call has not just computed it
       → decoder.py      the prefix's keys and values, computed once; each sequence's last state
       → cpu_layer.py    the layers on a CPU in bfloat16 or int8, with the products of products.py
