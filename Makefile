@@ -9,6 +9,9 @@ MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
 
+# Without it, each of the many processes that the tests start compiles the packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A file is run by one worker, so that its fixtures are made once; tests/conftest.py puts the slowest
 # files first.
 DIST := --dist loadfile --no-loadscope-reorder

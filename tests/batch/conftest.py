@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")  # by default, 32 processes
 os.environ.setdefault("RAY_worker_niceness", "0")  # by default, other processes come first
 
 

@@ -52,13 +52,15 @@ TEXTS = ["cars drive", "penguins eat krill", "krill live in the sea", " "]
 def simulated() -> Iterator[Any]:
     """A simulated cluster: a node for the driver and two more. One of these is killed at the end.
 
-    Nearly all the time goes into starting processes, so workers are kept for the next job.
+    Nearly all the time goes into starting processes, so workers are kept for the next job, and into
+    noticing that a node is dead, so its health is checked often.
     """
     changed = {"PYTHONPATH": environment()["PYTHONPATH"]}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)  # for the workers
     size = {"object_store_memory": 100_000_000, "include_log_monitor": False}
     kept = {"idle_worker_killing_time_threshold_ms": 600_000, "num_workers_soft_limit": 12}
+    kept |= {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
     head = {"num_cpus": 2, "include_dashboard": False, "no_monitor": True, **size}
     head["_system_config"] = kept
     cluster = started(partial(Cluster, initialize_head=True, head_node_args=head), ray.shutdown)
