@@ -28,6 +28,10 @@ SLOWEST = [
     "typing/test_mypy.py",
     "test_docs.py",
     "scorers/local/test_prompt.py",
+    "test_adding_a_scorer.py",
+    "lifecycle/test_cancellation.py",
+    "lifecycle/test_event_loops.py",
+    "test_telemetry.py",
     "cli/test_app.py",
     "cli/test_run.py",
 ]
