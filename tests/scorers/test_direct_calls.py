@@ -40,3 +40,14 @@ def test_a_scorer_reads_an_iterator_to_its_end_and_refuses_what_holds_no_texts(
             scorer.score("penguins", wrong)
         with pytest.raises(InvalidInputError, match=r"texts must be a list|Text \d must be a str"):
             asyncio.run(scorer.ascore("penguins", wrong))
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: type(scorer).__name__)
+@pytest.mark.parametrize("query", [None, 5, b"penguins", ["penguins"], "", " \n"])
+def test_a_scorer_refuses_a_query_that_is_not_a_text(scorer: Scorer, query: Any) -> None:
+    if isinstance(scorer, KeepOrder):
+        pytest.skip("it reads no query")
+    with pytest.raises(InvalidInputError, match="The query must be a string"):
+        scorer.score(query, TEXTS)
+    with pytest.raises(InvalidInputError, match="The query must be a string"):
+        asyncio.run(scorer.ascore(query, TEXTS))

@@ -17,7 +17,7 @@ from qwen_rerank.scorers.base import Scorer, Scores, Usage
 from qwen_rerank.text.normalization import normalize
 from qwen_rerank.text.sentence_encoder import sentence_encoder
 from qwen_rerank.text.word_vectors import offline_vectors
-from qwen_rerank.validation import check_choice, check_share
+from qwen_rerank.validation import check_choice, check_query, check_share
 
 __all__ = ["EmbeddedScorer", "Encoder"]
 
@@ -151,7 +151,11 @@ class EmbeddedScorer(Scorer):
 
         Returns:
             One score in [0, 1) per text. The usage counts texts and seconds; nothing is billed.
+
+        Raises:
+            InvalidInputError: The query is blank or not a string, or the texts are not strings.
         """
+        check_query(query)
         texts = checked_texts(texts)
         start = time.perf_counter()
         relevance = map(_relevance, self._cosines(query, texts), _lexical(query, texts))

@@ -72,8 +72,8 @@ class RetryPolicy:
             retry_after: The seconds that the service asked for, if it did.
         """
         doubled = self.backoff * 2.0 ** min(retry - 1, 6)
-        wait = min(_MAX_BACKOFF, doubled) + random.uniform(0, self.backoff)
-        return max(wait, retry_after or 0.0)
+        wait = max(min(_MAX_BACKOFF, doubled), retry_after or 0.0)
+        return wait + random.uniform(0, self.backoff)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from qwen_rerank.scorers.local.prompt import (
     without_added_tokens,
 )
 from qwen_rerank.scorers.prompts import PREFIX
-from qwen_rerank.validation import check_query, check_text, check_whole, is_utf8, not_utf8
+from qwen_rerank.validation import check_text, check_whole, is_utf8, not_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,11 +82,9 @@ class MultimodalPrompt:
         """Tokenize the prompts of the items, in the order of the items.
 
         Raises:
-            InvalidInputError: The query is blank, a text is not a string that UTF-8 can encode, an
+            InvalidInputError: A text is not a string that UTF-8 can encode, an
                 image can't be read, or the images of a prompt don't fit.
         """
-        if not isinstance(query, Content):
-            check_query(query)
         images: _Images = {}
         query_parts = self._parts_of(query, "the query", images)
         head_parts = [f"<Instruct>: {self.instruct}<Query>:", *query_parts, "\n<Document>:"]

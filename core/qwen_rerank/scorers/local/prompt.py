@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.inputs.content import TEXT_ONLY, Item, Modality
 from qwen_rerank.scorers.prompts import DEFAULT_INSTRUCT, PREFIX, SUFFIX, prompt_body
-from qwen_rerank.validation import check_query, check_text, check_whole, is_utf8, not_utf8
+from qwen_rerank.validation import check_text, check_whole, is_utf8, not_utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,7 +81,6 @@ class Prompt:
                 query leaves no room for the texts.
         """
         query = self._text("The query", query)
-        check_query(query)
         bodies = [
             prompt_body(self.instruct, query, self._text(f"Text {index}", text))
             for index, text in enumerate(texts)

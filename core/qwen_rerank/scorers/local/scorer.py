@@ -11,7 +11,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qwen_rerank.errors import BadResponseError, InvalidInputError, MissingDependencyError
-from qwen_rerank.inputs.content import Item, Modality, check_modalities, checked_texts
+from qwen_rerank.inputs.content import (
+    Item,
+    Modality,
+    check_modalities,
+    checked_query,
+    checked_texts,
+)
 from qwen_rerank.scorers.base import Scorer, Scores, Usage, probabilities
 from qwen_rerank.scorers.local.calls import CallQueue, Computed
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, Prompt, TokenizedPrompts
@@ -194,6 +200,7 @@ class LocalScorer(Scorer):
 
     def _tokenize(self, query: Item, texts: Sequence[Item]) -> TokenizedPrompts:
         """The prompts. They are made in the caller's thread, while the device computes others."""
+        checked_query(query)
         loaded, texts = self._open(), checked_texts(texts)
         check_modalities(self.modalities, self.model, query, texts, "Text {}".format)
         prompts = loaded.prompt.tokenize(query, texts)
