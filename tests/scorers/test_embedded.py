@@ -195,7 +195,7 @@ def test_a_query_without_words_has_no_lexical_score() -> None:
 
 
 def test_a_query_without_tokens_scores_0() -> None:
-    assert values("\u200b", TEXTS) == [0, 0, 0]
+    assert values("\ufeff", TEXTS) == [0, 0, 0]
 
 
 def test_a_single_text_that_repeats_the_query_scores_high() -> None:
