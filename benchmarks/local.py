@@ -1,4 +1,4 @@
-"""How fast is LocalScorer beside the official script, CrossEncoder and ONNX Runtime in int8?
+"""How fast is LocalScorer beside the official script, CrossEncoder, ONNX Runtime and llama.cpp?
 
     python benchmarks/local.py [--rounds N] [--documents N] [--layers N] [--json FILE]
 
@@ -8,17 +8,20 @@ dtype that LocalScorer chooses, except those in int8. Documents have 50 to 400 t
 query has 16 documents; on a CUDA device one query, and then each of 16, has 100. The
 implementations take turns within a round, and the best round is reported: on a machine that is
 busy with other things, compare the rows of one run, not those of two. Needs the extra `local`,
-sentence-transformers, 20 GB of memory and 6 GB of disk; with onnx, onnxscript and onnxruntime there
-is a row for ONNX Runtime.
+sentence-transformers, 20 GB of memory and 9 GB of disk; with onnx, onnxscript and onnxruntime there
+is a row for ONNX Runtime, and with LLAMA_CPP=…/bin/python, of the environment that `make servers`
+makes, one for llama.cpp.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +29,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, starmap
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -37,7 +40,7 @@ from sentence_transformers import CrossEncoder
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from qwen_rerank import InvalidInputError, LocalScorer
+from qwen_rerank import InvalidInputError, LocalScorer, ServerScorer
 from qwen_rerank.scorers.base import sigmoid
 from qwen_rerank.scorers.local.batching import BatchRunner
 from qwen_rerank.scorers.local.decoder import Decoder
@@ -53,7 +56,15 @@ from qwen_rerank.scorers.local.prompt import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.tiny_qwen import GEOMETRY_0_6B, plant_outliers, random_model, real_tokenizer
+from tests.support import llama_server, tiny_models
+from tests.support.real_server import KEY, running
+from tests.support.tiny_qwen import (
+    GEOMETRY_0_6B,
+    decide,
+    plant_outliers,
+    random_model,
+    real_tokenizer,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "core" / "qwen_rerank" / "testing" / "data" / "passages.jsonl"
@@ -78,7 +89,8 @@ class Implementation(NamedTuple):
 
     Attributes:
         score: Scores a query's documents.
-        packages: What has to be installed for it.
+        packages: What has to be installed for it; none for a server, which has an environment and a
+            process of its own.
         load: The seconds that it took to load the model.
     """
 
@@ -145,6 +157,8 @@ def loaded(folder: str) -> dict[str, Implementation]:
         peers["LocalScorer, int8"] = (local_scorer_int8, ("torch", "transformers"))
     if DEVICE.type == "cpu" and all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         peers["ONNX Runtime, int8"] = (onnx_runtime_int8, ("onnxruntime", "tokenizers"))
+    if "LLAMA_CPP" in os.environ:
+        peers["llama.cpp's server, Q8_0"] = (llama_cpp_q8_0, ())
     made = {}
     for name, (load, packages) in peers.items():
         start = time.perf_counter()
@@ -219,6 +233,25 @@ def onnx_runtime_int8(folder: str) -> Score:
         return torch.tensor([logit(shared + rest) for rest in rests]).sigmoid().tolist()
 
     return score
+
+
+def llama_cpp_q8_0(folder: str) -> Score:
+    """llama.cpp's server with 8-bit weights, as published for it, and otherwise its defaults."""
+    python, copy = os.environ["LLAMA_CPP"], Path(folder) / "llama_cpp"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    decide(model, tokenizer)  # the server returns only the most probable tokens
+    model.save_pretrained(copy)
+    tokenizer.save_pretrained(copy)
+    convert = [python, tiny_models.__file__, "q8_0", str(copy)]
+    subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+    server = running(
+        [python, llama_server.__file__, "-m", str(copy / "model.gguf"), "-c", str(4 * MAX_LENGTH)]
+    )
+    url = server.__enter__()
+    atexit.register(server.__exit__, None, None, None)
+    scorer = ServerScorer(url, dialect="completions", api_key=KEY, timeout=600)
+    return lambda query, texts: scorer.score(query, texts).values
 
 
 def official(folder: str) -> Score:
@@ -328,24 +361,27 @@ def report(
     useful = 2 * layer_weights() * tokens + attention_operations(prompts)
     rows = []
     for name, (took, memory, scores) in runs.items():
+        packages = implementations[name].packages
         row = {
             "name": name,
             "pairs per second": pairs / took,
             "times CrossEncoder": runs["CrossEncoder"].seconds / took,
             "useful GFLOP/s": useful / took / 1e9,
-            "memory in MB": memory / 1e6,
+            "memory in MB": memory / 1e6 if packages else None,
             "load in seconds": implementations[name].load,
-            "install in MB": sum(map(install_size, dependencies(implementations[name].packages))),
+            "install in MB": sum(map(install_size, dependencies(packages))) if packages else None,
             "tau": kendall(scores, exact),
             "error": max(abs(ours - theirs) for ours, theirs in zip(scores, exact, strict=True)),
         }
         rows.append(row)
-        _, speed, ratio, rate, more, load, install, tau, error = row.values()
-        print(
-            f"| {name} | {speed:.2f} | {ratio:.2f} | {rate:.0f} | {more:.0f} | {load:.0f} "
-            f"| {install:.0f} | {tau:.3f} | {error:.4f} |"
-        )
+        digits = 2, 2, 0, 0, 0, 0, 3, 4
+        cells = zip(list(row.values())[1:], digits, strict=True)
+        print("|", " | ".join([name, *starmap(cell, cells)]), "|")
     return rows
+
+
+def cell(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def kendall(left: list[float], right: list[float]) -> float:

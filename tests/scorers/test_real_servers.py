@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
@@ -34,10 +30,10 @@ from qwen_rerank import (
 )
 from tests.contract.faces import FACES, Face, Item
 from tests.support import llama_server, tiny_models
+from tests.support.real_server import KEY, running
 
 pytestmark = pytest.mark.timeout(300)  # Infinity takes a minute to start
 
-KEY = "sk-local"
 TEXTS = ["markets fell on monday", "penguins eat krill", "rain", "a guitar has six strings"]
 
 NEAR = 0.01
@@ -61,7 +57,7 @@ def infinity(folder: Path) -> Iterator[str]:
     python = Path(command).with_name("python")  # has what the model needs
     subprocess.run([python, tiny_models.__file__, "bert", model], check=True, capture_output=True)
     options = ["--engine", "torch", "--dtype", "float32", "--no-bettertransformer"]
-    with _running([command, "v2", "--model-id", model, "--device", "cpu", *options]) as url:
+    with running([command, "v2", "--model-id", model, "--device", "cpu", *options]) as url:
         yield url
 
 
@@ -71,8 +67,8 @@ def llama_cpp(folder: Path, *options: str, model: Path | None = None) -> Iterato
     if model is None:
         model = folder / "tiny.gguf"
         subprocess.run([python, tiny_models.__file__, "qwen3", model], check=True)
-    options = options or ("--reranking",)
-    with _running([python, llama_server.__file__, "-m", model, "-c", "8192", *options]) as url:
+    options = "-c", "8192", "--float32-attention", *(options or ("--reranking",))
+    with running([python, llama_server.__file__, "-m", model, *options]) as url:
         yield url
 
 
@@ -81,35 +77,6 @@ def _command(variable: str) -> str:
     if not command:
         pytest.skip(f"{variable} is not set")
     return command
-
-
-@contextmanager
-def _running(command: list[Any]) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    here = ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*command, *here], env={**os.environ, "DO_NOT_TRACK": "1"}, **quiet)
-    try:
-        _wait_for(f"{url}/health", process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(100)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1_800):
-        assert process.poll() is None, "the server ended"
-        try:
-            urlopen(url).close()
-        except (URLError, ConnectionError):  # another program has no event to wait for
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the server did not start")
 
 
 def scorer_of(server: tuple[Any, str], **options: Any) -> ServerScorer:

@@ -1,9 +1,10 @@
 """llama.cpp's HTTP server, as the package xllamacpp contains it, with llama-server's options.
 
-python llama_server.py -m FILE -c TOKENS [--reranking] [--no-warmup] --host HOST --port PORT
-    --api-key KEY
+python llama_server.py -m FILE -c TOKENS [--reranking] [--no-warmup] [--float32-attention]
+    --host HOST --port PORT --api-key KEY
 
-Attention and its cache have 32 bits, not 16, so that scores can be compared.
+With --float32-attention, which is ours, attention and its cache have 32 bits, not 16, so that
+scores can be compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("-c", "--ctx-size", type=int, required=True)
     parser.add_argument("--reranking", action="store_true")
     parser.add_argument("--no-warmup", action="store_true")
+    parser.add_argument("--float32-attention", action="store_true")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--api-key", required=True)
@@ -33,8 +35,9 @@ def main() -> None:
     params.hostnames = [options.host]
     params.port = options.port
     params.api_keys = [options.api_key]
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    if options.float32_attention:
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     if options.reranking:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK

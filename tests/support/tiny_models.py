@@ -4,12 +4,14 @@ python tiny_models.py bert FOLDER     a cross-encoder; needs transformers and to
 python tiny_models.py qwen3 FILE      a Qwen3-Reranker in GGUF, template and all; needs gguf
 python tiny_models.py gguf FOLDER     a saved Qwen3 model in GGUF, as FOLDER/model.gguf; needs gguf
                                       and safetensors
+python tiny_models.py q8_0 FOLDER     the same with the matrices in Q8_0
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -94,7 +96,7 @@ def save_qwen3(file: Path) -> None:
     writer.close()
 
 
-def save_as_gguf(folder: Path) -> None:
+def save_as_gguf(folder: Path, *, in_q8_0: bool = False) -> None:
     import gguf
     from safetensors.numpy import load_file
 
@@ -133,7 +135,9 @@ def save_as_gguf(folder: Path) -> None:
     writer.add_add_bos_token(False)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(names.get_name(name, (".weight",)), tensor)
+        q8_0 = gguf.GGMLQuantizationType.Q8_0 if in_q8_0 and tensor.ndim == 2 else None
+        data = tensor if q8_0 is None else gguf.quants.quantize(tensor, q8_0)
+        writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=q8_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -148,5 +152,6 @@ def _byte_names() -> list[str]:
 
 
 if __name__ == "__main__":
-    makers = {"bert": save_bert, "qwen3": save_qwen3, "gguf": save_as_gguf}
+    q8_0 = partial(save_as_gguf, in_q8_0=True)
+    makers = {"bert": save_bert, "qwen3": save_qwen3, "gguf": save_as_gguf, "q8_0": q8_0}
     makers[sys.argv[1]](Path(sys.argv[2]))

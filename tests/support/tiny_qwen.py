@@ -14,7 +14,13 @@ import dashscope
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
@@ -84,7 +90,13 @@ def random_model(kind: type[PreTrainedModel] = Qwen3ForCausalLM, **changes: Any)
 
 def decided_model() -> PreTrainedModel:
     """A random model whose next token is nearly always "yes" or "no", as with the real one."""
-    model, words = random_model(tie_word_embeddings=False), tokenizer()
+    model = random_model(tie_word_embeddings=False)
+    decide(model, tokenizer())
+    return model
+
+
+def decide(model: Any, words: PreTrainedTokenizerBase) -> None:
+    """Make "yes" and "no" the most probable tokens after a prompt. It changes no score."""
     prompt = f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCT}\n<Query>: q\n<Document>: d{SUFFIX}"
     with torch.no_grad():
         state = model.model(words(prompt, return_tensors="pt").input_ids).last_hidden_state[0, -1]
@@ -92,7 +104,6 @@ def decided_model() -> PreTrainedModel:
             model.lm_head.weight[words.convert_tokens_to_ids(word)] += (
                 8 * state / state.square().sum()
             )
-    return model
 
 
 def plant_outliers(
