@@ -28,6 +28,8 @@ from qwen_rerank.scorers.local.prompt import DEFAULT_INSTRUCT, PREFIX, SUFFIX
 __all__ = [
     "CORPUS",
     "GEOMETRY_0_6B",
+    "decide",
+    "decided_model",
     "plant_outliers",
     "random_model",
     "real_tokenizer",
