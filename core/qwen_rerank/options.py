@@ -97,6 +97,12 @@ NOT_SAVED = "***"
 _PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&#]*")
 """Where a redis:// URL can have its password, too."""
 
+_NUMBERS: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+}
+"""What is accepted for a number, and how an error calls it, by the annotation of the option."""
+
 
 class RequestOptions(BaseModel):
     """How requests to a service are sent. All scorers of remote services take these."""
@@ -379,12 +385,6 @@ def check_kind(name: str, value: Any, field: FieldInfo) -> None:
         number, called = _NUMBERS[kind]
         if not isinstance(value, number) or isinstance(value, bool):
             raise InvalidInputError(f"{name} must be {called}, got {value!r:.60}.")
-
-
-_NUMBERS: dict[Any, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-}
 
 
 def with_secrets(options: T) -> T:

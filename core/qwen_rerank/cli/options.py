@@ -37,6 +37,9 @@ __all__ = [
 SERVER_KEY = "QWEN_RERANK_SERVER_KEY"
 """The environment variable with the key of your own server."""
 
+_PLACEHOLDER = SecretStr("never-sent")
+"""Stands in for the key of a scorer that sends nothing."""
+
 
 class ScorerKind(StrEnum):
     """The scorers that a command can use."""
@@ -198,10 +201,6 @@ def _make_scorer(
         values["api_key"] = _PLACEHOLDER
     created = replaced(create(**values))
     return PassageScorer(created) if passages else created
-
-
-_PLACEHOLDER = SecretStr("never-sent")
-"""Stands in for the key of a scorer that sends nothing."""
 
 
 def _option_names(options: Iterable[str]) -> str:

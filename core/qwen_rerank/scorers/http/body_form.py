@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
 from qwen_rerank.scorers.http.retry import is_transient
 
-__all__ = ["BodyForm", "BodyForms"]
+__all__ = ["BodyForm"]
 
 T = TypeVar("T")
 
@@ -71,14 +70,3 @@ class BodyForm:
 
     def _accepted(self, *, is_other: bool) -> None:
         self._is_other, self._has_refused_both = is_other, False
-
-
-class BodyForms:
-    """The forms of all services and models of the process. For a single event loop."""
-
-    def __init__(self) -> None:
-        self._forms: defaultdict[tuple[str, str], BodyForm] = defaultdict(BodyForm)
-
-    def of(self, url: str, model: str) -> BodyForm:
-        """The form for a model at an address."""
-        return self._forms[url, model]

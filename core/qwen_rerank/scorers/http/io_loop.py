@@ -13,14 +13,15 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwen_rerank.errors import ServiceError
 from qwen_rerank.handover import Action, hand_over_to
-from qwen_rerank.scorers.http.body_form import BodyForms
+from qwen_rerank.scorers.http.body_form import BodyForm
 from qwen_rerank.scorers.http.rate_limiters import RateLimiters
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class IOLoop:
         return self._running().rate_limiters
 
     @property
-    def body_forms(self) -> BodyForms:
-        """The form of request bodies that each service expects. Use on the I/O loop only."""
+    def body_forms(self) -> Mapping[tuple[str, str], BodyForm]:
+        """The form of request bodies for each address and model. Use on the I/O loop only."""
         return self._running().body_forms
 
     def let_go(self, holder: object) -> None:
@@ -116,7 +117,7 @@ class _IOThread:
         from qwen_rerank.scorers.http.pool import ConnectionPool  # lazy: aiohttp imports slowly
 
         self.rate_limiters = rate_limiters
-        self.body_forms = BodyForms()
+        self.body_forms = defaultdict[tuple[str, str], BodyForm](BodyForm)
         self.pool = ConnectionPool()
         self.is_stopped = False
         self._is_running = True  # Thread.is_alive can end a thread when Ctrl-C interrupts it

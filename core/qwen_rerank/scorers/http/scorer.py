@@ -432,7 +432,7 @@ class _Call:
 
             return await self._context.attempt(attempt)
 
-        form = scorer._io_loop.body_forms.of(scorer._url, scorer._model)
+        form = scorer._io_loop.body_forms[scorer._url, scorer._model]
         response = await form.send(send, scorer._dialect.is_malformed)
         return response, next(attempts) - 1
 
