@@ -236,7 +236,10 @@ def onnx_runtime_int8(folder: str) -> Score:
 
 
 def llama_cpp_q8_0(folder: str) -> Score:
-    """llama.cpp's server with 8-bit weights, as published for it, and otherwise its defaults."""
+    """llama.cpp's server with 8-bit weights, as published for it.
+
+    It keeps no prompts, because the rounds repeat them.
+    """
     python, copy = os.environ["LLAMA_CPP"], Path(folder) / "llama_cpp"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -245,13 +248,17 @@ def llama_cpp_q8_0(folder: str) -> Score:
     tokenizer.save_pretrained(copy)
     convert = [python, tiny_models.__file__, "q8_0", str(copy)]
     subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
-    server = running(
-        [python, llama_server.__file__, "-m", str(copy / "model.gguf"), "-c", str(4 * MAX_LENGTH)]
-    )
+    options = ["-c", str(4 * MAX_LENGTH), "--threads", str(os.cpu_count() or 1), "--cache-ram", "0"]
+    server = running([python, llama_server.__file__, "-m", str(copy / "model.gguf"), *options])
     url = server.__enter__()
     atexit.register(server.__exit__, None, None, None)
     scorer = ServerScorer(url, dialect="completions", api_key=KEY, timeout=600)
-    return lambda query, texts: scorer.score(query, texts).values
+
+    def score(query: str, texts: list[str]) -> list[float]:
+        scorer.score("other", ["prompts", "in", "all", "slots"])  # a slot keeps its last prompt
+        return scorer.score(query, texts).values
+
+    return score
 
 
 def official(folder: str) -> Score:
