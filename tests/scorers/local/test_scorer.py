@@ -321,7 +321,7 @@ def test_batches_are_computed_in_threads_if_that_is_sooner(
 def test_the_gain_of_threads_is_measured(shared: LocalScorer) -> None:
     assert shared._loaded is not None
     gain = gain_of_threads(shared._loaded.runner._decoder, 2)
-    assert gain == 1.0 or gain >= 1.08
+    assert gain == 1.0 or gain >= 1.05
 
 
 @pytest.mark.parametrize("progress", [True, False])
