@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -157,7 +158,7 @@ def loaded(folder: str) -> dict[str, Implementation]:
         peers["LocalScorer, int8"] = (local_scorer_int8, ("torch", "transformers"))
     if DEVICE.type == "cpu" and all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         peers["ONNX Runtime, int8"] = (onnx_runtime_int8, ("onnxruntime", "tokenizers"))
-    if "LLAMA_CPP" in os.environ:
+    if DEVICE.type == "cpu" and "LLAMA_CPP" in os.environ:
         peers["llama.cpp's server, Q8_0"] = (llama_cpp_q8_0, ())
     made = {}
     for name, (load, packages) in peers.items():
@@ -249,9 +250,10 @@ def llama_cpp_q8_0(folder: str) -> Score:
     convert = [python, tiny_models.__file__, "q8_0", str(copy)]
     subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
     options = ["-c", str(4 * MAX_LENGTH), "--threads", str(os.cpu_count() or 1), "--cache-ram", "0"]
-    server = running([python, llama_server.__file__, "-m", str(copy / "model.gguf"), *options])
-    url = server.__enter__()
-    atexit.register(server.__exit__, None, None, None)
+    servers = ExitStack()
+    atexit.register(servers.close)
+    command = [python, llama_server.__file__, "-m", str(copy / "model.gguf"), *options]
+    url = servers.enter_context(running(command))
     scorer = ServerScorer(url, dialect="completions", api_key=KEY, timeout=600)
 
     def score(query: str, texts: list[str]) -> list[float]:

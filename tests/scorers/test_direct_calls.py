@@ -26,6 +26,7 @@ SCORERS = [
     FallbackScorer(FakeScorer(), KeepOrder()),
     CascadeScorer(EmbeddedScorer(), FakeScorer(), keep=2),
 ]
+READ_THE_QUERY = [scorer for scorer in SCORERS if not isinstance(scorer, KeepOrder)]
 TEXTS = ["penguins eat krill", "markets fell", "penguins fly"]
 
 
@@ -42,11 +43,9 @@ def test_a_scorer_reads_an_iterator_to_its_end_and_refuses_what_holds_no_texts(
             asyncio.run(scorer.ascore("penguins", wrong))
 
 
-@pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: type(scorer).__name__)
+@pytest.mark.parametrize("scorer", READ_THE_QUERY, ids=lambda scorer: type(scorer).__name__)
 @pytest.mark.parametrize("query", [None, 5, b"penguins", ["penguins"], "", " \n"])
 def test_a_scorer_refuses_a_query_that_is_not_a_text(scorer: Scorer, query: Any) -> None:
-    if isinstance(scorer, KeepOrder):
-        pytest.skip("it reads no query")
     with pytest.raises(InvalidInputError, match="The query must be a string"):
         scorer.score(query, TEXTS)
     with pytest.raises(InvalidInputError, match="The query must be a string"):

@@ -22,7 +22,7 @@ __all__ = ["gain_of_threads", "map_in_threads", "worth_splitting"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_PROBE_LENGTHS = 64, 192  # tokens of the sequences of a batch: with equal ones, threads gain less
+_PROBE_LENGTHS = 64, 192  # tokens of the sequences of a batch, which differ as those of texts do
 _PROBE_ROUNDS = 5
 
 _LEAST_GAIN = 1.05
