@@ -9,8 +9,8 @@ query has 16 documents; on a CUDA device one query, and then each of 16, has 100
 implementations take turns within a round, and the best round is reported: on a machine that is
 busy with other things, compare the rows of one run, not those of two. Needs the extra `local`,
 sentence-transformers, 20 GB of memory and 9 GB of disk; with onnx, onnxscript and onnxruntime there
-is a row for ONNX Runtime, and with LLAMA_CPP=…/bin/python, of the environment that `make servers`
-makes, one for llama.cpp.
+is a row for ONNX Runtime, and on a CPU, with all layers and LLAMA_CPP=…/bin/python of the
+environment that `make servers` makes, one for llama.cpp.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def loaded(folder: str) -> dict[str, Implementation]:
         peers["LocalScorer, int8"] = (local_scorer_int8, ("torch", "transformers"))
     if DEVICE.type == "cpu" and all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         peers["ONNX Runtime, int8"] = (onnx_runtime_int8, ("onnxruntime", "tokenizers"))
-    if DEVICE.type == "cpu" and "LLAMA_CPP" in os.environ:
+    # A shallow random model repeats the last token, so that the server returns neither yes nor no.
+    if DEVICE.type == "cpu" and "LLAMA_CPP" in os.environ and GEOMETRY == GEOMETRY_0_6B:
         peers["llama.cpp's server, Q8_0"] = (llama_cpp_q8_0, ())
     made = {}
     for name, (load, packages) in peers.items():
