@@ -29,7 +29,6 @@ from tests.batch.conftest import started
 from tests.cli.process import environment
 
 ray = pytest.importorskip("ray")
-serve = pytest.importorskip("ray.serve")
 httpx = pytest.importorskip("httpx")
 
 pytestmark = [
@@ -86,6 +85,8 @@ def server(folder: Path) -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
+    from ray import serve
+
     from qwen_rerank.batch.serving import application
 
     with socket.socket() as free:
@@ -226,6 +227,7 @@ def test_a_full_queue_is_a_429_with_retry_after(server: str, folder: Path) -> No
 
 
 def test_invalid_options_are_named() -> None:
+
     from qwen_rerank.batch.serving import application
 
     with pytest.raises(InvalidInputError, match="max_queued_requests"):

@@ -8,9 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
-import matplotlib
 import pytest
-from matplotlib import pyplot
 from PIL import Image
 
 from qwen_rerank import InvalidInputError
@@ -128,6 +126,9 @@ def test_a_notebook_shows_the_plot_with_its_alternative_text(report: Report) -> 
 
 
 def test_other_plots_keep_their_style(report: Report) -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
     before = dict(matplotlib.rcParams)
     with matplotlib.style.context("dark_background"):
         dark = dict(matplotlib.rcParams)

@@ -13,7 +13,6 @@ from tests.scorers.local import WHY_SKIPPED
 from tests.scorers.local.conftest import During
 
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
-varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch is too old")
 
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -61,6 +60,12 @@ def plain_varlen_attn(
     return torch.cat(parts)
 
 
+@pytest.fixture
+def varlen() -> Any:
+    """torch's module, which takes seconds to import."""
+    return pytest.importorskip("torch.nn.attention.varlen", reason="this torch is too old")
+
+
 @pytest.fixture(autouse=True)
 def forget_devices() -> Iterator[None]:
     can_attend_packed.cache_clear()
@@ -69,7 +74,7 @@ def forget_devices() -> Iterator[None]:
 
 
 def test_packed_attention_has_the_same_scores(
-    shared: LocalScorer, monkeypatch: pytest.MonkeyPatch
+    shared: LocalScorer, varlen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = shared.score(QUERY, TEXTS).values
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen_attn)
@@ -78,7 +83,9 @@ def test_packed_attention_has_the_same_scores(
     assert shared.score(QUERY, TEXTS).values == pytest.approx(expected, abs=1e-6)
 
 
-def test_packed_attention_is_used_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_attention_is_used_where_it_works(
+    varlen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", plain_varlen_attn)
     assert can_attend_packed(CPU, torch.float32)
     assert can_attend_packed(CPU, torch.bfloat16)
@@ -90,7 +97,7 @@ def with_other_values(q: Any, k: Any, v: Any, *args: Any, **options: Any) -> Any
 
 @pytest.mark.parametrize("other", [None, with_other_values], ids=["missing", "wrong"])
 def test_packed_attention_is_not_used_where_it_is_missing_or_wrong(
-    monkeypatch: pytest.MonkeyPatch, other: Any
+    varlen: Any, monkeypatch: pytest.MonkeyPatch, other: Any
 ) -> None:
     if other is not None:
         monkeypatch.setattr(varlen, "varlen_attn", other)
