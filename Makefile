@@ -4,7 +4,12 @@ PYTHON ?= python3
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 IS_NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit("This needs Python 3.11 or newer, not %d.%d. Choose one: make PYTHON=python3.12" % sys.version_info[:2])
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := -m pip --disable-pip-version-check
+INSTALL := $(BIN)/python $(PIP) install --quiet
+# uv takes a fifth of pip's time. It doesn't read pip's configuration, which may name a mirror.
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(addprefix --default-index=,$(MIRROR))
+MIRROR = $(or $(PIP_INDEX_URL),$(shell $(BIN)/python $(PIP) config get global.index-url 2>/dev/null))
+EXAMPLES := --editable '.[langchain,llamaindex,embedded]' --requirement examples/requirements.txt
 MULTILINGUAL := $(INSTALL) --no-deps --require-hashes --requirement requirements-multilingual.txt
 # Installs LocalScorer's packages on Python 3.11 only; on other versions its tests are skipped.
 LOCAL = $(shell $(BIN)/python -c 'import sys; print("local" * (sys.version_info[:2] == (3, 11)))')
@@ -111,8 +116,8 @@ clean:
 # One stamp file per set of packages; a set is reinstalled when its prerequisites change.
 .venv/examples: pyproject.toml examples/requirements.txt requirements-multilingual.txt | .venv/pip
 	@echo "Installing the examples' packages into .venv …"
-	$(INSTALL) --no-compile --editable '.[langchain,llamaindex,embedded]' --requirement examples/requirements.txt
-	$(MULTILINGUAL)
+	@$(UV_INSTALL) $(EXAMPLES) --requirement requirements-multilingual.txt || \
+		{ $(INSTALL) --no-compile $(EXAMPLES) && $(MULTILINGUAL); }
 	@touch $@
 
 .venv/lint: pyproject.toml constraints.txt requirements-multilingual.txt | .venv/pip
@@ -155,10 +160,14 @@ clean:
 	@touch $@
 
 # pip supports dependency groups since 25.1. Older ones also take three times as long to resolve ours.
+# A pip outside installs one in half the time that ensurepip takes; it may be missing, or too old to do so.
 .venv/pip: | .venv/bin/python
-	$(INSTALL) --no-compile 'pip>=25.1'
+	@echo "Installing pip and uv into .venv …"
+	@$(PYTHON) $(PIP) --python $(BIN)/python install --quiet --no-compile --only-binary uv 'pip>=25.1' uv 2>/dev/null || \
+		{ $(BIN)/python -m ensurepip >/dev/null && $(INSTALL) --no-compile 'pip>=25.1' && \
+		{ $(INSTALL) --no-compile --only-binary uv uv || true; }; }
 	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c '$(IS_NEW_ENOUGH)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --without-pip .venv
