@@ -248,13 +248,13 @@ def test_texts_of_any_length_are_sent_without_counting_tokens(vllm: Server) -> N
     code = (
         "import sys, qwen_rerank\n"
         f"scorer = qwen_rerank.ServerScorer({vllm.root!r}, dialect='vllm')\n"
-        "texts = ['文字' * 5_000 + str(index) for index in range(200)]\n"
-        "assert len(scorer.score('q', texts).values) == 200\n"
+        "texts = ['文字' * 5_000 + str(index) for index in range(50)]\n"
+        "assert len(scorer.score('q', texts).values) == 50\n"
         "assert not {'dashscope', 'tiktoken'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
-    assert [len(request.body["documents"]) for request in vllm.received] == [25] * 8
+    assert [len(request.body["documents"]) for request in vllm.received] == [50]
 
 
 def test_half_a_surrogate_pair_is_refused_before_sending(vllm: Server) -> None:
