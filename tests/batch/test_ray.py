@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from qwen_rerank import (
     DashScopeScorer,
@@ -26,10 +25,10 @@ from qwen_rerank import (
 from qwen_rerank.batch import UsageTotal, rerank_dataset
 from qwen_rerank.cli.app import run
 from qwen_rerank.evaluation import read_run
-from qwen_rerank.testing.loopback import LoopbackDashScope
+from qwen_rerank.testing.faults import hangs
+from qwen_rerank.testing.loopback import SERVER, LoopbackDashScope
 from tests.batch.conftest import started
-from tests.batch.driver import rerank
-from tests.cli.process import environment
+from tests.cli.process import COMMAND, environment
 from tests.support.interpreter import ROOT
 from tests.support.scorers import ByLength, Paid, paid
 
@@ -44,45 +43,46 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 
-QUERIES = 40
+QUERIES, MANY = 40, 256
 TEXTS = ["cars drive", "penguins eat krill", "krill live in the sea", " "]
 
 
 @pytest.fixture(scope="module")
-def simulated() -> Iterator[Any]:
+def service() -> Iterator[LoopbackDashScope]:
+    """A loopback DashScope, to which the environment of the cluster points."""
+    with LoopbackDashScope() as server:
+        yield server
+
+
+def environment_for(service: LoopbackDashScope) -> dict[str, str]:
+    own = {"DASHSCOPE_BASE_URL": service.base_url, "DASHSCOPE_API_KEY": service.key}
+    return {"PYTHONPATH": environment()["PYTHONPATH"], **own}
+
+
+@pytest.fixture(scope="module")
+def cluster(service: LoopbackDashScope) -> Iterator[Any]:
     """A simulated cluster: a node for the driver and two more. One of these is killed at the end.
 
     Nearly all the time goes into starting processes, so workers are kept for the next job, and into
-    noticing that a node is dead, so its health is checked often.
+    noticing that a node is dead, so its health is checked often. This process is connected to it.
     """
-    changed = {"PYTHONPATH": environment()["PYTHONPATH"]}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)  # for the workers
-    size = {"object_store_memory": 100_000_000, "include_log_monitor": False}
+    size = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_log_monitor": False}
     kept = {"idle_worker_killing_time_threshold_ms": 600_000, "num_workers_soft_limit": 12}
     kept |= {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    head = {"num_cpus": 2, "include_dashboard": False, "no_monitor": True, **size}
-    head["_system_config"] = kept
-    cluster = started(partial(Cluster, initialize_head=True, head_node_args=head), ray.shutdown)
-    for _ in range(2):
-        started(partial(cluster.add_node, wait=False, num_cpus=1, **size), lambda: None)
-    cluster.wait_for_nodes(timeout=120)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
-
-
-@pytest.fixture
-def cluster(simulated: Any) -> Any:
-    """The cluster, to which this process is connected."""
-    if not ray.is_initialized():
-        ray.init(address=simulated.address, log_to_driver=False, configure_logging=False)
+    head = {"include_dashboard": False, "no_monitor": True, **size, "_system_config": kept}
+    with pytest.MonkeyPatch.context() as changed:
+        for name, value in environment_for(service).items():
+            changed.setenv(name, value)  # for the workers
+        make = partial(Cluster, initialize_head=True, head_node_args=head)
+        cluster = started(make, ray.shutdown)
+        for _ in range(2):
+            started(partial(cluster.add_node, wait=False, **size), lambda: None)
+        cluster.wait_for_nodes(timeout=120)
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
-    return simulated
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def rows(count: int = QUERIES) -> list[dict[str, Any]]:
@@ -119,50 +119,6 @@ def check(results: Sequence[dict[str, Any]], scorer: Scorer, top_n: int | None =
 def write(path: Path, entries: Sequence[Any]) -> Path:
     path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
     return path
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    """A run of 8 queries with 4 documents each, and the texts in BEIR's format."""
-    run = tmp_path / "bm25.run"
-    run.write_text(
-        "".join(
-            f"q{query} Q0 d{(query + rank) % 6} {rank} {-rank} bm25\n"
-            for query in range(8)
-            for rank in range(4)
-        )
-    )
-    return {
-        "run": run,
-        "queries": write(
-            tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": f"krill {n}"} for n in range(9)]
-        ),
-        "corpus": write(
-            tmp_path / "corpus.jsonl",
-            [{"_id": f"d{n}", "title": "T", "text": f"krill {'x ' * n}"} for n in range(7)],
-        ),
-    }
-
-
-def test_the_command_writes_the_same_run_on_ray_as_in_one_process(
-    simulated: Any, files: dict[str, Path], tmp_path: Path
-) -> None:
-    def rerank(name: str, *options: object) -> dict[str, dict[str, float]]:
-        arguments = [
-            "run", "--candidates", files["run"], "--queries", files["queries"],
-            "--corpus", files["corpus"], "-o", tmp_path / name, "--scorer", "embedded", *options,
-        ]  # fmt: skip
-        with pytest.raises(SystemExit) as ended:
-            run(list(map(str, arguments)))
-        assert not ended.value.code
-        return read_run(tmp_path / name)
-
-    ray.shutdown()  # the command connects by itself
-    one = rerank("one.run")
-    many = rerank("ray.run", "--engine", "ray", "--address", simulated.address, "--actors", 2)
-    assert one == many
-    assert [list(one[id_].items()) for id_ in one] == [list(many[id_].items()) for id_ in one]
-    assert not list(tmp_path.glob("ray.run?*"))
 
 
 def test_rows_are_those_of_one_process_and_usage_is_summed(cluster: Any) -> None:
@@ -217,39 +173,70 @@ def test_invalid_arguments_are_named(cluster: Any) -> None:
             rerank_dataset(ds, **{"scorer": EmbeddedScorer, **options})
 
 
-DRIVER = """
-import sys
-import ray
-from tests.batch.driver import rerank
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str | Path]:
+    """Options: a run of 256 queries with 4 documents each, and the texts in BEIR's format."""
+    run = "".join(
+        f"q{query} Q0 d{(query + rank) % 6} {rank} {-rank} bm25\n"
+        for query in range(MANY)
+        for rank in range(4)
+    )
+    queries = [{"_id": f"q{n}", "text": f"krill {n}"} for n in range(MANY + 1)]
+    corpus = [{"_id": f"d{n}", "title": "T", "text": f"score=0.{n * 5 % 7}"} for n in range(7)]
+    (tmp_path / "bm25.run").write_text(run)
+    return [
+        "--candidates", tmp_path / "bm25.run",
+        "--queries", write(tmp_path / "queries.jsonl", queries),
+        "--corpus", write(tmp_path / "corpus.jsonl", corpus),
+    ]  # fmt: skip
 
-ray.init(address=sys.argv[1], log_to_driver=False)
-rerank(sys.argv[2])
-"""
+
+ANSWERED, HELD = 150, 8
+"""How many requests the service answers before the driver is killed, and how many it holds back."""
 
 
-def wait_for_file(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    while not list(folder.glob("*.parquet")):
-        assert process.poll() is None
-        time.sleep(0.02)
+async def answers(request: web.Request, body: dict[str, Any]) -> web.Response:
+    return web.json_response(request.app[SERVER].ranking(body))
 
 
-def test_after_the_driver_is_killed_checkpointed_rows_are_not_paid_for_again(
-    cluster: Any, tmp_path: Path
+def test_a_command_whose_driver_was_killed_continues_and_writes_the_run_of_one_process(
+    cluster: Any,
+    service: LoopbackDashScope,
+    inputs: list[str | Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "in").mkdir()
-    for start in range(0, QUERIES, 4):
-        part = pyarrow.Table.from_pylist(rows()[start : start + 4])
-        parquet.write_table(part, tmp_path / "in" / f"{start}.parquet")
-    command = [sys.executable, "-c", DRIVER, cluster.address, str(tmp_path)]
-    out = tmp_path / "out"
-    with subprocess.Popen(command, env=environment(), cwd=ROOT) as driver:
-        wait_for_file(out, driver)
+    for name, value in environment_for(service).items():
+        monkeypatch.setenv(name, value)
+    one, many = tmp_path / "one.run", tmp_path / "ray.run"
+    on_one = ["run", *map(str, inputs), "-o", str(one)]
+    on_ray = ["run", *map(str, inputs), "-o", str(many)]
+    on_ray += ["--engine", "ray", "--address", cluster.address]
+    finish(on_one)
+    service.received.clear()
+    service.faults.extend([answers] * ANSWERED + [hangs] * HELD)
+    reranked = tmp_path / "ray.run.ray" / "reranked"
+    with subprocess.Popen([*COMMAND, *on_ray], env=environment(), cwd=ROOT) as driver:
+        while len(service.received) < ANSWERED + HELD or not list(reranked.glob("*.parquet")):
+            assert driver.poll() is None
+            time.sleep(0.02)
         driver.kill()
-    written = parquet.read_table(out).num_rows
-    rerank(str(tmp_path))
-    check(parquet.read_table(out).to_pylist(), ByLength())
-    assert 0 < written < QUERIES
-    assert 0 <= len(paid(tmp_path / "paid")) - QUERIES <= QUERIES - written
+    written = parquet.read_table(reranked).num_rows
+    assert 0 < written <= ANSWERED
+    finish(on_ray)
+    assert ordered(many) == ordered(one)
+    assert len(service.received) <= ANSWERED + HELD + MANY - written
+    assert not list(tmp_path.glob("ray.run?*"))
+
+
+def ordered(run: Path) -> dict[str, list[tuple[str, float]]]:
+    return {query_id: list(scores.items()) for query_id, scores in read_run(run).items()}
+
+
+def finish(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    assert not ended.value.code
 
 
 def test_after_a_node_is_killed_every_row_comes_once(cluster: Any, tmp_path: Path) -> None:

@@ -173,11 +173,13 @@ def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker)
 
 @contextmanager
 def _ray(address: str | None, output: Output) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine."""
+    """Connect to a Ray cluster, or start one on this machine, unless this process is connected."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = imported_ray()
-    with output.status("Starting Ray …"):
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        with output.status("Starting Ray …"):
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = output.shows_progress
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
@@ -185,7 +187,8 @@ def _ray(address: str | None, output: Output) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None
     finally:
-        ray.shutdown()
+        if not was_connected:
+            ray.shutdown()
 
 
 def _cause(error: Exception) -> Exception:
