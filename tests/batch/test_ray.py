@@ -64,11 +64,13 @@ def cluster(service: LoopbackDashScope) -> Iterator[Any]:
     """A simulated cluster: a node for the driver and two more. One of these is killed at the end.
 
     Nearly all the time goes into starting processes, so workers are kept for the next job, and into
-    noticing that a node is dead, so its health is checked often. This process is connected to it.
+    waiting for dead nodes and dying workers, so neither is waited for as long as usual. This
+    process is connected to the cluster.
     """
     size = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_log_monitor": False}
     kept = {"idle_worker_killing_time_threshold_ms": 600_000, "num_workers_soft_limit": 12}
     kept |= {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+    kept |= {"kill_worker_timeout_milliseconds": 100}
     head = {"include_dashboard": False, "no_monitor": True, **size, "_system_config": kept}
     with pytest.MonkeyPatch.context() as changed:
         for name, value in environment_for(service).items():
