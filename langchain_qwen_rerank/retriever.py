@@ -10,7 +10,8 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from langchain_core.runnables import Runnable, RunnableParallel
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel
+from langchain_core.runnables.config import ensure_config, patch_config
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict, model_validator
 
@@ -29,8 +30,8 @@ class QwenRerankRetriever(BaseRetriever):
     Works like ContextualCompressionRetriever, without the langchain-classic package. Asynchronous
     calls use the retrievers' asynchronous methods, and several retrievers run concurrently.
 
-    `invoke` and `ainvoke` also take `top_n` and `min_score`, for one call. Other arguments are
-    passed on to the retrievers.
+    `invoke` and `ainvoke` also take `top_n` and `min_score`, for one call. Other arguments, and the
+    config, are passed on to the retrievers.
 
     If the first stage is a vector store's own retriever, its scores are kept: see
     `keep_retrieval_score`. They are what the store's `similarity_search_with_score` returns: a
@@ -88,20 +89,54 @@ class QwenRerankRetriever(BaseRetriever):
                 )
         return self
 
+    def invoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """Retrieve and rerank documents.
+
+        Args:
+            input: The query.
+            config: The config of the call, which the retrievers get too.
+            kwargs: `top_n` and `min_score` for this call; others are passed on to the retrievers.
+
+        Returns:
+            See `QwenRerank.compress_documents`, also for the errors.
+        """
+        # LangChain would pass on the callbacks alone, and not what is configured.
+        return super().invoke(input, config, call_config=ensure_config(config), **kwargs)
+
+    async def ainvoke(
+        self, input: str, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """The same as `invoke`, without blocking the event loop."""
+        return await super().ainvoke(input, config, call_config=ensure_config(config), **kwargs)
+
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        call_config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         callbacks, split = run_manager.get_child(), self._split(kwargs)
-        documents = self._first_stage(split.search).invoke(query, {"callbacks": callbacks})
+        config = patch_config(call_config, callbacks=callbacks)
+        documents = self._first_stage(split.search).invoke(query, config)
         if not isinstance(self.compressor, QwenRerank):
             return list(self.compressor.compress_documents(documents, query, callbacks))
         return self.compressor.compress_documents(documents, query, callbacks, **split.call)
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        call_config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         callbacks, split = run_manager.get_child(), self._split(kwargs)
-        documents = await self._first_stage(split.search).ainvoke(query, {"callbacks": callbacks})
+        config = patch_config(call_config, callbacks=callbacks)
+        documents = await self._first_stage(split.search).ainvoke(query, config)
         if not isinstance(self.compressor, QwenRerank):
             return list(await self.compressor.acompress_documents(documents, query, callbacks))
         return await self.compressor.acompress_documents(documents, query, callbacks, **split.call)

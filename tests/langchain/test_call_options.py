@@ -146,6 +146,21 @@ def test_a_chains_config_can_choose_options(invoke: Invoke) -> None:
     assert texts(invoke(chain.bind(top_n=3), QUERY)) == ["score=0.9", "score=0.7", "score=0.5"]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_calls_config_reaches_the_first_stage(invoke: Invoke, several: bool) -> None:
+    store = Distances()
+    search = ConfigurableField(id="search")
+    found = store.as_retriever().configurable_fields(search_kwargs=search)
+    retriever = QwenRerankRetriever(
+        base_retriever={"a": found, "b": found} if several else found,
+        compressor=QwenRerank(scorer=FakeScorer()),
+    )
+    config = {"configurable": {"search": {"k": 2}}}
+    assert texts(invoke(retriever, QUERY, config)) == TEXTS[:2]
+    assert texts(invoke(retriever.with_config(config) | list, QUERY)) == TEXTS[:2]
+    assert {asked["k"] for asked in store.asked} == {2}
+
+
 # --- The first stage
 
 
