@@ -12,11 +12,10 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel
 from langchain_core.runnables.config import ensure_config, patch_config
-from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict, model_validator
 
 from langchain_qwen_rerank.compressor import QwenRerank
-from langchain_qwen_rerank.first_stage import with_k, with_scores
+from langchain_qwen_rerank.first_stage import has_vector_store, with_k, with_scores
 from qwen_rerank import InvalidInputError, Scorer
 from qwen_rerank.options import CallArguments, check_options, new_by_name
 from qwen_rerank.validation import check_whole
@@ -36,6 +35,7 @@ class QwenRerankRetriever(BaseRetriever):
     If the first stage is a vector store's own retriever, its scores are kept: see
     `keep_retrieval_score`. They are what the store's `similarity_search_with_score` returns: a
     similarity, or a distance, of which lower is better. `blend` uses the rank, so either is fine.
+    It can be wrapped by `with_config`, `bind`, `with_retry` or `with_fallbacks`.
 
     Attributes:
         base_retriever: The first stage: any retriever, or a Runnable from query to documents; or
@@ -82,7 +82,7 @@ class QwenRerankRetriever(BaseRetriever):
             )
         if self.fetch_k is not None:
             check_whole("fetch_k", self.fetch_k, at_least=1)
-            if not any(isinstance(each, VectorStoreRetriever) for each in self._retrievers()):
+            if not any(map(has_vector_store, self._retrievers())):
                 raise ValueError(
                     "fetch_k sets the k of a VectorStoreRetriever, got "
                     f"{type(self.base_retriever).__name__}. Set the number of documents there."
@@ -168,11 +168,10 @@ class QwenRerankRetriever(BaseRetriever):
 
     def _prepared(self, retriever: RetrieverLike, kwargs: dict[str, Any]) -> RetrieverLike:
         """Return the retriever as this call uses it."""
-        if isinstance(retriever, VectorStoreRetriever):
-            if self.fetch_k is not None:
-                retriever = with_k(retriever, self.fetch_k)
-            if isinstance(self.compressor, QwenRerank):
-                retriever = with_scores(retriever)
+        if self.fetch_k is not None:
+            retriever = with_k(retriever, self.fetch_k)
+        if isinstance(self.compressor, QwenRerank):
+            retriever = with_scores(retriever)
         return retriever.bind(**kwargs) if kwargs else retriever
 
 

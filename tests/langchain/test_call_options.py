@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForRetr
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import ConfigurableField, Runnable
+from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
 
@@ -159,6 +159,33 @@ def test_a_calls_config_reaches_the_first_stage(invoke: Invoke, several: bool) -
     assert texts(invoke(retriever, QUERY, config)) == TEXTS[:2]
     assert texts(invoke(retriever.with_config(config) | list, QUERY)) == TEXTS[:2]
     assert {asked["k"] for asked in store.asked} == {2}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda found: found.with_config(tags=["mine"]).with_retry(),
+        lambda found: found.bind(filter="new").with_fallbacks([found]),
+        lambda found: RunnableLambda(fails).with_fallbacks([found]),
+    ],
+    ids=["retry", "bind", "fallback"],
+)
+def test_a_wrapped_vector_store_has_its_fetch_k_and_its_scores(
+    invoke: Invoke, wrapped: Callable[[BaseRetriever], Any]
+) -> None:
+    store = Distances()
+    retriever = QwenRerankRetriever(
+        base_retriever=wrapped(store.as_retriever()),
+        compressor=QwenRerank(scorer=FakeScorer(), keep_retrieval_score=True, top_n=1),
+        fetch_k=5,
+    )
+    (best,) = invoke(retriever, QUERY)
+    assert best.metadata == {"retrieval_score": 1.5, "relevance_score": 0.9}
+    assert [asked["k"] for asked in store.asked] == [5]
+
+
+def fails(query: str) -> list[Document]:
+    raise ConnectionError
 
 
 # --- The first stage
