@@ -20,7 +20,7 @@ from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.records import flattened
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.settings import PluginSettings
-from qwen_rerank.validation import is_finite, list_of
+from qwen_rerank.validation import finite_float, is_finite, list_of
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -229,12 +229,12 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
     def _retrieval_score(self, document: Document) -> float | None:
         values = map(document.metadata.get, RETRIEVAL_SCORES)
-        return next(filter(is_finite, values), None)
+        return finite_float(next(filter(is_finite, values), None))
 
     def _ranked(self, documents: Sequence[Document], ranking: RankedIndices) -> list[Document]:
         """Copies of the ranking's documents, with their scores and kept values in the metadata."""
         chosen = list(map(documents.__getitem__, ranking.indices))
-        scores = ranking.scores_or(map(_shown_score, chosen))
+        scores = ranking.scores_or(document.metadata.get(SCORE) for document in chosen)
         rows = zip(chosen, scores, self._kept(documents, ranking), strict=True)
         return [
             with_metadata(document, {**document.metadata, **kept, SCORE: score})
@@ -244,12 +244,6 @@ class QwenRerank(PluginSettings, BaseDocumentCompressor):
 
 _content = attrgetter("page_content")
 _metadata = attrgetter("metadata")
-
-
-def _shown_score(document: Document) -> float | None:
-    """Return the score that a document has already, if it is a number."""
-    score = document.metadata.get(SCORE)
-    return score if is_finite(score) else None
 
 
 def _config(callbacks: Callbacks | None) -> RunnableConfig:

@@ -23,7 +23,7 @@ from qwen_rerank.ranking.candidates import Candidates
 from qwen_rerank.ranking.engine import MANY, offloaded
 from qwen_rerank.ranking.result import RankedIndices
 from qwen_rerank.settings import PluginSettings
-from qwen_rerank.validation import list_of
+from qwen_rerank.validation import finite_float, list_of
 
 __all__ = ["QwenRerank"]
 
@@ -190,7 +190,7 @@ class QwenRerank(PluginSettings, BaseNodePostprocessor):
         ]
 
     def _retrieval_score(self, document: NodeWithScore) -> float | None:
-        return document.score
+        return finite_float(document.score)
 
 
 _MORE = "Let the first stage return more, with similarity_top_k=, whose default is 2."

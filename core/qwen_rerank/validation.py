@@ -19,6 +19,7 @@ __all__ = [
     "check_text",
     "check_top_n",
     "check_whole",
+    "finite_float",
     "is_finite",
     "is_utf8",
     "list_of",
@@ -37,6 +38,11 @@ def is_finite(value: object) -> TypeGuard[float]:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
+
+
+def finite_float(value: object) -> float | None:
+    """Return a number, such as a NumPy scalar, as a float; None for NaN, infinity and the rest."""
+    return float(value) if is_finite(value) else None
 
 
 def list_of(name: str, things: Iterable[object], kind: type[T], remedy: str) -> list[T]:

@@ -7,15 +7,17 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy
 import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import ValidationError
 
 from langchain_qwen_rerank import QwenRerank, QwenRerankRetriever
-from qwen_rerank import Passage, Scorer, Scores
+from qwen_rerank import KeepOrder, Passage, Scorer, Scores
 from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.langchain.test_retrievers import Invoke, invoke, texts_of  # noqa: F401
 
@@ -177,3 +179,14 @@ def test_the_retrieval_score_is_kept_when_asked(
     assert ranked.metadata == {**metadata, "relevance_score": 0.5, "retrieval_score": kept}
     (plain,) = compress(QwenRerank(scorer=Cut()), found, QUERY)
     assert "retrieval_score" not in plain.metadata
+
+
+def test_a_retrieval_score_of_numpy_is_returned_as_a_float_that_can_be_saved(
+    compress: Compress,
+) -> None:
+    found = [Document(page_content="x", metadata={"relevance_score": numpy.float32(0.5)})]
+    serializer = JsonPlusSerializer()
+    for scorer in (Cut(), KeepOrder()):
+        ranked = compress(QwenRerank(scorer=scorer, keep_retrieval_score=True), found, QUERY)
+        assert serializer.loads_typed(serializer.dumps_typed(ranked)) == ranked
+        assert {type(value) for value in ranked[0].metadata.values()} == {float}

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy
 import pytest
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import (
@@ -21,7 +22,7 @@ from llama_index.core.schema import (
 )
 
 from llamaindex_qwen_rerank import QwenRerank
-from qwen_rerank import InvalidInputError, Passage, Scorer, Scores, ServiceError
+from qwen_rerank import InvalidInputError, KeepOrder, Passage, Scorer, Scores, ServiceError
 from qwen_rerank.testing import FakeScorer, PostprocessorTests
 from qwen_rerank.testing.faults import refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope
@@ -274,6 +275,16 @@ def test_a_kept_retrieval_score_is_out_of_the_models_sight(
     assert ranked.node.metadata == {"page": 1, "retrieval_score": 0.77}
     assert ranked.node.get_content(MetadataMode.LLM) == "score=0.2 "
     assert ranked.node.get_content(MetadataMode.EMBED) == "page: 1\n\nscore=0.2"
+
+
+def test_a_retrieval_score_of_numpy_is_returned_as_a_float(postprocess: Postprocess) -> None:
+    found = node("krill", 0.0)
+    found.score = numpy.float32(0.5)
+    for scorer in (FakeScorer(), KeepOrder()):
+        rerank = QwenRerank(scorer=scorer, keep_retrieval_score=True)
+        (ranked,) = postprocess(rerank, [found], query_str=QUERY)
+        assert {type(ranked.score), type(ranked.metadata["retrieval_score"])} == {float}
+    assert ranked.score == 0.5
 
 
 def test_a_second_reranking_sends_no_kept_score(

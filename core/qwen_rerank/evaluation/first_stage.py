@@ -12,7 +12,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.evaluation.runs import BestFirst, rankings_by_query, sorted_by_score
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.threads import to_thread
-from qwen_rerank.validation import is_finite
+from qwen_rerank.validation import finite_float, is_finite
 
 __all__ = ["CONTENT", "AnyRun", "FirstStage", "RecordReader", "Results", "Retriever", "best_first"]
 
@@ -137,8 +137,7 @@ def best_first(records: Iterable[Record]) -> BestFirst:
     """Return the ids of the records with their scores; of several with one id, the first counts."""
     ranking = BestFirst()
     for record in records:
-        score = float(record.score) if is_finite(record.score) else None
-        ranking.setdefault(str(record.id), score)
+        ranking.setdefault(str(record.id), finite_float(record.score))
     return ranking
 
 

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from qwen_rerank.ranking.records import Record
 from qwen_rerank.scorers.base import Passage, Usage
+from qwen_rerank.validation import finite_float
 
 __all__ = ["Outcome", "RankedIndices", "Ranking"]
 
@@ -65,16 +66,16 @@ class RankedIndices(Outcome):
     lists: list[Mapping[str, int]] | None = None
     blank: int = 0
 
-    def scores_or(self, retrieval_scores: Iterable[float | None]) -> list[float | None]:
+    def scores_or(self, retrieval_scores: Iterable[object]) -> list[float | None]:
         """Return the scores, or `retrieval_scores` if no model scored the documents.
 
         Args:
-            retrieval_scores: The first stage's score per index.
+            retrieval_scores: The first stage's score per index. What is not a number becomes None.
         """
         if not self.unranked:
             return self.scores
         ranked = len(self.indices) - self.blank
-        return [*islice(retrieval_scores, ranked), *[None] * self.blank]
+        return [*map(finite_float, islice(retrieval_scores, ranked)), *[None] * self.blank]
 
     @property
     def outcome(self) -> dict[str, Any]:
