@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ def scores(folder: Path | str) -> list[float]:
         return scorer.score(QUERY, TEXTS).values
 
 
-def train(model: Any, folder: Path, task: str) -> list[float]:
+def train(
+    model: Any, folder: Path, task: str, targets: Sequence[str] = ("q_proj", "down_proj")
+) -> list[float]:
     """Save an adapter of the model as PEFT does, and return the scores that it should have."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         config = peft.LoraConfig(
-            r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type=task
+            r=4, target_modules=targets, init_lora_weights=False, task_type=task
         )
         adapted = peft.get_peft_model(model, config)
     adapted.save_pretrained(folder)
@@ -56,9 +59,12 @@ def adapter(base: Path, tmp_path: Path) -> Path:
 
 
 def rename_base(adapter: Path, base: Path | str) -> None:
+    reconfigure(adapter, base_model_name_or_path=str(base))
+
+
+def reconfigure(adapter: Path, **changes: Any) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = str(base)
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_config.json").write_text(json.dumps(config | changes))
 
 
 def test_an_adapter_is_merged_into_the_base_that_it_names_or_that_is_beside_it(
@@ -78,10 +84,43 @@ def test_an_adapter_that_classifies_brings_its_head(base: Path, tmp_path: Path) 
     assert scores(tmp_path / "adapter") == expected
 
 
-def test_an_adapter_whose_base_is_gone_says_what_to_change(adapter: Path) -> None:
-    rename_base(adapter, "/gone")
-    with pytest.raises(InvalidInputError, match=r"base model of .*/gone.*adapter_config.json"):
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning")
+def test_an_adapter_of_the_head_does_not_change_the_embeddings_that_share_its_weights(
+    base: Path, tmp_path: Path, target: str
+) -> None:
+    """Nor the other way round: it equals the model whose weights were never shared."""
+    tied = Qwen3ForCausalLM.from_pretrained(base)
+    train(tied, tmp_path / "adapter", "CAUSAL_LM", [target])
+    weights = Qwen3ForCausalLM.from_pretrained(base)
+    untied = tiny_qwen.random_model(tie_word_embeddings=False)
+    untied.load_state_dict(weights.state_dict())
+    tiny_qwen.save(tmp_path / "untied", untied)
+    rename_base(tmp_path / "adapter", base)
+    expected = peft.PeftModel.from_pretrained(untied, tmp_path / "adapter").merge_and_unload()
+    expected_scores = scores(tiny_qwen.save(tmp_path / "expected", expected))
+    assert scores(tmp_path / "adapter") == pytest.approx(expected_scores, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["/gone", "Qwen/Qwen3-Rerankr-0.6B", ""])
+def test_an_adapter_whose_base_is_gone_says_what_to_change(adapter: Path, name: str) -> None:
+    rename_base(adapter, name)
+    with pytest.raises(InvalidInputError, match=rf"base model of .*{name}.*adapter_config.json"):
         scores(adapter)
+
+
+def test_an_adapter_for_something_else_is_refused(adapter: Path) -> None:
+    reconfigure(adapter, task_type="FEATURE_EXTRACTION")
+    with pytest.raises(InvalidInputError, match="is an adapter for the task 'FEATURE_EXTRACTION'"):
+        scores(adapter)
+
+
+def test_an_adapter_of_a_model_with_more_layers_is_refused(base: Path, tmp_path: Path) -> None:
+    deeper = tiny_qwen.random_model(num_hidden_layers=4)
+    train(deeper, tmp_path / "adapter", "CAUSAL_LM")
+    rename_base(tmp_path / "adapter", base)
+    with pytest.raises(InvalidInputError, match=r"no weights for .*layers\.3\..*trained on this"):
+        scores(tmp_path / "adapter")
 
 
 def test_an_adapter_without_weights_or_with_those_of_another_model_is_refused(

@@ -17,6 +17,7 @@ from tests.scorers.local import WHY_SKIPPED
 torch = pytest.importorskip("torch", reason=WHY_SKIPPED)
 
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -39,6 +40,31 @@ def test_an_untied_head_is_used(tmp_path: Path) -> None:
     untied = tiny_qwen.save(tmp_path / "untied", model)
     values = [LocalScorer(str(path)).score("q", ["a"]).values for path in (tied, untied)]
     assert values[0] != values[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("~nobody-is-called-so/model", r"home directory\. Pass a folder"),
+        ("x" * 5_000, r"too long.*Pass a folder"),
+        ("https://huggingface.co/Qwen/Qwen3-Reranker-0.6B", r"it is a URL\. Pass the model's id"),
+    ],
+    ids=["another's home", "too long", "a URL"],
+)
+def test_a_name_that_is_neither_a_folder_nor_an_id_is_refused(model: str, why: str) -> None:
+    with pytest.raises(InvalidInputError, match=why):
+        LocalScorer(model)
+
+
+def test_a_folder_that_can_not_be_listed_is_named(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:  # root may list any folder
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InvalidInputError, match=r": Permission denied: .*that this process may"):
+        LocalScorer(folder)
 
 
 @pytest.mark.parametrize("model", ["./nope", "~/nope", "some/where/nope"])
@@ -74,6 +100,39 @@ def lose_a_shard(folder: Path) -> None:
     sorted(folder.glob("model-*"))[-1].unlink()
 
 
+def break_the_index(folder: Path) -> None:
+    remove("model*")(folder)
+    tiny_qwen.random_model().save_pretrained(folder, max_shard_size="200KB")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": 1}}')
+
+
+def need_code(folder: Path) -> None:
+    (folder / "code.py").write_text("raise AssertionError('this code must not run')")
+    rewrite_config(model_type="other", auto_map={"AutoConfig": "code.Config"})(folder)
+
+
+def rewrite_weights(name: str, value: Any) -> Any:
+    def change(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        save_file(weights | {name: value}, folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def rewrite_tokenizer(old: str, new: str) -> Any:
+    def change(folder: Path) -> None:
+        text = (folder / "tokenizer.json").read_text()
+        assert old in text
+        (folder / "tokenizer.json").write_text(text.replace(old, new))
+
+    return change
+
+
+def store_code_in_weights(folder: Path) -> None:
+    remove("model*")(folder)
+    torch.save({"lm_head.weight": print}, folder / "pytorch_model.bin")
+
+
 def convert_to_onnx(folder: Path) -> None:
     remove("model*")(folder)
     (folder / "onnx").mkdir()
@@ -107,6 +166,57 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
         InvalidInputError,
         r"tokenizer\.json is a Git LFS pointer.*git lfs pull",
     ),
+    "a config that is not an object": (
+        damage(b"null", "config.json"),
+        InvalidInputError,
+        r"config\.json is missing, damaged or incomplete.*Download it again",
+    ),
+    "a config of another type": (
+        rewrite_config(architectures=3),
+        InvalidInputError,
+        r"Could not load the model.*Compare the folder with the model as its authors",
+    ),
+    "a config that names its reason below": (
+        rewrite_config(vocab_size="many"),
+        InvalidInputError,
+        "many",
+    ),
+    "a config with a few positions": (
+        rewrite_config(max_position_embeddings=20),
+        InvalidInputError,
+        "has 20 positions, and its prompt 57 tokens without a text",
+    ),
+    "code": (need_code, InvalidInputError, r"needs code of its own.*does not run\. Choose"),
+    "code in weights": (
+        store_code_in_weights,
+        InvalidInputError,
+        r"could run code when they are read\. Choose weights in safetensors format",
+    ),
+    "a broken index": (
+        break_the_index,
+        InvalidInputError,
+        r"index\.json is missing, damaged or incomplete.*Download it again",
+    ),
+    "whole numbers": (
+        rewrite_weights("model.norm.weight", torch.ones(64, dtype=torch.int8)),
+        InvalidInputError,
+        r"model\.norm\.weight holds whole numbers.*does not say how it is quantized",
+    ),
+    "a tokenizer without a control token": (
+        rewrite_tokenizer("</think>", "</thought>"),
+        InvalidInputError,
+        r"tokenizer is that of another model: it has no </think>\. Copy tokenizer\.json",
+    ),
+    "a tokenizer with more words than the model": (
+        rewrite_tokenizer('"!": 0,', '"!": 1024,'),
+        InvalidInputError,
+        "it has token ids up to 1,024, and the model 1,024 embeddings",
+    ),
+    "a sparse encoder": (
+        damage(b'[{"type": "sentence_transformers.models.SpladePooling"}]', "modules.json"),
+        InvalidInputError,
+        "is an embedding model",
+    ),
     "no config": (remove("config.json"), InvalidInputError, "the folder has no config.json"),
     "a lost shard": (
         lose_a_shard,
@@ -126,12 +236,12 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
     "a config of another size": (
         rewrite_config(hidden_size=128),
         InvalidInputError,
-        r"does not fit its weights: model\.embed_tokens.* and \d+ more\. Download both",
+        r"does not fit its weights: model\.embed_tokens\.weight\. Download both",
     ),
     "a config with fewer layers": (
         rewrite_config(num_hidden_layers=2, layer_types=["full_attention"] * 2),
         InvalidInputError,
-        r"config\.json does not fit its weights: model\.layers\.2",
+        r"config\.json does not fit its weights: model\.layers\.2.* and \d+ more\. Download both",
     ),
     "an adapter's config that is not an object": (
         damage(b"[]", "adapter_config.json"),
@@ -260,6 +370,7 @@ def test_an_embedding_model_without_its_pooling_folder_is_refused(
         LocalScorer(str(embedding))
     bare = tiny_qwen.save(tmp_path_factory.mktemp("bare"), tiny_qwen.random_model(Qwen3Model))
     shutil.copy(embedding / "config.json", bare)
+    (bare / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone"}}')  # stale
     with pytest.raises(InvalidInputError, match="the weights of a decoder without a head"):
         LocalScorer(str(bare))
 
@@ -366,7 +477,7 @@ def test_an_unknown_choice_is_refused_by_name(folder: str, option: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_tokens", 0), ("max_length", 20), ("max_length", 20_000)],
+    [("batch_tokens", 0), ("max_length", 20), ("max_length", 20_000), ("revision", 3)],
 )
 def test_a_number_out_of_range_is_refused_by_name(folder: str, option: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"{option} must be"):
@@ -383,6 +494,14 @@ def test_a_model_must_be_a_name(model: Any) -> None:
 def test_a_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"device='cuda' can't be used here.*Omit it"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "why"), [("hpu", "torch.hpu'"), ("meta", "it computes nothing")]
+)
+def test_a_device_that_can_not_compute_is_refused(device: str, why: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"can't be used here: .*{why}\. Omit it"):
+        choose_device(device)
 
 
 def test_by_default_the_fastest_device_is_chosen(

@@ -69,7 +69,8 @@ def choose_device(device: str | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+    # AssertionError: torch without CUDA. ImportError: a device of a package that is not there.
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = re.split(r"\n|\. |\.$", str(error))[0]
         raise InvalidInputError(
             f"device={device!r} can't be used here: {_why_unusable(device) or reason}.",
@@ -93,6 +94,8 @@ def _why_unusable(device: object) -> str | None:
         return "the installed torch was built without CUDA"
     if kind == "cuda" and not torch.cuda.is_available():
         return "torch finds no NVIDIA GPU or no working driver for one"
+    if kind == "meta":
+        return "it computes nothing"
     if kind == "mps" and not torch.backends.mps.is_available():
         return "torch finds no Apple GPU"
     return None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -18,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from qwen_rerank.errors import MissingDependencyError
+from qwen_rerank.errors import InvalidInputError, MissingDependencyError
 from qwen_rerank.scorers.local.adapter import Adapter, find_adapter, merge
 from qwen_rerank.scorers.local.compatibility import (
     check_modules,
@@ -42,6 +43,7 @@ from qwen_rerank.scorers.local.source import (
     unreadable,
     unsuitable,
 )
+from qwen_rerank.scorers.prompts import PREFIX, SUFFIX
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedModel", "load", "yes_and_no"]
 
+_CONTROL_TOKENS = {"<|im_start|>", "<|im_end|>"}
+_THINK_TOKENS = {"<think>", "</think>"}
+_IMAGE_TOKENS = {"<|vision_start|>", "<|vision_end|>"}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
 
 
@@ -92,17 +97,24 @@ def load(
             installed, or the installed transformers has other modules than LocalScorer expects.
     """
     source = locate(model, revision, hub)
-    with _progress_bars(shown=progress):
-        adapter = find_adapter(source, hub)
-        base = adapter.base if adapter else source
-        with load_errors(base):
-            config = AutoConfig.from_pretrained(base.location, revision=base.revision)
-            check_kind(base)
-            tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
+    with _progress_bars(shown=progress), load_errors(source):
+        return _load(source, hub, device, dtype)
+
+
+def _load(source: Source, hub: Hub, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    model = source.name
+    adapter = find_adapter(source, hub)
+    base = adapter.base if adapter else source
+    with load_errors(base):
+        config = AutoConfig.from_pretrained(
+            base.location, revision=base.revision, trust_remote_code=False
+        )
+        check_kind(base)
+        tokenizer = _tokenizer(source if source.has(*_TOKENIZER_FILES) else base)
         weights_dtype = fastest_dtype(device) if dtype == torch.int8 else dtype
         loaded = _load_weights(base, config, adapter, weights_dtype)
-        with load_errors(base):
-            loaded = loaded.to(device).eval()
+        _check_tokenizer(model, tokenizer, loaded)
+        loaded = loaded.to(device).eval()
     if device.type == "cuda":
         fuse_norms(loaded)
     direction = _relevance_direction(model, loaded, tokenizer)
@@ -137,7 +149,7 @@ def _with_images(
     check_modules(model.language_model)
     with load_errors(source):
         processor = AutoImageProcessor.from_pretrained(
-            source.location, revision=source.revision, backend="pil"
+            source.location, revision=source.revision, backend="pil", trust_remote_code=False
         )
     reader = ImageReader(processor)
     texts = model.language_model
@@ -170,7 +182,47 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "Copy tokenizer.json and tokenizer_config.json of the model it was made from beside "
             "its weights.",
         )
-    return AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    return AutoTokenizer.from_pretrained(
+        source.location, revision=source.revision, trust_remote_code=False
+    )
+
+
+def _check_tokenizer(
+    model: str, tokenizer: PreTrainedTokenizerBase, loaded: PreTrainedModel
+) -> None:
+    """Refuse a tokenizer of another model, which would make other tokens of the prompt.
+
+    Raises:
+        InvalidInputError: It is one, or the model has too few positions for the prompt.
+    """
+    reads_images = hasattr(loaded.model, "visual")
+    known = tokenizer.get_vocab()
+    expected = _CONTROL_TOKENS | (_IMAGE_TOKENS if reads_images else _THINK_TOKENS)
+    if missing := expected - known.keys():
+        raise _tokenizer_of_another_model(model, f"has no {_listed(missing)}")
+    vocabulary = without_added_tokens(tokenizer).get_vocab()
+    if not vocabulary:
+        raise _tokenizer_of_another_model(model, "has no words")
+    prompt: list[int] = tokenizer(PREFIX + SUFFIX, add_special_tokens=False)["input_ids"]
+    rows, highest = loaded.get_input_embeddings().num_embeddings, max(*vocabulary.values(), *prompt)
+    if highest >= rows:
+        raise _tokenizer_of_another_model(
+            model, f"has token ids up to {highest:,}, and the model {rows:,} embeddings"
+        )
+    positions = loaded.config.get_text_config().max_position_embeddings
+    if positions <= len(prompt):
+        raise unsuitable(
+            model, f"has {positions} positions, and its prompt {len(prompt)} tokens without a text"
+        )
+
+
+def _tokenizer_of_another_model(model: str, why: str) -> InvalidInputError:
+    return unreadable(
+        model,
+        f"its tokenizer is that of another model: it {why}",
+        "Copy tokenizer.json and tokenizer_config.json of the model it was made from beside its "
+        "weights.",
+    )
 
 
 def _load_weights(
@@ -181,6 +233,7 @@ def _load_weights(
     location: str | None = base.location
     options: dict[str, Any] = {"num_labels": 1} if classifies else {}
     with load_errors(base, _quantization_remedy(config)):
+        _check_headers(base, config)
         if adapter is not None and adapter.source == base:
             # From a folder, transformers would apply the adapter, and 4.56 would also load the
             # base that the adapter names instead of the one in the folder.
@@ -191,6 +244,7 @@ def _load_weights(
             revision=base.revision,
             dtype=dtype,
             output_loading_info=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # so that the report names them
             **options,
         )
@@ -202,16 +256,44 @@ def _load_weights(
     return loaded if adapter is None else merge(loaded, adapter)
 
 
+def _check_headers(source: Source, config: PretrainedConfig) -> None:
+    """Refuse weights that are not those of config.json, by what their files say at the beginning.
+
+    A config.json of a larger model would first take the memory of that model.
+    """
+    if getattr(config, "quantization_config", None):
+        return
+    text = config.get_text_config()
+    size = [text.vocab_size, text.hidden_size]
+    for path in source.weight_files():
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is not a dict)
+                header = weights.get_slice(name)
+                if header.get_dtype().startswith(("I", "U")):
+                    raise unreadable(
+                        source.name,
+                        f"{name} holds whole numbers, as in a quantized model, and its config.json "
+                        "does not say how it is quantized",
+                        "Download both again, from the same model.",
+                    )
+                if name.endswith("embed_tokens.weight") and header.get_shape() != size:
+                    raise _unfit_config(source, [name])
+
+
+def _unfit_config(source: Source, names: Collection[str]) -> InvalidInputError:
+    return unreadable(
+        source.name,
+        f"its config.json does not fit its weights: {_listed(names)}",
+        "Download both again, from the same model.",
+    )
+
+
 def _check_config_fits(source: Source, report: Mapping[str, Any]) -> None:
     """Refuse weights of another size, or of more layers, than config.json says."""
     sizes = {name for name, *_ in report["mismatched_keys"]}
     layers = {name for name in report["unexpected_keys"] if ".layers." in name}
     if names := sizes or layers:
-        raise unreadable(
-            source.name,
-            f"its config.json does not fit its weights: {_listed(names)}",
-            "Download both again, from the same model.",
-        )
+        raise _unfit_config(source, names)
 
 
 def _listed(names: Collection[str]) -> str:

@@ -266,6 +266,8 @@ def _load_model(
     progress: bool,
 ) -> _Loaded:
     check_text("model", model)
+    if revision is not None:
+        check_text("revision", revision)
     if batch_tokens is not None:
         check_whole("batch_tokens", batch_tokens, at_least=1)
     try:

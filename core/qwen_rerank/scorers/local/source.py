@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,10 @@ _USUAL_REMEDY = (
     "Pass a folder that contains the model, or its id on a hub that can be reached "
     '(hub="modelscope" loads it from ModelScope).'
 )
-_EMBEDDING_MODULES = {"Pooling", "Normalize"}
+_FOLDER_REMEDY = "Compare the folder with the model as its authors published it."
+_EMBEDDING_MODULE = re.compile(r"sparse_encoder|multi_vector|\.(\w*Pooling|Normalize|Dense)$")
+"""In sentence-transformers' names of modules, and in none that it saves for a reranker."""
+
 _NOT_RERANKERS = re.compile(r"Qwen/Qwen3-(Embedding-.*|[\d.]+B(-.*)?)")
 """The published models that have Qwen3-Reranker's architecture and do something else."""
 
@@ -63,7 +67,7 @@ class Source(NamedTuple):
         """The path of a file; None if there is none, or if the hub can't be reached."""
         try:
             found = cached_file(self.location, name, revision=self.revision)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: an id that no hub has
             return None
         return found and Path(found)
 
@@ -72,14 +76,27 @@ class Source(NamedTuple):
         return any(self.file(name) for name in names)
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file; None if there is none."""
+        """The content of a JSON file; None if there is none.
+
+        Raises:
+            InvalidInputError: It is damaged.
+        """
         path = self.file(name)
-        return path and json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return path and _read_json(path)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self, path, error) from error
 
     def weight_files(self) -> list[Path]:
-        """Its safetensors files; none if its weights are in another format."""
+        """Its safetensors files; none if its weights are in another format.
+
+        Raises:
+            InvalidInputError: The index of its weights is damaged.
+        """
+        if path := self.file("model.safetensors"):
+            return [path]
         index = self.json("model.safetensors.index.json")
-        names = set(index["weight_map"].values()) if index else {"model.safetensors"}
+        names = set(index["weight_map"].values()) if index else ()
         return [path for name in sorted(names) if (path := self.file(name))]
 
     def folder(self) -> Path | None:
@@ -99,14 +116,21 @@ def locate(model: str, revision: str | None, hub: Hub) -> Source:
         MissingDependencyError: hub="modelscope" and the modelscope package is not installed.
     """
     check_choice("hub", hub, get_args(Hub))
-    path = Path(model).expanduser()
     if model.lower().endswith(".gguf"):
         raise _gguf(model)
-    if path.is_file():
-        raise unreadable(model, "it is a file", "Pass the folder that contains it.")
-    if path.is_dir():
-        _check_files(model, path)
-        return Source(model, str(path), revision)
+    if "://" in model:
+        raise unreadable(model, "it is a URL", "Pass the model's id on the hub, or a folder.")
+    try:
+        path = Path(model).expanduser()
+        if path.is_file():
+            raise unreadable(model, "it is a file", "Pass the folder that contains it.")
+        if path.is_dir():
+            _check_files(model, path)
+            return Source(model, str(path), revision)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+        raise unreadable(
+            model, _reason(error), "Pass a folder that this process may read, or an id on a hub."
+        ) from error
     if _is_path(model):
         why = f"there is no folder {str(path.absolute())!r}"
         raise unreadable(model, why, "Pass a folder that contains the model, or its id on a hub.")
@@ -122,11 +146,11 @@ def check_kind(source: Source) -> None:
         InvalidInputError: It is an embedding model, or a published chat or base model.
     """
     modules = source.json("modules.json") or []
-    kinds = {str(module.get("type")).rpartition(".")[2] for module in modules}
     settings = source.json("config_sentence_transformers.json") or {}
     if (
-        kinds & _EMBEDDING_MODULES
+        any(_EMBEDDING_MODULE.search(str(module.get("type"))) for module in modules)
         or settings.get("similarity_fn_name")
+        or settings.get("model_type", "CrossEncoder") != "CrossEncoder"
         or source.has("1_Pooling/config.json")
     ):
         raise unsuitable(
@@ -181,13 +205,20 @@ def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
                 f"The device does not have enough memory for the model {source.name!r}.",
                 remedy='Choose a smaller model, or pass device="cpu".',
             ) from error
-        if damaged := _damaged_file(source):
+        if "trust_remote_code" in str(error):
+            raise unsuitable(
+                source.name, "needs code of its own, which LocalScorer does not run"
+            ) from error
+        if isinstance(error, pickle.UnpicklingError):
             raise unreadable(
                 source.name,
-                f"{damaged} is missing, damaged or incomplete ({_reason(error)})",
-                "Download it again.",
+                "its weights are damaged, or could run code when they are read",
+                "Choose weights in safetensors format.",
             ) from error
-        raise unreadable(source.name, _reason(error), remedy or _USUAL_REMEDY) from error
+        if damaged := _damaged_file(source):
+            raise _damaged(source, damaged, error) from error
+        usual = _FOLDER_REMEDY if Path(source.location).is_dir() else _USUAL_REMEDY
+        raise unreadable(source.name, _reason(error), remedy or usual) from error
 
 
 def unreadable(model: str, why: str, remedy: str) -> InvalidInputError:
@@ -203,9 +234,25 @@ def unsuitable(model: str, why: str) -> InvalidInputError:
     )
 
 
+def _damaged(source: Source, path: object, error: Exception) -> InvalidInputError:
+    return unreadable(
+        source.name,
+        f"{path} is missing, damaged or incomplete ({_reason(error)})",
+        "Download it again.",
+    )
+
+
+_UNCLEAR_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError)
+
+
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return shorten(lines[0], 400, placeholder=" …").rstrip(". :")
+    """What an error says, in one line."""
+    lines = re.sub(r"^\[Errno \d+\] ", "", str(error).strip()).splitlines()
+    says_more = bool(lines) and lines[0].rstrip().endswith(":")
+    text = " ".join(map(str.strip, lines if says_more else lines[:1]))
+    if not text or isinstance(error, _UNCLEAR_ERRORS):
+        text = f"{type(error).__name__} {text}"
+    return shorten(text, 400, placeholder=" …").rstrip(". :")
 
 
 def _is_path(model: str) -> bool:
@@ -226,7 +273,7 @@ def _check_files(model: str, folder: Path) -> None:
     is_complete = "config.json" in names and any(map(_WEIGHTS.fullmatch, names))
     if is_complete or "adapter_config.json" in names:
         return
-    if any(name.endswith(".gguf") for name in names):
+    if any(name.lower().endswith(".gguf") for name in names):
         raise _gguf(model)
     missing = "weights in safetensors format" if "config.json" in names else "config.json"
     raise unreadable(
@@ -275,25 +322,48 @@ def _weight_names(source: Source) -> Iterator[str]:
             yield from weights.keys()
 
 
-def _damaged_file(source: Source) -> str | None:
+def _read_json(path: Path) -> Any:
+    """Read a JSON file of a model.
+
+    Raises:
+        ValueError: It does not hold what such a file holds.
+    """
+    content: Any = json.loads(path.read_text(encoding="utf-8"))
+    objects = content if path.name == "modules.json" else [content]
+    if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
+        raise ValueError(f"it holds {_short(content)}")
+    if path.name.endswith(".index.json"):
+        shards = content.get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+            raise ValueError("it does not say which file has which weights")
+    return content
+
+
+def _short(content: Any) -> str:
+    return shorten(repr(content), 60, placeholder=" …")
+
+
+def _damaged_file(source: Source) -> Path | None:
     """The path of a file that can't be read; None if all can."""
     folder = source.folder()
     if folder is None:
         return None
-    files = {path.name for path in folder.iterdir()}
+    try:
+        files = {path.name for path in folder.iterdir()}
+    except OSError:
+        return folder
     for path in (folder / name for name in sorted(files)):
         try:
             if path.name.endswith(".index.json"):
-                shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-                if missing := sorted({*shards} - files):
-                    return str(folder / missing[0])
+                if missing := {*_read_json(path)["weight_map"].values()} - files:
+                    return folder / str(min(missing))
             elif path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+                _read_json(path)
             elif path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):
                     pass
             elif _WEIGHTS.fullmatch(path.name):
                 torch.load(path, map_location="meta", weights_only=True)
         except Exception:  # torch raises nothing more specific
-            return str(path)
+            return path
     return None
