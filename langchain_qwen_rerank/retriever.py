@@ -12,6 +12,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel
 from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import ConfigDict, model_validator
 
 from langchain_qwen_rerank.compressor import QwenRerank
@@ -88,6 +89,13 @@ class QwenRerankRetriever(BaseRetriever):
                     f"{type(self.base_retriever).__name__}. Set the number of documents there."
                 )
         return self
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What the config of a call can set in the retrievers."""
+        return get_unique_config_specs(
+            spec for retriever in self._retrievers() for spec in retriever.config_specs
+        )
 
     def invoke(
         self, input: str, config: RunnableConfig | None = None, **kwargs: Any

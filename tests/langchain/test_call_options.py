@@ -155,6 +155,7 @@ def test_a_calls_config_reaches_the_first_stage(invoke: Invoke, several: bool) -
         base_retriever={"a": found, "b": found} if several else found,
         compressor=QwenRerank(scorer=FakeScorer()),
     )
+    assert [spec.id for spec in retriever.config_specs] == ["search"]
     config = {"configurable": {"search": {"k": 2}}}
     assert texts(invoke(retriever, QUERY, config)) == TEXTS[:2]
     assert texts(invoke(retriever.with_config(config) | list, QUERY)) == TEXTS[:2]
