@@ -84,9 +84,10 @@ class QwenRerankRetriever(BaseRetriever):
         if self.fetch_k is not None:
             check_whole("fetch_k", self.fetch_k, at_least=1)
             if not any(map(has_vector_store, self._retrievers())):
+                kinds = ", ".join(type(each).__name__ for each in self._retrievers())
                 raise ValueError(
-                    "fetch_k sets the k of a VectorStoreRetriever, got "
-                    f"{type(self.base_retriever).__name__}. Set the number of documents there."
+                    f"fetch_k sets the k of a VectorStoreRetriever, got {kinds}. Set the number of "
+                    "documents there."
                 )
         return self
 

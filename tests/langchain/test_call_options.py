@@ -225,6 +225,14 @@ class Fixed(BaseRetriever):
     ("options", "message"),
     [
         ({"base_retriever": Fixed(), "fetch_k": 5}, "VectorStoreRetriever, got Fixed"),
+        (
+            {
+                "base_retriever": {"a": Fixed(), "b": Fixed()},
+                "compressor": QwenRerank(scorer=FakeScorer()),
+                "fetch_k": 5,
+            },
+            "VectorStoreRetriever, got Fixed, Fixed",
+        ),
         ({"fetch_k": 0}, "fetch_k must be a whole number of at least 1"),
         ({"fetchk": 5}, "Did you mean 'fetch_k'"),
     ],
