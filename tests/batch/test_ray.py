@@ -23,6 +23,7 @@ from qwen_rerank import (
     Scorer,
 )
 from qwen_rerank.batch import UsageTotal, rerank_dataset
+from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK
 from qwen_rerank.cli.app import run
 from qwen_rerank.evaluation import read_run
 from qwen_rerank.testing.faults import hangs
@@ -217,12 +218,15 @@ def test_a_command_whose_driver_was_killed_continues_and_writes_the_run_of_one_p
     finish(on_one)
     service.received.clear()
     service.faults.extend([answers] * ANSWERED + [hangs] * HELD)
-    reranked = tmp_path / "ray.run.ray" / "reranked"
+    state = tmp_path / "ray.run.ray"
+    candidates, reranked = state / "candidates", state / "reranked"
     with subprocess.Popen([*COMMAND, *on_ray], env=environment(), cwd=ROOT) as driver:
         while len(service.received) < ANSWERED + HELD or not list(reranked.glob("*.parquet")):
             assert driver.poll() is None
             time.sleep(0.02)
         driver.kill()
+    (joined,) = candidates.glob("*.parquet")
+    assert parquet.read_metadata(joined).num_row_groups == MANY / QUERIES_PER_BLOCK
     written = parquet.read_table(reranked).num_rows
     assert 0 < written <= ANSWERED
     finish(on_ray)

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import pyarrow
     from ray.data import Dataset
 
-__all__ = ["QUERIES", "Files", "read_candidates", "write_trec"]
+__all__ = ["QUERIES_PER_BLOCK", "Files", "read_candidates", "write_trec"]
 
 Files: TypeAlias = str | PathLike[str] | Sequence[str | PathLike[str]]
 """A file, or several; for Parquet, also a folder or a URI such as `s3://…`."""
 
-QUERIES = 64
+QUERIES_PER_BLOCK = 64
 """How many queries a block has: what an actor gets at once, and what is checkpointed together."""
 
 _ROWS = 10_000
@@ -75,13 +75,11 @@ def read_candidates(
     pairs = _pairs(run, depth)
     if corpus is not None:
         pairs = pairs.union(_texts(corpus, fields, "document_id", "text"))
-        pairs = pairs.groupby("document_id", num_partitions).map_groups(
-            _with_text, batch_format="pyarrow"
-        )
+        pairs = _map_groups(pairs, "document_id", _with_text, num_partitions)
     if queries is not None:
         pairs = pairs.union(_texts(queries, None, "query_id", "query"))
-    tasks = pairs.groupby("query_id", num_partitions).map_groups(_task_row, batch_format="pyarrow")
-    return tasks.repartition(target_num_rows_per_block=QUERIES)
+    tasks = _map_groups(pairs, "query_id", _task_row, num_partitions)
+    return tasks.repartition(target_num_rows_per_block=QUERIES_PER_BLOCK)
 
 
 def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: bool = False) -> int:
@@ -226,6 +224,24 @@ def _schema() -> Any:
             "text": pa.string(),
         }
     )
+
+
+def _map_groups(
+    rows: Dataset,
+    key: str,
+    function: Callable[[pyarrow.Table], pyarrow.Table],
+    num_partitions: int | None,
+) -> Dataset:
+    """Map the rows with the same key together, and combine the results.
+
+    Otherwise each result stays a chunk of its own, which is slow, and is written as a row group.
+    """
+    results = rows.groupby(key, num_partitions).map_groups(function, batch_format="pyarrow")
+    return results.map_batches(_combined, batch_size=None, batch_format="pyarrow")
+
+
+def _combined(batch: pyarrow.Table) -> pyarrow.Table:
+    return batch.combine_chunks()
 
 
 def _with_text(group: pyarrow.Table) -> pyarrow.Table:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_rerank.batch.journal import Journal
 from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
-from qwen_rerank.batch.ray_files import QUERIES, read_candidates, write_trec
+from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK, read_candidates, write_trec
 from qwen_rerank.batch.run import RunFiles, keeping_refused
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Scorer
@@ -108,7 +108,7 @@ def rerank_run_on_ray(
             # Ray reads small files together; what one block has is checkpointed together.
             tasks = ray.data.read_parquet(str(joined))
             ds = rerank_dataset(
-                tasks.repartition(target_num_rows_per_block=QUERIES),
+                tasks.repartition(target_num_rows_per_block=QUERIES_PER_BLOCK),
                 partial(keeping_refused, scorer) if keep_refused else scorer,
                 top_n=top_n,
                 concurrency=concurrency,
