@@ -113,9 +113,25 @@ class OneList(FakeScorer):
         return Scores(self._values)
 
 
+class Blocking(FakeScorer):
+    """Does not let the event loop run."""
+
+    async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        return self.score(query, texts)
+
+
+class ShortSighted(FakeScorer):
+    """Reads the first 512 words, as if these were all."""
+
+    def score(self, query: str, texts: Sequence[str]) -> Scores:
+        return super().score(query, [" ".join(text.split()[:512]) for text in texts])
+
+
 @pytest.mark.parametrize(
     ("wrong", "test"),
     [
+        (Blocking, ScorerTests.test_the_event_loop_runs_other_tasks_during_ascore),
+        (ShortSighted, ScorerTests.test_the_end_of_a_long_text_matters_or_is_counted_as_truncated),
         (Scaled, ScorerTests.test_a_score_does_not_depend_on_the_other_texts),
         (OneQuery, ScorerTests.test_another_query_has_other_scores),
         (OneCall, ScorerTests.test_threads_share_it),

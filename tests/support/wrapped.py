@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -47,6 +48,7 @@ class Pointwise(Scorer):
         return Scores([self.score_of(query, text) for text in texts], usage)
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
+        await asyncio.sleep(0)
         return self.score(query, texts)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -88,5 +89,6 @@ class FakeScorer(Scorer):
         return Scores(values, Usage(texts_sent=len(texts), seconds=seconds, cost=0.0))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> Scores:
-        """The same as `score`."""
+        """The same as `score`, after other tasks had a turn."""
+        await asyncio.sleep(0)
         return self.score(query, texts)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import random
+import shutil
 import sys
 from base64 import b64decode
 from io import BytesIO
@@ -193,6 +195,17 @@ def published(folder: str) -> Published:
 @pytest.fixture(scope="module")
 def scorer(folder: str) -> LocalScorer:
     return LocalScorer(folder, device="cpu", dtype="float32")
+
+
+def test_an_image_processor_that_does_not_fit_the_model_is_refused(
+    folder: str, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    for wrong in ({"patch_size": 14}, {"merge_size": 3}, {"image_mean": [0.5]}):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | wrong))
+        with pytest.raises(InvalidInputError, match=r"Download its preprocessor_config\.json and"):
+            LocalScorer(str(tmp_path))
 
 
 DOCUMENTS: list[Item] = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -29,7 +31,7 @@ from qwen_rerank.scorers.local.compatibility import (
 from qwen_rerank.scorers.local.cpu_layer import can_run, float_network, int8_network
 from qwen_rerank.scorers.local.decoder import Decoder, Network, module_network
 from qwen_rerank.scorers.local.hardware import fastest_dtype
-from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader
+from qwen_rerank.scorers.local.images import EmbedWithImages, ImageReader, TokensWithImages
 from qwen_rerank.scorers.local.norms import fuse_norms
 from qwen_rerank.scorers.local.products import check_int8
 from qwen_rerank.scorers.local.prompt import without_added_tokens
@@ -54,6 +56,7 @@ __all__ = ["LoadedModel", "load", "yes_and_no"]
 _CONTROL_TOKENS = {"<|im_start|>", "<|im_end|>"}
 _THINK_TOKENS = {"<think>", "</think>"}
 _IMAGE_TOKENS = {"<|vision_start|>", "<|vision_end|>"}
+_IMAGES_REMEDY = "Download its preprocessor_config.json and config.json again, from the same model."
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
 
 
@@ -147,16 +150,30 @@ def _with_images(
             remedy='Install it: pip install "qwen-rerank[local]"',
         ) from error
     check_modules(model.language_model)
-    with load_errors(source):
+    texts = model.language_model
+    with load_errors(source, _IMAGES_REMEDY):
         processor = AutoImageProcessor.from_pretrained(
             source.location, revision=source.revision, backend="pil", trust_remote_code=False
         )
-    reader = ImageReader(processor)
-    texts = model.language_model
-    embed = EmbedWithImages(model.visual, reader)
+        reader = ImageReader(processor)
+        embed = EmbedWithImages(model.visual, reader)
+        _read_sample(texts, embed, reader)
     decoder = Decoder(texts, direction, embed, _network(texts, direction.device))
     check_result(texts, decoder)
     return LoadedModel(tokenizer, decoder, reader)
+
+
+def _read_sample(model: Any, embed: EmbedWithImages, reader: ImageReader) -> None:
+    """Embed an image, so that settings that don't fit the model show when it is loaded."""
+    from PIL import Image
+
+    file = BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    sample = reader.image(
+        f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", "a sample"
+    )
+    with torch.inference_mode():
+        embed(model, [TokensWithImages(sample.tokens, [sample])], 0)
 
 
 def _network(model: Any, device: torch.device) -> Network:
@@ -291,7 +308,8 @@ def _unfit_config(source: Source, names: Collection[str]) -> InvalidInputError:
 def _check_config_fits(source: Source, report: Mapping[str, Any]) -> None:
     """Refuse weights of another size, or of more layers, than config.json says."""
     sizes = {name for name, *_ in report["mismatched_keys"]}
-    layers = {name for name in report["unexpected_keys"] if ".layers." in name}
+    parts = (".layers.", ".visual.")
+    layers = {name for name in report["unexpected_keys"] if any(part in name for part in parts)}
     if names := sizes or layers:
         raise _unfit_config(source, names)
 

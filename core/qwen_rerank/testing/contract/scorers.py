@@ -141,6 +141,38 @@ class ScorerTests:
             assert found == pytest.approx({index: expected[index] for index in found})
             assert sorted(found.values())[-2:] == pytest.approx(sorted(expected)[-2:])
 
+    def test_the_event_loop_runs_other_tasks_during_ascore(self, scorer: Scorer) -> None:
+        """`ascore` awaits what takes time, or runs it in another thread.
+
+        It has as much time as it likes, but must let the event loop run at least once.
+        """
+        texts = [f"{text} tomorrow" for text in self.texts]  # which no cache has
+
+        async def call() -> bool:
+            other_task_ran = asyncio.Event()
+            asyncio.get_running_loop().call_soon(other_task_ran.set)
+            await scorer.ascore(self.query, texts)
+            return other_task_ran.is_set()
+
+        assert asyncio.run(call()), (
+            "`ascore` blocks the event loop from its start to its end: await what takes time, or "
+            "leave `ascore` out, so that `score` runs in a thread"
+        )
+
+    def test_the_end_of_a_long_text_matters_or_is_counted_as_truncated(
+        self, scorer: Scorer
+    ) -> None:
+        """Texts of a thousand words that differ only in the last few have different scores."""
+        if not self.ranks_by_relevance:
+            pytest.skip("the scores have no meaning")
+        start = " ".join([self.texts[0]] * (1_000 // len(self.texts[0].split())))
+        texts = [f"{start}. {text}" for text in self.texts[:2]]
+        scores = scorer.score(self.query, texts)
+        assert scores.usage.truncated == len(texts) or len({*scores.values}) == len(texts), (
+            "the scorer does not read the end of long texts: count those that are cut off in "
+            "`Usage.truncated`"
+        )
+
     def test_it_has_a_model_name_and_a_fingerprint(self, scorer: Scorer) -> None:
         """A cache can use the fingerprint as a key."""
         assert isinstance(scorer.model, str)
