@@ -282,6 +282,29 @@ def test_a_gguf_file_and_a_folder_with_one_point_to_llama_cpp(tmp_path: Path) ->
             LocalScorer(str(model))
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            r"No space left on device\. Free space on the disk",
+        ),
+        (RuntimeError("the download broke off"), r"the download broke off\. Pass a folder"),
+    ],
+)
+def test_a_download_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    """Of any file: it is not taken for one that the model does not have."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", fail)
+    with pytest.raises(InvalidInputError, match=message):
+        LocalScorer("Qwen/a-model")
+
+
 def test_a_file_is_not_a_folder(folder: str) -> None:
     with pytest.raises(InvalidInputError, match=r"it is a file\. Pass the folder that contains it"):
         LocalScorer(f"{folder}/model.safetensors")
@@ -449,8 +472,14 @@ def test_scores_that_are_not_numbers_are_an_error(folder: str, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory (…")],
-    ids=["cuda", "mps"],
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("MPS backend out of memory (…"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+    ids=["cuda", "mps", "cpu"],
 )
 def test_a_model_that_the_device_has_no_room_for_is_named(
     folder: str, monkeypatch: pytest.MonkeyPatch, error: Exception

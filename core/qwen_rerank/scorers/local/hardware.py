@@ -138,9 +138,13 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. Apple's mps has no error type for it (pytorch issue 141909)."""
+    """Whether memory ran out. CPUs and Apple's mps have no error type (pytorch issue 141909)."""
     messages = ("MPS backend out of memory", "Invalid buffer size")
-    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(messages)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or str(error).startswith(messages)
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
 
 
 def _computes_in_bfloat16() -> bool:

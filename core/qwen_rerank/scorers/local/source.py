@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOENT, ENOSPC, ENOTDIR
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -64,10 +65,18 @@ class Source(NamedTuple):
     revision: str | None
 
     def file(self, name: str) -> Path | None:
-        """The path of a file; None if there is none, or if the hub can't be reached."""
+        """The path of a file; None if there is none, or if the hub can't be reached.
+
+        Raises:
+            OSError: It may not be read, or the disk has no room for it.
+        """
         try:
             found = cached_file(self.location, name, revision=self.revision)
-        except (OSError, ValueError):  # ValueError: an id that no hub has
+        except (OSError, ValueError) as error:  # ValueError: an id that no hub has
+            # Those of the system have a number, and transformers' own have none.
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno not in (None, ENOENT, ENOTDIR):
+                raise
             return None
         return found and Path(found)
 
@@ -203,7 +212,7 @@ def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
         if is_out_of_memory(error):
             raise InvalidInputError(
                 f"The device does not have enough memory for the model {source.name!r}.",
-                remedy='Choose a smaller model, or pass device="cpu".',
+                remedy="Choose a smaller model, or a device with more memory.",
             ) from error
         if "trust_remote_code" in str(error):
             raise unsuitable(
@@ -217,8 +226,15 @@ def load_errors(source: Source, remedy: str | None = None) -> Iterator[None]:
             ) from error
         if damaged := _damaged_file(source):
             raise _damaged(source, damaged, error) from error
-        usual = _FOLDER_REMEDY if Path(source.location).is_dir() else _USUAL_REMEDY
-        raise unreadable(source.name, _reason(error), remedy or usual) from error
+        raise unreadable(
+            source.name, _reason(error), remedy or _usual_remedy(source, error)
+        ) from error
+
+
+def _usual_remedy(source: Source, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return "Free space on the disk, or let HF_HOME name a folder on another one."
+    return _FOLDER_REMEDY if Path(source.location).is_dir() else _USUAL_REMEDY
 
 
 def unreadable(model: str, why: str, remedy: str) -> InvalidInputError:
@@ -345,7 +361,10 @@ def _short(content: Any) -> str:
 
 def _damaged_file(source: Source) -> Path | None:
     """The path of a file that can't be read; None if all can."""
-    folder = source.folder()
+    try:
+        folder = source.folder()
+    except Exception:  # what the hub's client raises, once more
+        return None
     if folder is None:
         return None
     try:
