@@ -274,10 +274,10 @@ def test_files_that_can_not_be_used_are_named_with_what_to_do(
         LocalScorer(str(tmp_path))
 
 
-def test_a_gguf_file_and_a_folder_with_one_point_to_llama_cpp(tmp_path: Path) -> None:
+def test_gguf_files_and_folders_and_ids_of_them_point_to_llama_cpp(tmp_path: Path) -> None:
     file = tmp_path / "Qwen3-Reranker-0.6B-Q8_0.gguf"
     file.write_bytes(b"GGUF")
-    for model in (file, tmp_path):
+    for model in (file, tmp_path, "Qwen/a-model-GGUF"):
         with pytest.raises(InvalidInputError, match=r"GGUF format.*llama-server.*ServerScorer"):
             LocalScorer(str(model))
 
@@ -393,7 +393,13 @@ def test_an_embedding_model_without_its_pooling_folder_is_refused(
         LocalScorer(str(embedding))
     bare = tiny_qwen.save(tmp_path_factory.mktemp("bare"), tiny_qwen.random_model(Qwen3Model))
     shutil.copy(embedding / "config.json", bare)
-    (bare / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone"}}')  # stale
+    index, weights = bare / "model.safetensors.index.json", bare / "model.safetensors"
+    index.write_text('{"weight_map": {"a": "gone"}}')  # stale
+    with pytest.raises(InvalidInputError, match="the weights of a decoder without a head"):
+        LocalScorer(str(bare))
+    index.unlink()
+    torch.save(load_file(weights), bare / "pytorch_model.bin")
+    weights.unlink()
     with pytest.raises(InvalidInputError, match="the weights of a decoder without a head"):
         LocalScorer(str(bare))
 

@@ -143,6 +143,8 @@ def locate(model: str, revision: str | None, hub: Hub) -> Source:
     if _is_path(model):
         why = f"there is no folder {str(path.absolute())!r}"
         raise unreadable(model, why, "Pass a folder that contains the model, or its id on a hub.")
+    if model.lower().endswith("-gguf"):
+        raise _gguf(model)
     if hub == "modelscope":
         return Source(model, _from_modelscope(model, revision), None)
     return Source(model, model, revision)
@@ -333,9 +335,12 @@ def _from_modelscope(model: str, revision: str | None) -> str:
 
 
 def _weight_names(source: Source) -> Iterator[str]:
-    for path in source.weight_files():
+    files = source.weight_files()
+    for path in files:
         with safe_open(path, framework="pt") as weights:
             yield from weights.keys()
+    if not files and (pickled := source.file("pytorch_model.bin")):
+        yield from torch.load(pickled, map_location="meta", weights_only=True)
 
 
 def _read_json(path: Path) -> Any:
