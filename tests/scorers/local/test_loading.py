@@ -202,6 +202,11 @@ UNUSABLE: dict[str, tuple[Any, type[Exception], str]] = {
         InvalidInputError,
         r"model\.norm\.weight holds whole numbers.*does not say how it is quantized",
     ),
+    "zeros": (
+        rewrite_weights("model.norm.weight", torch.zeros(64)),
+        InvalidInputError,
+        r"only zeros in model\.norm\.weight, as after an interrupted download\. Download them",
+    ),
     "a tokenizer without a control token": (
         rewrite_tokenizer("</think>", "</thought>"),
         InvalidInputError,

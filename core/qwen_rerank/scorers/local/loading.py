@@ -265,6 +265,7 @@ def _load_weights(
             ignore_mismatched_sizes=True,  # so that the report names them
             **options,
         )
+    _check_zeros(base, loaded)
     missing = set(report["missing_keys"]) - ({"score.weight"} if classifies else set())
     if missing:
         raise unsuitable(base.name, f"has no weights for {_listed(missing)}")
@@ -312,6 +313,21 @@ def _check_config_fits(source: Source, report: Mapping[str, Any]) -> None:
     layers = {name for name in report["unexpected_keys"] if any(part in name for part in parts)}
     if names := sizes or layers:
         raise _unfit_config(source, names)
+
+
+def _check_zeros(source: Source, loaded: PreTrainedModel) -> None:
+    """Refuse norms of zeros, which an interrupted download leaves and which give equal scores."""
+    zeros = [
+        name
+        for name, weight in loaded.named_parameters()
+        if name.endswith("norm.weight") and not weight.any()
+    ]
+    if zeros:
+        raise unreadable(
+            source.name,
+            f"its weights hold only zeros in {_listed(zeros)}, as after an interrupted download",
+            "Download them again.",
+        )
 
 
 def _listed(names: Collection[str]) -> str:
