@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from qwen_rerank import InvalidInputError
-from qwen_rerank.evaluation import Plot, Report, compare
+from qwen_rerank.evaluation import Plot, Report, compare, drawing
 
 JUDGEMENTS = {"q1": {"a": 3}, "q2": {"c": 1}, "q3": {"d": 2}}
 BEFORE = {
@@ -136,6 +137,20 @@ def test_other_plots_keep_their_style(report: Report) -> None:
         assert dict(matplotlib.rcParams) == dark
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []  # no window, and no second plot in a notebook cell
+
+
+def test_a_chinese_font_without_all_weights_causes_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from matplotlib import font_manager
+
+    fonts = font_manager.fontManager
+    latin = next(font for font in fonts.ttflist if font.name == "DejaVu Sans")
+    medium = replace(latin, name=drawing._CHINESE_FONTS[0], weight=500)
+    monkeypatch.setattr(fonts, "ttflist", [*fonts.ttflist, medium])
+    result = compare({"before": BEFORE, "after": AFTER}, JUDGEMENTS, measures=["RR"])
+    result.plot_gains()._repr_mimebundle_()
+    assert caplog.messages == []
 
 
 def test_a_label_that_no_font_can_draw_falls_back_to_the_id(report: Report, tmp_path: Path) -> None:

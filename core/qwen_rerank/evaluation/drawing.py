@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,8 +138,26 @@ class Plot:
 def _style() -> Iterator[None]:
     """Apply matplotlib's defaults and our style, whatever style the user chose for other plots."""
     style = import_optional("matplotlib.style", "A plot")
-    with style.context(["default", {**_STYLE, "font.family": _font_families()}]):
+    with (
+        _any_font_weight(),
+        style.context(["default", {**_STYLE, "font.family": _font_families()}]),
+    ):
         yield
+
+
+@contextmanager
+def _any_font_weight() -> Iterator[None]:
+    """Don't warn that a font lacks a weight: many Chinese fonts have only one."""
+    log = logging.getLogger("matplotlib.font_manager")
+    log.addFilter(_is_about_no_weight)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_about_no_weight)
+
+
+def _is_about_no_weight(record: logging.LogRecord) -> bool:
+    return "font weight" not in record.getMessage()
 
 
 def _font_families() -> list[str]:
@@ -166,7 +185,8 @@ def fit_text(text: str, width: int, fallback: str | None = None) -> str:
 @cache
 def _code_points(family: str) -> frozenset[int]:
     fonts = import_optional("matplotlib.font_manager", "A plot")
-    return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
+    with _any_font_weight():
+        return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
 
 
 def _cut_middle(text: str, width: int) -> str:
