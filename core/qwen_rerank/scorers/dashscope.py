@@ -144,6 +144,7 @@ def _checked_key(api_key: str | SecretStr | None) -> SecretStr:
         raise MissingKeyError(
             "No DashScope API key.",
             remedy="Create one in the Alibaba Cloud Model Studio console, then pass api_key= or "
-            "set the environment variable DASHSCOPE_API_KEY. EmbeddedScorer needs no key.",
+            "set the environment variable DASHSCOPE_API_KEY. Without a key, you can pass "
+            "scorer=EmbeddedScorer() to a plugin.",
         )
     return key
