@@ -22,8 +22,9 @@ from qwen_rerank import (
     RerankEngine,
     Scorer,
 )
-from qwen_rerank.batch import UsageTotal, rerank_dataset
+from qwen_rerank.batch import UsageTotal, read_candidates, rerank_dataset
 from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK
+from qwen_rerank.batch.ray_run import CPUS
 from qwen_rerank.cli.app import run
 from qwen_rerank.evaluation import read_run
 from qwen_rerank.testing.faults import hangs
@@ -62,24 +63,26 @@ def environment_for(service: LoopbackDashScope) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cluster(service: LoopbackDashScope) -> Iterator[Any]:
-    """A simulated cluster: a node for the driver and two more. One of these is killed at the end.
+    """A simulated cluster: a node for the driver, and two with a GPU that isn't there.
 
-    Nearly all the time goes into starting processes, so workers are kept for the next job, and into
-    waiting for dead nodes and dying workers, so neither is waited for as long as usual. This
-    process is connected to the cluster.
+    Nearly all the time goes into starting processes, so tasks have few CPUs, and workers are kept
+    for the next job; and into waiting for dead nodes and dying workers, so neither is waited for as
+    long as usual. This process is connected to the cluster.
     """
-    size = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_log_monitor": False}
+    size = {"object_store_memory": 100_000_000, "include_log_monitor": False}
     kept = {"idle_worker_killing_time_threshold_ms": 600_000, "num_workers_soft_limit": 12}
     kept |= {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
     kept |= {"kill_worker_timeout_milliseconds": 100}
-    head = {"include_dashboard": False, "no_monitor": True, **size, "_system_config": kept}
+    head = {"num_cpus": CPUS, "include_dashboard": False, "no_monitor": True, **size}
+    head["_system_config"] = kept
+    other = {"num_cpus": 0, "num_gpus": 1, **size}
     with pytest.MonkeyPatch.context() as changed:
         for name, value in environment_for(service).items():
             changed.setenv(name, value)  # for the workers
         make = partial(Cluster, initialize_head=True, head_node_args=head)
         cluster = started(make, ray.shutdown)
         for _ in range(2):
-            started(partial(cluster.add_node, wait=False, **size), lambda: None)
+            started(partial(cluster.add_node, wait=False, **other), lambda: None)
         cluster.wait_for_nodes(timeout=120)
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -176,22 +179,71 @@ def test_invalid_arguments_are_named(cluster: Any) -> None:
             rerank_dataset(ds, **{"scorer": EmbeddedScorer, **options})
 
 
+def test_a_run_in_several_files_is_joined_with_its_texts(cluster: Any, tmp_path: Path) -> None:
+    ranks = {"a": [("q1", "d1", 0), ("q2", "d2", 7)], "b": [("q1", "d2", 3), ("q1", "d3", 2)]}
+    run = [write_parquet(tmp_path / f"{name}.parquet", pairs) for name, pairs in ranks.items()]
+    texts = [{"_id": f"d{n}", "title": "T", "text": f"text {n}"} for n in range(4)]
+    queries = [{"_id": f"q{n}", "text": f"krill {n}"} for n in range(4)]
+    corpus = write(tmp_path / "corpus.jsonl", texts)
+    names = write(tmp_path / "queries.jsonl", queries)
+    ds = read_candidates(run, queries=names, corpus=corpus, depth=2, num_partitions=1)
+    found = {row["query_id"]: (row["query"], row["documents"]) for row in ds.take_all()}
+    assert found == {
+        "q1": (
+            "krill 1",
+            [{"id": "d1", "text": "T\ntext 1"}, {"id": "d3", "text": "T\ntext 3"}],
+        ),
+        "q2": ("krill 2", [{"id": "d2", "text": "T\ntext 2"}]),
+    }
+
+
+def test_documents_that_several_files_list_are_refused(cluster: Any, tmp_path: Path) -> None:
+    line = {"query_id": "q1", "query": "krill", "documents": [{"id": "d1", "text": "one"}]}
+    runs = [write(tmp_path / f"{number}.jsonl", [line]) for number in range(2)]
+    with pytest.raises(Exception, match="'d1' is listed twice for query 'q1'"):
+        read_candidates(runs, num_partitions=1).take_all()
+
+
 @pytest.fixture
-def inputs(tmp_path: Path) -> list[str | Path]:
-    """Options: a run of 256 queries with 4 documents each, and the texts in BEIR's format."""
-    run = "".join(
-        f"q{query} Q0 d{(query + rank) % 6} {rank} {-rank} bm25\n"
-        for query in range(MANY)
-        for rank in range(4)
+def account(service: LoopbackDashScope, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands find in the environment."""
+    for name, value in environment_for(service).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("account")
+def test_a_command_says_what_failed_and_what_the_cluster_lacks(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"query_id": "q1", "query": "krill", "documents": [{"id": "d1"}]}
+    arguments = ["run", "--candidates", str(write(tmp_path / "run.jsonl", [line]))]
+    arguments += ["-o", str(tmp_path / "out.run"), "--engine", "ray", "--gpus", "3"]
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    assert ended.value.code == 2
+    warning, *failure = capsys.readouterr().err.splitlines()
+    assert "The job needs 3 GPU, and the Ray cluster has 2." in warning
+    assert " ".join(failure) == (
+        "qwen-rerank: There is no text for 'd1', which the run lists for query 'q1'. "
+        "Pass the --corpus that the run comes from."
     )
-    queries = [{"_id": f"q{n}", "text": f"krill {n}"} for n in range(MANY + 1)]
-    corpus = [{"_id": f"d{n}", "title": "T", "text": f"score=0.{n * 5 % 7}"} for n in range(7)]
-    (tmp_path / "bm25.run").write_text(run)
-    return [
-        "--candidates", tmp_path / "bm25.run",
-        "--queries", write(tmp_path / "queries.jsonl", queries),
-        "--corpus", write(tmp_path / "corpus.jsonl", corpus),
-    ]  # fmt: skip
+
+
+def write_parquet(path: Path, pairs: Sequence[tuple[str, str, int]]) -> Path:
+    rows = [dict(zip(("query_id", "document_id", "rank"), pair, strict=True)) for pair in pairs]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> Path:
+    """256 queries with 4 documents each."""
+    scored = [{"id": f"d{n}", "text": f"score=0.{n * 5 % 7}"} for n in range(7)]
+    entries = [
+        {"query_id": f"q{n}", "query": f"krill {n}", "documents": [*scored[n % 4 :][:4]]}
+        for n in range(MANY)
+    ]
+    return write(tmp_path / "candidates.jsonl", entries)
 
 
 ANSWERED, HELD = 150, 8
@@ -202,31 +254,29 @@ async def answers(request: web.Request, body: dict[str, Any]) -> web.Response:
     return web.json_response(request.app[SERVER].ranking(body))
 
 
+@pytest.mark.usefixtures("account")
 def test_a_command_whose_driver_was_killed_continues_and_writes_the_run_of_one_process(
     cluster: Any,
     service: LoopbackDashScope,
-    inputs: list[str | Path],
+    candidates: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in environment_for(service).items():
-        monkeypatch.setenv(name, value)
     one, many = tmp_path / "one.run", tmp_path / "ray.run"
-    on_one = ["run", *map(str, inputs), "-o", str(one)]
-    on_ray = ["run", *map(str, inputs), "-o", str(many)]
+    on_one = ["run", "--candidates", str(candidates), "-o", str(one)]
+    on_ray = ["run", "--candidates", str(candidates), "-o", str(many)]
     on_ray += ["--engine", "ray", "--address", cluster.address]
     finish(on_one)
     service.received.clear()
     service.faults.extend([answers] * ANSWERED + [hangs] * HELD)
     state = tmp_path / "ray.run.ray"
-    candidates, reranked = state / "candidates", state / "reranked"
+    joined, reranked = state / "candidates", state / "reranked"
     with subprocess.Popen([*COMMAND, *on_ray], env=environment(), cwd=ROOT) as driver:
         while len(service.received) < ANSWERED + HELD or not list(reranked.glob("*.parquet")):
             assert driver.poll() is None
             time.sleep(0.02)
         driver.kill()
-    (joined,) = candidates.glob("*.parquet")
-    assert parquet.read_metadata(joined).num_row_groups == MANY / QUERIES_PER_BLOCK
+    (table,) = joined.glob("*.parquet")
+    assert parquet.read_metadata(table).num_row_groups == MANY / QUERIES_PER_BLOCK
     written = parquet.read_table(reranked).num_rows
     assert 0 < written <= ANSWERED
     finish(on_ray)
@@ -248,7 +298,9 @@ def finish(arguments: list[str]) -> None:
 def test_after_a_node_is_killed_every_row_comes_once(cluster: Any, tmp_path: Path) -> None:
     log = tmp_path / "paid"
     scorer = partial(Paid, str(log), seconds=0.1)
-    ds = rerank_dataset(dataset(), scorer, concurrency=3, batch_size=4, max_concurrency=2)
+    ds = rerank_dataset(
+        dataset(), scorer, concurrency=2, num_cpus=0, num_gpus=1, batch_size=4, max_concurrency=2
+    )
     iterator = iter(ds.iter_rows())
     results = [next(iterator)]
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)

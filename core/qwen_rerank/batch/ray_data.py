@@ -81,7 +81,7 @@ def rerank_dataset(
     rerank_field: RerankField = _TEXT,
     top_n: int | None = None,
     concurrency: Concurrency = 1,
-    num_cpus: float = 0.1,
+    num_cpus: float = 0,
     num_gpus: float | None = None,
     on_error: OnError = "raise",
     batch_size: int = 16,
@@ -107,7 +107,8 @@ def rerank_dataset(
         top_n: How many documents of each row to keep, at least 1; None for all.
         concurrency: The number of actors, or the least and the most of them.
         num_cpus: How many CPUs an actor reserves. The default suits scorers that wait for a service
-            or a GPU. Leave CPUs free: without one, Ray can neither read nor write.
+            or a GPU. With more, leave CPUs free: without one, Ray can neither read nor write, and
+            waits. A job that continues from a checkpoint needs another one.
         num_gpus: How many GPUs an actor reserves, such as 1 for LocalScorer; None for none.
         on_error: `"raise"` fails the job at the first row that can't be ranked. `"keep"` adds a
             column `error`, None for rows that were ranked; other rows keep their documents.

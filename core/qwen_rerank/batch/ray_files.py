@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     import pyarrow
     from ray.data import Dataset
 
-__all__ = ["QUERIES_PER_BLOCK", "Files", "read_candidates", "write_trec"]
+__all__ = ["QUERIES_PER_BLOCK", "Files", "read_candidates", "write_rows", "write_trec"]
 
 Files: TypeAlias = str | PathLike[str] | Sequence[str | PathLike[str]]
 """A file, or several; for Parquet, also a folder or a URI such as `s3://…`."""
 
 QUERIES_PER_BLOCK = 64
 """How many queries a block has: what an actor gets at once, and what is checkpointed together."""
+
+_PAIR_COLUMNS = ["query_id", "document_id", "rank"]
+"""What a run in Parquet must have."""
 
 _ROWS = 10_000
 """How many rows a table has that a task yields."""
@@ -51,7 +54,8 @@ def read_candidates(
 
     Args:
         run: Runs in TREC's or MS MARCO's format; JSON Lines candidates, as `qwen-rerank run` takes
-            them; or Parquet with the columns `query_id`, `document_id` and `rank` (from 1).
+            them; or Parquet with the columns `query_id`, `document_id` and `rank`, which is least
+            for the best. The documents of a query can be in several files.
         queries: The texts of the queries, in BEIR's JSON Lines, tab-separated, or Parquet with the
             columns `_id` and `text`, and perhaps `title`.
         corpus: The texts of the documents, in the same formats.
@@ -72,13 +76,13 @@ def read_candidates(
     """
     imported_ray()
     check_top_n(depth, "depth")
-    pairs = _pairs(run, depth)
+    pairs = _pairs(run, depth, num_partitions)
     if corpus is not None:
         pairs = pairs.union(_texts(corpus, fields, "document_id", "text"))
         pairs = _map_groups(pairs, "document_id", _with_text, num_partitions)
     if queries is not None:
         pairs = pairs.union(_texts(queries, None, "query_id", "query"))
-    tasks = _map_groups(pairs, "query_id", _task_row, num_partitions)
+    tasks = _map_groups(pairs, "query_id", partial(_task_row, depth=depth), num_partitions)
     return tasks.repartition(target_num_rows_per_block=QUERIES_PER_BLOCK)
 
 
@@ -101,11 +105,16 @@ def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: b
         InvalidInputError: The file exists.
         OSError: The file can't be written.
     """
+    return write_rows(ds.iter_rows(), Path(path), tag, overwrite=overwrite)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, tag: str, *, overwrite: bool) -> int:
+    """Write rows as `write_trec` does, and return their number."""
     count = 0
 
     def rankings() -> Iterator[tuple[str, ScoredIds]]:
         nonlocal count
-        for row in ds.iter_rows():
+        for row in rows:
             ids = [document["id"] for document in row["documents"]]
             scores = row["relevance_scores"]
             count += 1
@@ -113,20 +122,19 @@ def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: b
                 scores = [None] * len(ids)
             yield row["query_id"], list(zip(ids, scores, strict=True))
 
-    write_run(Path(path), tag, rankings(), overwrite=overwrite)
+    write_run(path, tag, rankings(), overwrite=overwrite)
     return count
 
 
-def _pairs(run: Files, depth: int | None) -> Dataset:
+def _pairs(run: Files, depth: int | None, num_partitions: int | None) -> Dataset:
     """Return a row per query and document, with all columns of `_schema`."""
     if not _is_parquet(run):
         return _read(run, partial(_pair_rows, depth=depth))
-    pairs = imported_ray().data.read_parquet(
-        _paths(run), columns=["query_id", "document_id", "rank"]
-    )
-    if depth is not None:
-        pairs = pairs.filter(expr=f"rank <= {depth}")
-    return pairs.map_batches(_completed, batch_format="pyarrow")
+    data = imported_ray().data.read_parquet(_paths(run), columns=_PAIR_COLUMNS)
+    pairs = data.map_batches(_checked_pairs, batch_format="pyarrow")
+    if depth is None:
+        return pairs
+    return _map_groups(pairs, "query_id", partial(_first, depth=depth), num_partitions)
 
 
 def _texts(files: Files, fields: Sequence[str] | None, id_column: str, text: str) -> Dataset:
@@ -194,8 +202,24 @@ def _text_columns(
             "\n".join(part for part in parts if part and part.strip())
             for parts in zip(*values, strict=True)
         ]
-    ids = list(map(str, batch.column("_id").to_pylist()))
+    ids = list(map(str, _column(batch, "_id").to_pylist()))
     return _completed(pa.table({id_column: ids, text: texts}))
+
+
+def _checked_pairs(table: pyarrow.Table) -> pyarrow.Table:
+    """Return the rows of a run, unless one lacks something. Where a column is missing, all do."""
+    for name in _PAIR_COLUMNS:
+        if table.column(name).null_count:
+            row = next(row for row in table.to_pylist() if row[name] is None)
+            raise InvalidInputError(f"A row of the run has no {name}: {row}.")
+    return _completed(table)
+
+
+def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
+    if name not in table.column_names:
+        names = ", ".join(map(repr, table.column_names))
+        raise InvalidInputError(f"There is no column {name!r} in Parquet; there are {names}.")
+    return table.column(name)
 
 
 def _completed(table: pyarrow.Table) -> pyarrow.Table:
@@ -248,45 +272,65 @@ def _with_text(group: pyarrow.Table) -> pyarrow.Table:
     """Give all pairs of a document its text."""
     rows = group.to_pylist()
     pairs = [row for row in rows if row["rank"] is not None]
-    texts = {row["text"] for row in rows if row["rank"] is None}
-    if len(texts) > 1:
-        raise InvalidInputError(f"Document {rows[0]['document_id']!r} has several texts.")
+    text = _only(rows[0]["document_id"], [row["text"] for row in rows if row["rank"] is None])
     for pair in pairs:
         if pair["text"] is None:
-            pair["text"] = next(iter(texts), None)
+            pair["text"] = text
     return _table(pairs, group)
 
 
-def _task_row(group: pyarrow.Table) -> pyarrow.Table:
+def _first(pairs: pyarrow.Table, depth: int | None) -> pyarrow.Table:
+    """Return the first pairs of a query. Several files can have pairs with the same rank."""
+    return pairs.sort_by([("rank", "ascending"), ("document_id", "ascending")])[:depth]
+
+
+def _task_row(group: pyarrow.Table, depth: int | None) -> pyarrow.Table:
     """Return the row of a query, or none if the run does not have it."""
     import pyarrow as pa
 
     rows = group.to_pylist()
-    pairs = sorted(
-        (row for row in rows if row["rank"] is not None), key=lambda row: int(row["rank"])
-    )
-    query = next((row["query"] for row in [*pairs, *rows] if row["query"] is not None), None)
-    for pair in pairs:
-        _check(pair, query)
+    query_id = rows[0]["query_id"]
+    pairs = _first(group.filter(group["rank"].is_valid()), depth).to_pylist()
+    texts = [pair["query"] for pair in pairs if pair["query"] is not None]
+    query = _only(query_id, texts or [row["query"] for row in rows if row["rank"] is None])
+    if pairs:
+        _check(query_id, query, pairs)
     documents = [{"id": pair["document_id"], "text": pair["text"]} for pair in pairs]
-    tasks = [{"query_id": rows[0]["query_id"], "query": query, "documents": documents}]
+    tasks = [{"query_id": query_id, "query": query, "documents": documents}]
     document = pa.struct({"id": pa.string(), "text": pa.string()})
     columns = {"query_id": pa.string(), "query": pa.string(), "documents": pa.list_(document)}
     return pa.Table.from_pylist(tasks if pairs else [], pa.schema(columns))
 
 
-def _check(pair: Mapping[str, Any], query: str | None) -> None:
-    """Raise unless the query and the document have texts."""
+def _only(id_: str, texts: Iterable[str | None]) -> str | None:
+    """Return the text that an id has, or None; raise if it has several."""
+    different = set(texts)
+    if len(different) > 1:
+        raise InvalidInputError(f"The id {id_!r} has several texts.", remedy="Keep one of them.")
+    return next(iter(different), None)
+
+
+def _check(query_id: str, query: str | None, pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise unless the query and its documents have texts, and each document is there once."""
     if query is None:
         raise InvalidInputError(
-            f"There is no text for query {pair['query_id']!r}.", remedy="Add it to queries=…."
+            f"There is no text for query {query_id!r}.", remedy="Add it to queries=…."
         )
-    if pair["text"] is None:
+    if not query.strip():
         raise InvalidInputError(
-            f"There is no text for {pair['document_id']!r}, which the run lists for query "
-            f"{pair['query_id']!r}.",
-            remedy="Pass the corpus=… that the run comes from.",
+            f"The text of query {query_id!r} is blank.", remedy="Add the text, or remove the query."
         )
+    listed = set()
+    for pair in pairs:
+        id_ = pair["document_id"]
+        if pair["text"] is None:
+            raise InvalidInputError(
+                f"There is no text for {id_!r}, which the run lists for query {query_id!r}.",
+                remedy="Pass the corpus=… that the run comes from.",
+            )
+        if id_ in listed:
+            raise InvalidInputError(f"{id_!r} is listed twice for query {query_id!r}.")
+        listed.add(id_)
 
 
 def _table(rows: list[Any], like: pyarrow.Table) -> pyarrow.Table:

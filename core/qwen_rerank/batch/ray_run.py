@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qwen_rerank.batch.journal import Journal
 from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
-from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK, read_candidates, write_trec
+from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK, read_candidates, write_rows
 from qwen_rerank.batch.run import RunFiles, keeping_refused
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.usage import Usage
 
-if TYPE_CHECKING:
-    from ray.data import Dataset
+__all__ = ["CPUS", "checkpointed", "rerank_run_on_ray"]
 
-__all__ = ["checkpointed", "rerank_run_on_ray"]
+CPUS = 2
+"""How many CPUs a job needs: one to read, and one to leave out what an earlier attempt has done."""
+
+_logger = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
 """What is appended to the name of the result for the folder with the state of the job."""
 
+_COLUMNS = ["query_id", "documents.list.element.id", "relevance_scores"]
+"""What the result needs of what was reranked, as Parquet names nested columns."""
 
 _PARTITION_BYTES = 2**26
 """How much of the inputs is joined at once. In memory, it is several times as much."""
@@ -70,6 +75,7 @@ def rerank_run_on_ray(
         QwenRerankError: A query failed. Ray raises an error of its own type around it.
     """
     ray = imported_ray()
+    _warn_of_waiting({"CPU": CPUS, "GPU": num_gpus or 0}, ray.cluster_resources())
     folder = files.out.absolute().with_name(f"{files.out.name}{_FOLDER}")
     with scorer() as example:
         fingerprint, model = example.fingerprint, example.model
@@ -118,9 +124,8 @@ def rerank_run_on_ray(
             )
             # Writing waits for no CPU: what is not written is paid for again after a failure.
             ds.write_parquet(str(reranked), mode="append", ray_remote_args={"num_cpus": 0.1})
-        result: Dataset = ray.data.read_parquet(str(reranked))
         tag = "-".join(model.split())
-        count = write_trec(result, files.out, tag, overwrite=files.overwrite)
+        count = write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
         spent = usage.value
         shutil.rmtree(folder)
         journal.remove()
@@ -147,6 +152,26 @@ def checkpointed(folder: Path | str, id_column: str) -> Any:
         id_column=id_column, checkpoint_path=str(folder), delete_checkpoint_on_success=False
     )
     return DataContext.current(context)
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read what was reranked, without the texts. It all has to come to this process."""
+    from pyarrow.parquet import ParquetFile
+
+    for path in sorted(folder.glob("*.parquet")):
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=_COLUMNS):
+                yield from batch.to_pylist()
+
+
+def _warn_of_waiting(needed: Mapping[str, float], there: Mapping[str, float]) -> None:
+    """Log what the cluster lacks: Ray waits for it in silence, as the cluster may grow."""
+    for name, count in needed.items():
+        if there.get(name, 0) < count:
+            _logger.warning(
+                "The job needs %g %s, and the Ray cluster has %g. It waits until there are more.",
+                count, name, there.get(name, 0),
+            )  # fmt: skip
 
 
 def _partitions(files: RunFiles) -> int:

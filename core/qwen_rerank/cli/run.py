@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from qwen_rerank.batch.estimate import EstimatingScorer
 from qwen_rerank.batch.progress import format_usage
 from qwen_rerank.batch.ray_data import imported_ray
-from qwen_rerank.batch.ray_run import rerank_run_on_ray
+from qwen_rerank.batch.ray_run import CPUS, rerank_run_on_ray
 from qwen_rerank.batch.run import RunFiles, RunReranking
 from qwen_rerank.cli.options import (
     Overwrite,
@@ -175,13 +175,17 @@ def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker)
 def _ray(address: str | None, output: Output) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine, unless this process is connected."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # By default, Ray starts 32 processes to read the footers of the few files of the job.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     ray = imported_ray()
     was_connected = ray.is_initialized()
     if not was_connected:
         with output.status("Starting Ray …"):
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = output.shows_progress
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+            ray.init(**_cluster(address), log_to_driver=False, logging_level=logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = output.shows_progress
+    context.raise_original_map_exception = True  # for `_cause`
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, too
     try:
         yield
     except ray.exceptions.RayTaskError as error:
@@ -191,11 +195,13 @@ def _ray(address: str | None, output: Output) -> Iterator[None]:
             ray.shutdown()
 
 
-def _cause(error: Exception) -> Exception:
+def _cluster(address: str | None) -> dict[str, Any]:
+    if address is not None:
+        return {"address": address}
+    return {"address": "local", "num_cpus": max(os.cpu_count() or 1, CPUS)}
+
+
+def _cause(error: Any) -> Exception:
     """Return the library's error that made a Ray task fail, if it was one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, QwenRerankError):
-            return cause.with_traceback(None)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+    cause = error.cause
+    return cause.with_traceback(None) if isinstance(cause, QwenRerankError) else error
