@@ -75,7 +75,6 @@ def rerank_run_on_ray(
         QwenRerankError: A query failed. Ray raises an error of its own type around it.
     """
     ray = imported_ray()
-    _warn_of_waiting({"CPU": CPUS, "GPU": num_gpus or 0}, ray.cluster_resources())
     folder = files.out.absolute().with_name(f"{files.out.name}{_FOLDER}")
     with scorer() as example:
         fingerprint, model = example.fingerprint, example.model
@@ -95,6 +94,7 @@ def rerank_run_on_ray(
     with closing(Journal(files.journal, options, restart=files.restart)) as journal:
         if files.restart:
             shutil.rmtree(folder, ignore_errors=True)
+        _warn_of_waiting({"CPU": CPUS, "GPU": num_gpus or 0}, ray.cluster_resources())
         joined, reranked = folder / "candidates", folder / "reranked"
         if not joined.exists():
             part = folder / "candidates.part"
