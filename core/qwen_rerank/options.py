@@ -32,6 +32,7 @@ from typing import (
 from pydantic import (
     AliasChoices,
     BaseModel,
+    ConfigDict,
     Field,
     Secret,
     SecretStr,
@@ -107,6 +108,7 @@ _NUMBERS: dict[Any, tuple[type, str]] = {
 class RequestOptions(BaseModel):
     """How requests to a service are sent. All scorers of remote services take these."""
 
+    model_config = ConfigDict(defer_build=True)  # most programs never create one
     timeout: float = 30.0
     """Seconds for one attempt of one request."""
     deadline: float | None = None
@@ -264,6 +266,7 @@ class DashScopeArguments(RequestArguments, total=False):
 class RankingOptions(BaseModel):
     """Which documents are scored, and how scores become an order."""
 
+    model_config = ConfigDict(defer_build=True)
     missing: Missing = "skip"
     """What to do with a document whose text is missing or blank: "skip" leaves it out and counts
     it, "keep" puts it after the ranked ones without a score, "error" raises.
