@@ -150,6 +150,9 @@ class TestTexts:
         )
         assert read_texts(path) == {"a": "Penguins\nThey swim.", "7": "Cars\ndrive."}
         assert read_texts(path, fields=["text"]) == {"a": "They swim.", "7": "Cars\ndrive."}
+        assert read_texts(path, fields="text") == read_texts(path, fields=["text"])
+        with pytest.raises(InvalidInputError, match="fields must be the names of fields"):
+            read_texts(path, fields=[])
         filled = read_texts(path, fields=["{title}: {text}"])
         assert filled == {"a": "Penguins: They swim.", "7": ": Cars\ndrive."}
         with pytest.raises(InvalidInputError, match=r"line 1: no text in 'body'; the fields are"):

@@ -32,6 +32,7 @@ __all__ = [
     "TEXT_FIELDS",
     "check_is_text",
     "decode_line",
+    "entry_parser",
     "is_blank",
     "is_json_lines",
     "iter_run",
@@ -42,7 +43,6 @@ __all__ = [
     "read_lines",
     "read_run",
     "read_texts",
-    "template_reader",
     "text_parser",
 ]
 
@@ -65,15 +65,15 @@ Entry: TypeAlias = tuple[str, str]
 
 
 def read_texts(
-    path: str | Path, *, fields: Sequence[str] | None = None, id_field: str | None = None
+    path: str | Path, *, fields: str | Sequence[str] | None = None, id_field: str | None = None
 ) -> dict[str, str]:
     """Read queries or documents.
 
     Args:
         path: JSON Lines if the name ends in `.jsonl` or `.ndjson`; otherwise lines with an id, a
             tab and a text.
-        fields: The fields of a JSON entry that make up its text, joined by line breaks; those that
-            an entry does not have are left out. Or one format string of fields, such as
+        fields: The field of a JSON entry with its text, or several, joined by line breaks; those
+            that an entry does not have are left out. Or a format string of fields, such as
             `"{title}: {text}"`. None for `"title"` and `"text"`, or `"contents"`.
         id_field: The field with the id of a JSON entry; None for the first of `"_id"`, `"id"`,
             `"pid"`, `"docid"` and `"qid"`.
@@ -298,23 +298,51 @@ def is_json_lines(path: str | Path) -> bool:
 
 
 def text_parser(
-    path: str | Path, fields: Sequence[str] | None = None, id_field: str | None = None
+    path: str | Path, fields: str | Sequence[str] | None = None, id_field: str | None = None
 ) -> Callable[[bytes], Entry]:
     """Return a function that parses a line of this file into an id and a text.
 
     It raises ValueError for an invalid line. See `read_texts` for the arguments.
+
+    Raises:
+        InvalidInputError: The fields are invalid.
     """
-    if not is_json_lines(path):
-        return _tabbed_entry
+    parse = entry_parser(fields, id_field)
+    return (lambda line: parse(parse_json_object(line))) if is_json_lines(path) else _tabbed_entry
+
+
+def entry_parser(
+    fields: str | Sequence[str] | None = None, id_field: str | None = None
+) -> Callable[[Mapping[str, Any]], Entry]:
+    """Return a function that takes the id and the text out of an entry.
+
+    It raises ValueError for an invalid entry. See `read_texts` for the arguments.
+
+    Raises:
+        InvalidInputError: The fields are invalid.
+    """
+    names = _field_names(fields)
     id_fields = ID_FIELDS if id_field is None else (id_field,)
-    if fields is not None and len(fields) == 1 and is_template(fields[0]):
-        text = template_reader(fields[0])
+    if names is not None and len(names) == 1 and is_template(names[0]):
+        text = _template_reader(names[0])
     else:
-        text = partial(_entry_text, fields=fields)
-    return lambda line: _json_entry(line, text, id_fields)
+        text = partial(_entry_text, fields=names)
+    return lambda entry: (_entry_id(entry, id_fields), text(entry))
 
 
-def template_reader(template: str) -> Callable[[Mapping[str, Any]], str]:
+def _field_names(fields: str | Sequence[str] | None) -> Sequence[str] | None:
+    names = [fields] if isinstance(fields, str) else fields
+    if names is None:
+        return None
+    if not isinstance(names, Sequence) or not names or not all(isinstance(n, str) for n in names):
+        raise InvalidInputError(
+            f"fields must be the names of fields, or a format string, got {fields!r:.60}.",
+            remedy='Pass for example fields=["title", "text"].',
+        )
+    return names
+
+
+def _template_reader(template: str) -> Callable[[Mapping[str, Any]], str]:
     """Return a function that fills in a format string of fields, as `rerank_field` does.
 
     It raises ValueError if no field is there, or if a value is not text.
@@ -339,16 +367,13 @@ def template_reader(template: str) -> Callable[[Mapping[str, Any]], str]:
     return read
 
 
-def _json_entry(
-    line: bytes, text: Callable[[Mapping[str, Any]], str], id_fields: Sequence[str]
-) -> Entry:
-    entry = parse_json_object(line)
+def _entry_id(entry: Mapping[str, Any], id_fields: Sequence[str]) -> str:
     id_ = next((entry[name] for name in id_fields if entry.get(name) not in (None, "")), None)
     if id_ is None:
         raise ValueError(f"no id in {_or_list(id_fields)}; the fields are {_key_list(entry)}")
-    if isinstance(id_, bool | float | list | dict):
+    if type(id_) not in (str, int):
         raise ValueError(f"the id is {id_!r:.40}, not a string or an integer")
-    return str(id_), text(entry)
+    return str(id_)
 
 
 def _entry_text(entry: Mapping[str, Any], fields: Sequence[str] | None) -> str:

@@ -20,7 +20,7 @@ from qwen_rerank.datasets import (
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import is_finite
 
-__all__ = ["Candidates", "Counts", "Entry", "Job", "read_entries"]
+__all__ = ["Candidates", "Counts", "Entry", "Job", "no_candidates", "read_entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Candidates:
             with_documents += bool(to_rank)
             only_here += not self._is_in_queries(entry)
         if not queries:
-            raise InvalidInputError(f"{self._path} has no candidates.")
+            raise no_candidates(self._path)
         in_queries = 0 if self._queries is None else len(self._queries)
         return Counts(queries, documents, beyond_depth, in_queries + only_here - with_documents)
 
@@ -244,6 +244,11 @@ def _json_entries(path: Path) -> Iterator[Entry]:
             )
         seen.add(entry.query_id)
         yield entry
+
+
+def no_candidates(path: Path) -> InvalidInputError:
+    """Return the error for a file without a query to rerank."""
+    return InvalidInputError(f"{path} has no candidates.")
 
 
 def _changed(path: Path) -> InvalidInputError:

@@ -29,6 +29,9 @@ Concurrency: TypeAlias = int | tuple[int, int]
 _TEXT = "text"
 """The field of a record that has a document which is a text."""
 
+_SCORES, _ERROR = "relevance_scores", "error"
+"""The columns that are added."""
+
 
 class UsageTotal:
     """What a job has cost, summed over all actors.
@@ -95,7 +98,8 @@ def rerank_dataset(
     node are scored again on another one.
 
     Args:
-        ds: A row per query, with the query and the list of its documents: texts, or mappings.
+        ds: A row per query, with the query and the list of its documents: texts, or mappings. The
+            list can also be a NumPy array, as pandas reads it from Parquet.
         scorer: A class or a function without arguments that creates the scorer in the actor, such
             as `EmbeddedScorer` or `lambda: DashScopeScorer("qwen3-rerank")`. An API key should come
             from the environment of the nodes. The scorer's `requests_per_minute` and
@@ -119,12 +123,16 @@ def rerank_dataset(
     Returns:
         A dataset with the same rows. `documents` is in the order of the scores and cut to `top_n`,
         and `relevance_scores` has their scores: None for documents without text, which come last.
+        `relevance_scores`, and `error` with `on_error="keep"`, replace columns with that name, so
+        that a dataset can be reranked again.
 
     Raises:
-        InvalidInputError: An argument is invalid.
+        InvalidInputError: An argument is invalid. While the result is consumed, Ray raises it if
+            the dataset does not have a column, or if documents are not a list.
         MissingDependencyError: The extra `ray` is not installed.
     """
     pool = _pool(concurrency)
+    _check_columns(query=query, documents=documents)
     check_top_n(top_n)
     check_whole("batch_size", batch_size, at_least=1)
     check_whole("max_concurrency", max_concurrency, at_least=1)
@@ -160,10 +168,28 @@ def rerank_dataset(
 def _pool(concurrency: Concurrency) -> Any:
     """Return Ray's description of the pool of actors."""
     strategy = imported_ray().data.ActorPoolStrategy
-    least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
-    for size in (least, most):
+    sizes = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    for size in sizes:
         check_whole("concurrency", size, at_least=1)
+    if len(sizes) != 2 or sizes[0] > sizes[1]:
+        raise InvalidInputError(
+            f"concurrency must be a number of actors, or the least and the most, got {sizes}.",
+            remedy="Pass for example concurrency=(1, 4).",
+        )
+    least, most = sizes
     return strategy(size=most) if least == most else strategy(min_size=least, max_size=most)
+
+
+def _check_columns(**columns: str) -> None:
+    """Raise InvalidInputError unless each column has a name that no other one has."""
+    others = [_SCORES, _ERROR]
+    for argument, name in columns.items():
+        if not isinstance(name, str) or name in others:
+            raise InvalidInputError(
+                f"{argument} must be the name of a column, and not {', '.join(map(repr, others))}, "
+                f"got {name!r}."
+            )
+        others.append(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +212,27 @@ class _Actor:
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
-        scorer = settings.scorer()
-        check_scorer(scorer, "scorer must create a Scorer")
-        scorer.share_rates(settings.processes)
-        self._engine = RerankEngine(scorer, rerank_field=settings.rerank_field, missing="keep")
+        self._engine: RerankEngine | None = None
+        self._failure: Exception | None = None
+        try:
+            self._engine = _engine(settings)
+        except Exception as error:  # Ray would hide it in its report of an actor that died
+            self._failure = error
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        if self._engine is None:
+            raise self._failure or RuntimeError("The actor has no engine.")
         settings = self._settings
-        columns = (batch.column(name).to_pylist() for name in (settings.query, settings.documents))
-        rows = [(query, list(documents or [])) for query, documents in zip(*columns, strict=True)]
+        queries = _column(batch, settings.query).to_pylist()
+        column = _column(batch, settings.documents)
+        documents = [_listed(value, settings.documents) for value in column.to_pylist()]
+        type_ = _result_type(column.type, documents, settings.documents)
         with rerank_many(
             self._engine,
-            ((str(index), query, _records(docs)) for index, (query, docs) in enumerate(rows)),
+            (
+                (str(index), query, _records(own or ()))
+                for index, (query, own) in enumerate(zip(queries, documents, strict=True))
+            ),
             top_n=settings.top_n,
             on_error=settings.on_error,
             max_concurrency=settings.max_concurrency,
@@ -207,34 +242,93 @@ class _Actor:
             finally:
                 if settings.usage is not None:
                     settings.usage.add(rankings.usage)
-        return self._table(batch, [documents for _, documents in rows], results)
+        return self._table(batch, type_, documents, results)
 
     def _table(
         self,
         batch: pyarrow.Table,
-        documents: Sequence[list[Any]],
+        type_: pyarrow.DataType,
+        documents: Sequence[list[Any] | None],
         results: Sequence[Ranking | Exception],
     ) -> pyarrow.Table:
         import pyarrow as pa
 
-        name = self._settings.documents
-        field = batch.schema.field(name)
         ordered = [
-            [own[int(record.id)] for record in result] if isinstance(result, Ranking) else own
+            [own[int(record.id)] for record in result]
+            if own and isinstance(result, Ranking)
+            else own
             for own, result in zip(documents, results, strict=True)
         ]
         scores = [
             [record.score for record in result] if isinstance(result, Ranking) else None
             for result in results
         ]
-        table = batch.set_column(
-            batch.schema.get_field_index(name), field, pa.array(ordered, field.type)
-        )
-        table = table.append_column("relevance_scores", pa.array(scores, pa.list_(pa.float64())))
+        table = _with_column(batch, self._settings.documents, pa.array(ordered, type_))
+        table = _with_column(table, _SCORES, pa.array(scores, pa.list_(pa.float64())))
         if self._settings.on_error == "raise":
             return table
         errors = [str(result) if isinstance(result, Exception) else None for result in results]
-        return table.append_column("error", pa.array(errors, pa.string()))
+        return _with_column(table, _ERROR, pa.array(errors, pa.string()))
+
+
+def _engine(settings: _Settings) -> RerankEngine:
+    scorer = settings.scorer()
+    check_scorer(scorer, "scorer must create a Scorer")
+    scorer.share_rates(settings.processes)
+    return RerankEngine(scorer, rerank_field=settings.rerank_field, missing="keep")
+
+
+def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
+    if name not in table.column_names:
+        names = ", ".join(map(repr, table.column_names))
+        raise InvalidInputError(f"The dataset has no column {name!r}; it has {names}.")
+    return table.column(name)
+
+
+def _with_column(table: pyarrow.Table, name: str, values: pyarrow.Array) -> pyarrow.Table:
+    """Return the table with a column, in the place of the one with that name if there is one."""
+    index = table.schema.get_field_index(name)
+    if index < 0:
+        return table.append_column(name, values)
+    return table.set_column(index, name, values)
+
+
+def _listed(value: Any, name: str) -> list[Any] | None:
+    """Return the documents of a row; Ray makes NumPy arrays of some columns."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is not None and not isinstance(value, list | tuple):
+        raise _not_lists(name, f"{value!r:.60}")
+    return None if value is None else list(value)
+
+
+def _not_lists(name: str, got: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The column {name!r} must have lists of documents, got {got}.",
+        remedy="Pass the name of the column with the lists, and a list also for one document.",
+    )
+
+
+def _result_type(
+    type_: pyarrow.DataType, documents: Sequence[list[Any] | None], name: str
+) -> pyarrow.DataType:
+    """Return the type of the reranked documents: that of the column, unless top_n can't cut it."""
+    import pyarrow as pa
+
+    if pa.types.is_map(type_):
+        raise _not_lists(name, str(type_))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(type_.value_field)
+    if pa.types.is_nested(type_) or pa.types.is_null(type_):
+        return type_
+    try:
+        return pa.array(documents).type
+    except pa.ArrowException as error:
+        raise InvalidInputError(
+            f"The documents in the column {name!r} have different types, so they can't be a column "
+            f"of the result: {error}.",
+            remedy="Pass only texts, or only mappings whose fields have the same types.",
+        ) from error
 
 
 def _records(documents: Sequence[Any]) -> list[Record]:

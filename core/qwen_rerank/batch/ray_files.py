@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from qwen_rerank.batch.candidates import read_entries
 from qwen_rerank.batch.journal import ScoredIds
 from qwen_rerank.batch.ray_data import imported_ray
-from qwen_rerank.batch.run_file import write_run
-from qwen_rerank.datasets import parse_line, read_lines, template_reader, text_parser
+from qwen_rerank.batch.run_file import check_can_write, write_run
+from qwen_rerank.datasets import entry_parser, parse_line, read_lines, text_parser
 from qwen_rerank.errors import InvalidInputError
-from qwen_rerank.inputs.templates import is_template
-from qwen_rerank.validation import check_top_n
+from qwen_rerank.validation import check_top_n, check_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,6 +33,12 @@ QUERIES_PER_BLOCK = 64
 _PAIR_COLUMNS = ["query_id", "document_id", "rank"]
 """What a run in Parquet must have."""
 
+_NOUNS = {"query_id": "query", "document_id": "document"}
+"""What a column with ids is of."""
+
+_NOT_AN_ID = r"^$|[ \t\r\n\f\v]"
+"""What can't be a column of a run, whose columns end at ASCII white space."""
+
 _ROWS = 10_000
 """How many rows a table has that a task yields."""
 
@@ -42,7 +48,7 @@ def read_candidates(
     *,
     queries: Files | None = None,
     corpus: Files | None = None,
-    fields: Sequence[str] | None = None,
+    fields: str | Sequence[str] | None = None,
     depth: int | None = None,
     num_partitions: int | None = None,
 ) -> Dataset:
@@ -54,28 +60,35 @@ def read_candidates(
 
     Args:
         run: Runs in TREC's or MS MARCO's format; JSON Lines candidates, as `qwen-rerank run` takes
-            them; or Parquet with the columns `query_id`, `document_id` and `rank`, which is least
-            for the best. The documents of a query can be in several files.
-        queries: The texts of the queries, in BEIR's JSON Lines, tab-separated, or Parquet with the
-            columns `_id` and `text`, and perhaps `title`.
+            them; or Parquet with the columns `query_id`, `document_id` and `rank`, a whole number
+            that is least for the best. The documents of a query can be in several files.
+        queries: The texts of the queries, in BEIR's JSON Lines, tab-separated, or Parquet with
+            BEIR's fields as columns.
         corpus: The texts of the documents, in the same formats.
-        fields: The fields or columns that make up the text of a document, or one format string of
-            them; None for `title` and `text`.
+        fields: The field or column with the text of a document, several, or a format string of
+            them; None for `title` and `text`, as in `datasets.read_texts`.
         depth: How many documents of each query to take, from the first; None for all.
         num_partitions: How many parts the data is divided into for the joins, each of which must
-            fit in the memory of a worker; None for Ray's default.
+            fit in the memory of a worker, at least 1; None for Ray's default.
 
     Returns:
         A row per query: `query_id`, `query` and `documents`, a list of `{"id": …, "text": …}` in
         the order of the run.
 
     Raises:
-        InvalidInputError: `depth` or the name of a file is invalid. While the result is consumed,
-            Ray raises it if a line is invalid, or a query or document has no text.
+        InvalidInputError: An argument is invalid, or a file is not there. While the result is
+            consumed, Ray raises it if a line or a row is invalid, or a query or document has no
+            text.
         MissingDependencyError: The extra `ray` is not installed.
     """
     imported_ray()
     check_top_n(depth, "depth")
+    if num_partitions is not None:
+        check_whole("num_partitions", num_partitions, at_least=1)
+    entry_parser(fields)  # raises if they are invalid
+    for files in (run, queries, corpus):
+        if files is not None:
+            _is_parquet(files)  # raises if they are not there
     pairs = _pairs(run, depth, num_partitions)
     if corpus is not None:
         pairs = pairs.union(_texts(corpus, fields, "document_id", "text"))
@@ -95,35 +108,67 @@ def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: b
     Args:
         ds: Rows with `query_id`, `documents` with ids, and `relevance_scores`.
         path: The file.
-        tag: The last column, which names the run.
+        tag: The last column, which names the run, without white space.
         overwrite: Whether to replace a file that exists.
 
     Returns:
         The number of queries.
 
     Raises:
-        InvalidInputError: The file exists.
+        InvalidInputError: The file exists, or the tag is invalid, so nothing was reranked; or a row
+            does not have what a line of the run needs, or a query has several rows.
         OSError: The file can't be written.
     """
+    check_can_write(Path(path), (), overwrite=overwrite)
+    if not isinstance(tag, str) or not _is_column(tag):
+        raise InvalidInputError(
+            f"tag must be a word, because it is a column of the run, got {tag!r}."
+        )
     return write_rows(ds.iter_rows(), Path(path), tag, overwrite=overwrite)
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, tag: str, *, overwrite: bool) -> int:
     """Write rows as `write_trec` does, and return their number."""
-    count = 0
+    written: set[str] = set()
 
     def rankings() -> Iterator[tuple[str, ScoredIds]]:
-        nonlocal count
         for row in rows:
-            ids = [document["id"] for document in row["documents"]]
-            scores = row["relevance_scores"]
-            count += 1
-            if scores is None:  # the row failed, and keeps its order
-                scores = [None] * len(ids)
-            yield row["query_id"], list(zip(ids, scores, strict=True))
+            query_id, ranking = _ranking(row)
+            if query_id in written:
+                raise InvalidInputError(f"Two rows have the query id {query_id!r}.")
+            written.add(query_id)
+            yield query_id, ranking
 
     write_run(path, tag, rankings(), overwrite=overwrite)
-    return count
+    return len(written)
+
+
+def _ranking(row: Mapping[str, Any]) -> tuple[str, ScoredIds]:
+    """Return the query of a row, and its documents with their scores."""
+    try:
+        query_id = str(row["query_id"])
+        ids = [document["id"] for document in row["documents"] or ()]
+        scores = row["relevance_scores"]
+        if scores is None:  # the row failed, and keeps its order
+            scores = [None] * len(ids)
+        ranking = [(str(id_), score) for id_, score in zip(ids, scores, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(
+            "A run needs rows with query_id, documents with an id each, and as many "
+            f"relevance_scores, got {dict(row)!r:.200}.",
+            remedy="Pass what rerank_dataset returned for rows of read_candidates.",
+        ) from error
+    for id_ in (row["query_id"], *ids):
+        if id_ is None or not _is_column(str(id_)):
+            raise InvalidInputError(
+                f"The id {id_!r} can't be a column of a run (query {query_id!r}).",
+                remedy="Use ids without white space, or write Parquet: ds.write_parquet(…).",
+            )
+    return query_id, ranking
+
+
+def _is_column(text: str) -> bool:
+    return re.search(_NOT_AN_ID, text) is None
 
 
 def _pairs(run: Files, depth: int | None, num_partitions: int | None) -> Dataset:
@@ -137,7 +182,7 @@ def _pairs(run: Files, depth: int | None, num_partitions: int | None) -> Dataset
     return _map_groups(pairs, "query_id", partial(_first, depth=depth), num_partitions)
 
 
-def _texts(files: Files, fields: Sequence[str] | None, id_column: str, text: str) -> Dataset:
+def _texts(files: Files, fields: str | Sequence[str] | None, id_column: str, text: str) -> Dataset:
     """Return a row per text, with all columns of `_schema`."""
     if not _is_parquet(files):
         return _read(files, partial(_text_rows, fields=fields, id_column=id_column, text=text))
@@ -162,6 +207,7 @@ def _tables(
 
     for path in batch.column("path").to_pylist():
         source = rows(path)
+        yield _schema().empty_table()  # Ray can't group a dataset without any columns
         while part := list(islice(source, _ROWS)):
             yield pa.Table.from_pylist(part, _schema())
 
@@ -180,7 +226,7 @@ def _pair_rows(path: str, depth: int | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _text_rows(
-    path: str, fields: Sequence[str] | None, id_column: str, text: str
+    path: str, fields: str | Sequence[str] | None, id_column: str, text: str
 ) -> Iterator[Mapping[str, Any]]:
     parse = text_parser(path, fields)
     for number, line in read_lines(path):
@@ -189,37 +235,69 @@ def _text_rows(
 
 
 def _text_columns(
-    batch: pyarrow.Table, fields: Sequence[str] | None, id_column: str, text: str
+    batch: pyarrow.Table, fields: str | Sequence[str] | None, id_column: str, text: str
 ) -> pyarrow.Table:
     import pyarrow as pa
 
-    if fields is not None and len(fields) == 1 and is_template(fields[0]):
-        texts = list(map(template_reader(fields[0]), batch.to_pylist()))
-    else:
-        names = [name for name in fields or ("title", "text") if name in batch.column_names]
-        values = [batch.column(name).to_pylist() for name in names]
-        texts = [
-            "\n".join(part for part in parts if part and part.strip())
-            for parts in zip(*values, strict=True)
-        ]
-    ids = list(map(str, _column(batch, "_id").to_pylist()))
-    return _completed(pa.table({id_column: ids, text: texts}))
+    parse = entry_parser(fields)
+    entries = []
+    for row in _without_vectors(batch).to_pylist():
+        try:
+            entries.append(parse(row))
+        except ValueError as error:
+            raise InvalidInputError(
+                f"A row with the text of a {_NOUNS[id_column]}: {error}."
+            ) from error
+    columns = zip(*entries, strict=True) if entries else ((), ())
+    return _completed(pa.table(dict(zip((id_column, text), columns, strict=True))))
+
+
+def _without_vectors(table: pyarrow.Table) -> pyarrow.Table:
+    """Return the columns that can have texts. Embeddings are slow to read as Python numbers."""
+    import pyarrow.types as pa
+
+    vectors = [
+        field.name
+        for field in table.schema
+        if (
+            pa.is_list(field.type)
+            or pa.is_large_list(field.type)
+            or pa.is_fixed_size_list(field.type)
+        )
+        and pa.is_floating(field.type.value_type)
+    ]
+    return table.drop_columns(vectors)
 
 
 def _checked_pairs(table: pyarrow.Table) -> pyarrow.Table:
     """Return the rows of a run, unless one lacks something. Where a column is missing, all do."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if missing := [name for name in _PAIR_COLUMNS if name not in table.column_names]:
+        names = ", ".join(map(repr, table.column_names))
+        raise InvalidInputError(f"The run has no column {missing[0]!r}; it has {names}.")
+    try:
+        pairs = _completed(table)
+    except pa.ArrowException as error:
+        raise InvalidInputError(f"A column of the run has another type: {error}.") from error
     for name in _PAIR_COLUMNS:
-        if table.column(name).null_count:
+        column = pairs.column(name)
+        if column.null_count:
             row = next(row for row in table.to_pylist() if row[name] is None)
             raise InvalidInputError(f"A row of the run has no {name}: {row}.")
-    return _completed(table)
-
-
-def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
-    if name not in table.column_names:
-        names = ", ".join(map(repr, table.column_names))
-        raise InvalidInputError(f"There is no column {name!r} in Parquet; there are {names}.")
-    return table.column(name)
+        if name == "rank":
+            continue
+        if pa.types.is_floating(table.column(name).type):
+            raise InvalidInputError(
+                f"The column {name!r} of the run has floats, not strings or integers.",
+                remedy="Convert it; pandas makes floats of integers where one is missing.",
+            )
+        if bad := column.filter(pc.match_substring_regex(column, _NOT_AN_ID)).to_pylist():
+            raise InvalidInputError(
+                f"The {name} {bad[0]!r} is blank or has white space, unlike ids in TREC's format."
+            )
+    return pairs
 
 
 def _completed(table: pyarrow.Table) -> pyarrow.Table:
@@ -340,13 +418,39 @@ def _table(rows: list[Any], like: pyarrow.Table) -> pyarrow.Table:
 
 
 def _paths(files: Files) -> list[str]:
-    listed: Iterable[str | PathLike[str]]
     listed = [files] if isinstance(files, str | PathLike) else files
-    paths = [str(path) for path in listed]
-    if not paths:
+    if not isinstance(listed, Sequence) or not all(isinstance(p, str | PathLike) for p in listed):
+        raise InvalidInputError(f"Files must be a path or a list of paths, got {files!r:.60}.")
+    if not listed:
         raise InvalidInputError("There are no files to read.")
-    return [path if "://" in path else str(Path(path).absolute()) for path in paths]
+    return list(map(_checked_path, map(str, listed)))
+
+
+def _checked_path(path: str) -> str:
+    """Return the path, absolute unless it is a URI; raise if there is nothing to read."""
+    if "://" in path:
+        return path
+    local = Path(path)
+    if not local.exists():
+        raise InvalidInputError(f"There is no file {path}.")
+    if local.is_dir() and next(local.rglob("*.parquet"), None) is None:
+        raise InvalidInputError(
+            f"There are no Parquet files in the folder {path}.",
+            remedy="Pass a list of its files if they have another format.",
+        )
+    return str(local.absolute())
 
 
 def _is_parquet(files: Files) -> bool:
-    return all(path.endswith(".parquet") or Path(path).is_dir() for path in _paths(files))
+    paths = _paths(files)
+    tables = [
+        path
+        for path in paths
+        if "://" in path or path.lower().endswith(".parquet") or Path(path).is_dir()
+    ]
+    if tables and len(tables) < len(paths):
+        other = next(path for path in paths if path not in tables)
+        raise InvalidInputError(
+            f"{tables[0]} is Parquet, and {other} is not.", remedy="Pass files of one kind."
+        )
+    return bool(tables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -11,10 +12,12 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+from qwen_rerank.batch.candidates import no_candidates
 from qwen_rerank.batch.journal import Journal
 from qwen_rerank.batch.ray_data import Concurrency, UsageTotal, imported_ray, rerank_dataset
 from qwen_rerank.batch.ray_files import QUERIES_PER_BLOCK, read_candidates, write_rows
 from qwen_rerank.batch.run import RunFiles, keeping_refused
+from qwen_rerank.batch.run_file import already_exists
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.usage import Usage
@@ -28,6 +31,9 @@ _logger = logging.getLogger(__name__)
 
 _FOLDER = ".ray"
 """What is appended to the name of the result for the folder with the state of the job."""
+
+_KEEPS_REFUSED = "keep_refused"
+"""The file in it that says that a query may have kept its order."""
 
 _COLUMNS = ["query_id", "documents.list.element.id", "relevance_scores"]
 """What the result needs of what was reranked, as Parquet names nested columns."""
@@ -70,8 +76,8 @@ def rerank_run_on_ray(
         The number of queries in the result, and what this attempt has cost.
 
     Raises:
-        InvalidInputError: A file is invalid, the state belongs to other files or options, or there
-            is a folder in its place.
+        InvalidInputError: A file is invalid, the state belongs to other files or options or was
+            changed, or there is a folder in its place.
         QwenRerankError: A query failed. Ray raises an error of its own type around it.
     """
     ray = imported_ray()
@@ -94,21 +100,20 @@ def rerank_run_on_ray(
     with closing(Journal(files.journal, options, restart=files.restart)) as journal:
         if files.restart:
             shutil.rmtree(folder, ignore_errors=True)
-        _warn_of_waiting({"CPU": CPUS, "GPU": num_gpus or 0}, ray.cluster_resources())
         joined, reranked = folder / "candidates", folder / "reranked"
+        if files.would_replace and not (joined.exists() and _ids(joined) == _ids(reranked)):
+            raise already_exists(files.out)
+        _check_refused(folder / _KEEPS_REFUSED, keep_refused)
+        _warn_of_waiting({"CPU": CPUS, "GPU": num_gpus or 0}, ray.cluster_resources())
         if not joined.exists():
-            part = folder / "candidates.part"
-            shutil.rmtree(part, ignore_errors=True)
-            candidates = read_candidates(
-                files.candidates,
-                queries=files.queries,
-                corpus=files.corpus,
-                fields=fields,
-                depth=depth,
-                num_partitions=_partitions(files),
-            )
-            candidates.write_parquet(str(part))
-            part.rename(joined)
+            try:
+                _join(files, fields, depth, joined)
+            except BaseException:  # nothing is paid for yet, and the files may be changed
+                shutil.rmtree(folder, ignore_errors=True)
+                journal.remove()
+                raise
+        if keep_refused:
+            (folder / _KEEPS_REFUSED).touch()
         usage = UsageTotal()
         with checkpointed(folder / "checkpoints", "query_id"):
             # Ray reads small files together; what one block has is checkpointed together.
@@ -124,12 +129,55 @@ def rerank_run_on_ray(
             )
             # Writing waits for no CPU: what is not written is paid for again after a failure.
             ds.write_parquet(str(reranked), mode="append", ray_remote_args={"num_cpus": 0.1})
+        _check_whole(folder, _ids(joined), _ids(reranked))
         tag = "-".join(model.split())
         count = write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
         spent = usage.value
+        journal.remove()  # before the state: half of it would be taken for an interrupted job's
         shutil.rmtree(folder)
-        journal.remove()
     return count, spent
+
+
+def _join(files: RunFiles, fields: Sequence[str] | None, depth: int | None, joined: Path) -> None:
+    """Write the candidates and their texts to a folder, as a whole or not at all."""
+    part = joined.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    candidates = read_candidates(
+        files.candidates,
+        queries=files.queries,
+        corpus=files.corpus,
+        fields=fields,
+        depth=depth,
+        num_partitions=_partitions(files),
+    )
+    candidates.write_parquet(str(part))
+    if not _ids(part):
+        raise no_candidates(files.candidates)
+    part.rename(joined)
+
+
+def _check_refused(mark: Path, keep_refused: bool) -> None:
+    if mark.exists() and not keep_refused:
+        raise InvalidInputError(
+            "An earlier attempt kept the order of the queries that the content inspection refused.",
+            remedy="Continue with keep_refused=True, or start over with restart=True.",
+        )
+
+
+def _check_whole(folder: Path, joined: list[str], reranked: list[str]) -> None:
+    """Raise unless each query was reranked once. Ray Data trusts the files of earlier attempts."""
+    if joined != reranked:
+        lost, others = Counter(joined) - Counter(reranked), Counter(reranked) - Counter(joined)
+        raise InvalidInputError(
+            f"{folder} was changed by something else: {lost.total():,} of {len(joined):,} queries "
+            f"are missing from what was reranked, and {others.total():,} are there in addition.",
+            remedy="Start over with restart=True, which pays for all of them again.",
+        )
+
+
+def _ids(folder: Path) -> list[str]:
+    """Return the sorted ids of the queries in a folder of Parquet, which need not exist."""
+    return sorted(row["query_id"] for row in _rows(folder, ["query_id"]))
 
 
 def checkpointed(folder: Path | str, id_column: str) -> Any:
@@ -154,14 +202,21 @@ def checkpointed(folder: Path | str, id_column: str) -> Any:
     return DataContext.current(context)
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _rows(folder: Path, columns: Sequence[str] = _COLUMNS) -> Iterator[dict[str, Any]]:
     """Read what was reranked, without the texts. It all has to come to this process."""
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     for path in sorted(folder.glob("*.parquet")):
-        with ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=_COLUMNS):
-                yield from batch.to_pylist()
+        try:
+            with ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=list(columns)):
+                    yield from batch.to_pylist()
+        except ArrowException as error:
+            raise InvalidInputError(
+                f"{path} is corrupted: {error}.",
+                remedy="Start over with restart=True, which pays for all queries again.",
+            ) from error
 
 
 def _warn_of_waiting(needed: Mapping[str, float], there: Mapping[str, float]) -> None:

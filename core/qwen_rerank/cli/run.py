@@ -102,9 +102,11 @@ def run(
         ),
     ] = None,
     actors: Annotated[
-        int,
-        typer.Option(min=1, help="With --engine ray: how many processes score, each with a model."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1, help="With --engine ray: how many processes score, each with a model; default 1."
+        ),
+    ] = None,
     gpus: Annotated[
         float | None, typer.Option(min=0, help="With --engine ray: how many GPUs each needs.")
     ] = None,
@@ -120,6 +122,13 @@ def run(
             "--dry-run can't discard what is paid for.", remedy="Leave out --restart."
         )
     files = RunFiles(candidates, out, queries, corpus, overwrite=overwrite, restart=restart)
+    if engine is Engine.PROCESS:
+        _check_unused(address=address, actors=actors, gpus=gpus)
+    elif dry_run and files.journal.exists():
+        raise InvalidInputError(
+            "--dry-run can't say what a job on Ray has finished.",
+            remedy="Leave it out, or pass another --out to see what the whole run would cost.",
+        )
     if engine is Engine.RAY and not dry_run:
         with _ray(address, output):
             queries_written, usage = rerank_run_on_ray(
@@ -129,7 +138,7 @@ def run(
                 depth=depth,
                 top_n=top_n,
                 keep_refused=keep_refused,
-                concurrency=actors,
+                concurrency=actors or 1,
                 num_gpus=gpus,
                 max_concurrency=concurrency,
             )
@@ -150,6 +159,14 @@ def run(
                 reranking.rerank(max_concurrency=concurrency, progress=progress.show)
             progress.summarize(out)
             reranking.journal.remove()
+
+
+def _check_unused(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidInputError(
+                f"--{name} is only for jobs on Ray.", remedy="Leave it out, or add --engine ray."
+            )
 
 
 def _estimate(output: Output, reranking: RunReranking, make_scorer: ScorerMaker) -> None:
