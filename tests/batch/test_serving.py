@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ from qwen_rerank import (
     DashScopeScorer,
     EmbeddedScorer,
     InvalidInputError,
+    MissingKeyError,
     RateLimitError,
     Scorer,
     Scores,
@@ -37,6 +40,8 @@ pytestmark = [
 ]
 
 KEY = "sk-first"
+GZIP = {"Content-Encoding": "gzip"}
+IMAGE = {"text": "A penguin.", "image": "https://example.com/penguin.png"}
 QUERY, TEXTS = "What do penguins eat?", ["Cars drive.", "Penguins eat krill.", "Krill swim."]
 
 
@@ -63,6 +68,8 @@ class Gate(Scorer):
             raise RateLimitError("The service is busy.", retry_after=7)
         if "refused key" in query:
             raise AuthenticationError("The key of the scorer is wrong.")
+        if "broken" in query:
+            raise KeyError("a text of the user")
         with (self.folder / "calls").open("a") as file:
             file.write(f"{query}\n")
         gate = query.split()[0]
@@ -148,7 +155,8 @@ def test_dashscopes_sdk_can_be_pointed_at_it(server: str, monkeypatch: pytest.Mo
 def test_results_have_the_form_that_jinas_and_coheres_clients_read(server: str) -> None:
     documents = [*TEXTS[:2], {"text": TEXTS[2]}, " "]
     body = {"model": "any", "query": QUERY, "documents": documents, "return_documents": True}
-    for path in ("/v1/rerank", "/rerank"):
+    paths = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1//rerank/", "/compatible-api/v1/reranks")
+    for path in paths:
         answer = post(server, body, path).json()
         assert {"id", "model", "results", "usage"} <= answer.keys()
         assert answer["usage"] == {"prompt_tokens": 10, "total_tokens": 10}
@@ -161,6 +169,32 @@ def test_results_have_the_form_that_jinas_and_coheres_clients_read(server: str) 
         }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"top_n": 2, "return_documents": None, "max_chunks_per_doc": None, "kwargs": "{}"},
+        {"top_n": "2", "return_documents": "true", "return_len": "true", "model": None},
+        {"top_n": 2.0, "query": {"text": QUERY}, "instruct": "", "rank_fields": ["text"]},
+    ],
+    ids=["xinference", "ragflow", "jina-m0"],
+)
+def test_what_clients_fill_in_for_unset_options_is_accepted(
+    server: str, sent: dict[str, Any]
+) -> None:
+    answer = post(server, {"query": QUERY, "documents": TEXTS, **sent})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["results"]
+    assert [each["index"] for each in found] == [1, 0]
+    assert {"document" in each for each in found} == {sent.get("return_documents") == "true"}
+
+
+def test_half_of_a_surrogate_pair_is_replaced(server: str) -> None:
+    body = rb'{"query": "eat \ud800", "documents": ["eat \udfff"], "return_documents": true}'
+    headers = {"Authorization": f"bearer {KEY}", "Content-Type": "application/json"}
+    answer = httpx.post(f"{server}/v1/rerank", content=body, headers=headers, timeout=60)
+    assert answer.json()["results"][0]["document"] == {"text": "eat \ufffd"}
+
+
 def test_a_wrong_or_missing_key_is_a_401_and_health_needs_none(server: str) -> None:
     body = {"query": QUERY, "documents": TEXTS}
     for key in ("sk-wrong", "sk", f"{KEY}x"):
@@ -170,7 +204,10 @@ def test_a_wrong_or_missing_key_is_a_401_and_health_needs_none(server: str) -> N
         assert refused.headers["WWW-Authenticate"] == "Bearer"
     with pytest.raises(AuthenticationError):
         ServerScorer(f"{server}/v1/rerank", api_key="sk-wrong", timeout=60).score(QUERY, TEXTS)
+    unread = httpx.post(f"{server}/v1/rerank", content=b"{", timeout=60)
+    assert unread.status_code == 401
     assert httpx.get(f"{server}/health", timeout=60).json() == {"status": "ok"}
+    assert httpx.head(f"{server}/ready", timeout=60).status_code == 200
     assert httpx.get(f"{server}/ready", timeout=60).json()["status"] == "ready"
     assert httpx.get(f"{server}/v1/models", timeout=60).status_code == 401
 
@@ -181,15 +218,43 @@ def test_errors_have_a_status_a_code_and_a_message(server: str) -> None:
         ({"query": QUERY, "documents": []}, 400, "InvalidParameter", "documents"),
         ({"query": " ", "documents": TEXTS}, 400, "InvalidParameter", "query is blank"),
         ({"query": QUERY, "documents": TEXTS, "top_n": 0}, 400, "InvalidParameter", "top_n"),
-        ({"query": QUERY, "documents": TEXTS, "instruct": "x"}, 400, "InvalidParameter", "instr"),
+        ({"query": QUERY, "documents": TEXTS, "instruct": "x"}, 400, "InvalidParameter", "choose"),
+        ({"query": QUERY, "documents": [None]}, 400, "InvalidParameter", "documents.0"),
+        ({"query": QUERY, "documents": [IMAGE]}, 400, "InvalidParameter", "Images"),
+        ([QUERY], 400, "InvalidParameter", "JSON object"),
         ({"query": "throttled", "documents": TEXTS}, 429, "Throttling", "busy"),
         ({"query": "refused key", "documents": TEXTS}, 502, "ScorerFailed", "is wrong"),
+        ({"query": "broken", "documents": TEXTS}, 500, "InternalError", "failed with KeyError."),
     ):
         answer = post(server, body)
         assert answer.status_code == status, answer.text
-        assert answer.json()["code"] == code
-        assert message in answer.json()["message"]
+        error = answer.json()
+        assert error["code"] == error["error"]["type"] == code
+        assert message in error["message"]
+        assert error["message"] == error["detail"] == error["error"]["message"]
+        assert "a text of the user" not in answer.text
         assert answer.headers.get("Retry-After") == ("7" if status == 429 else None)
+
+
+def test_requests_that_no_endpoint_can_read_get_errors_of_the_same_form(server: str) -> None:
+    body = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
+    as_json = {"Content-Type": "application/json"}
+    for method, path, content, headers, status, message in (
+        ("POST", "/v1/rank", body, as_json, 404, "/v1/rerank"),
+        ("GET", "/v1/rerank", None, {}, 405, "GET"),
+        ("POST", "/v1/rerank", body, {"Content-Type": "text/plain"}, 415, "got text/plain"),
+        ("POST", "/v1/rerank", body, {}, 415, "Content-Type: application/json; got none"),
+        ("POST", "/v1/rerank", gzip.compress(body), {**as_json, **GZIP}, 415, "uncompressed"),
+        ("POST", "/v1/rerank", body[:-1], as_json, 400, "Expecting ',' delimiter at character"),
+        ("POST", "/v1/rerank", "é".encode("latin-1"), as_json, 400, "UTF-8"),
+        ("POST", "/v1/rerank", b"", as_json, 400, "JSON object"),
+    ):
+        sent = {**headers, "Authorization": f"Bearer {KEY}"}
+        answer = httpx.request(method, f"{server}{path}", content=content, headers=sent, timeout=60)
+        assert answer.status_code == status, answer.text
+        error = answer.json()
+        assert message in error["message"] == error["detail"]
+        assert {"code", "request_id", "error"} <= error.keys()
 
 
 def test_a_scorer_gets_all_requests_at_once_so_that_it_can_batch_them(
@@ -227,11 +292,29 @@ def test_a_full_queue_is_a_429_with_retry_after(server: str, folder: Path) -> No
 
 
 def test_invalid_options_are_named() -> None:
-
     from qwen_rerank.batch.serving import application
 
-    with pytest.raises(InvalidInputError, match="max_queued_requests"):
-        application(EmbeddedScorer, max_queued_requests=0)
+    for options, message in (
+        ({"max_queued_requests": 0}, "max_queued_requests"),
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas must be .* at least 3, got 2"),
+        ({"num_gpus": -1}, "num_gpus"),
+        ({"num_cpus": float("nan")}, "num_cpus"),
+        ({"scorer": EmbeddedScorer()}, "scorer must be a class or a function"),
+    ):
+        arguments: dict[str, Any] = {"scorer": EmbeddedScorer, **options}
+        with pytest.raises(InvalidInputError, match=message):
+            application(**arguments)
+
+
+@pytest.mark.parametrize("listed", ["", " , ", "sk one", "sk-schlüssel"])
+def test_a_variable_that_holds_no_key_never_opens_the_server(
+    listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwen_rerank.batch.serving import application
+
+    monkeypatch.setenv("QWEN_RERANK_SERVE_KEY", listed)
+    with pytest.raises(MissingKeyError, match="QWEN_RERANK_SERVE_KEY"):
+        application(EmbeddedScorer)
 
 
 @pytest.mark.parametrize("best", [0.1, 0.0, -2.0])

@@ -1,7 +1,8 @@
 """Serve any scorer over HTTP with Ray Serve. Needs the extra `ray`.
 
-The server speaks the protocol of Jina, Cohere and vLLM at `/v1/rerank` and `/rerank`, and
-DashScope's own at `/api/v1/services/rerank/text-rerank/text-rerank`.
+The server speaks the protocol of Jina, Cohere and vLLM at `/v1/rerank`, `/v2/rerank` and `/rerank`,
+DashScope's version of it at `/compatible-api/v1/reranks`, and DashScope's own protocol at
+`/api/v1/services/rerank/text-rerank/text-rerank`.
 """
 
 # No `from __future__ import annotations`: replicas get a copy of the routes, in which FastAPI could
@@ -10,18 +11,23 @@ DashScope's own at `/api/v1/services/rerank/text-rerank/text-rerank`.
 import hmac
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.metrics import Counter, Histogram
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen_rerank.errors import (
     AuthenticationError,
@@ -34,9 +40,11 @@ from qwen_rerank.errors import (
     RequestTimeoutError,
     ServiceError,
 )
+from qwen_rerank.inputs.content import well_formed
 from qwen_rerank.scorers.base import Scorer, Scores, check_scorer, checked
+from qwen_rerank.scorers.http.auth import checked_key
 from qwen_rerank.scorers.wrappers.cascade import best_first
-from qwen_rerank.validation import check_whole
+from qwen_rerank.validation import check_whole, is_finite
 
 __all__ = ["KEY", "application", "keys"]
 
@@ -48,68 +56,133 @@ _DASHSCOPE_PATH = "/api/v1/services/rerank/text-rerank/text-rerank"
 _RETRY_AFTER = 1
 """The seconds after which a client should try again if the queue is full."""
 
-
-class _Document(BaseModel):
-    """A document that is an object."""
-
-    text: str
+_OPEN_PATHS = ("/health", "/ready")
+"""The paths that need no key."""
 
 
-class _RerankRequest(BaseModel):
-    """The body of Jina's, Cohere's and vLLM's requests."""
+def _text_of(value: Any) -> str:
+    """Return a text that is a string, or an object with it."""
+    if isinstance(value, dict):
+        if value.keys() & {"image", "video"}:
+            raise PydanticCustomError("text", "Images and videos are not supported")
+        value = value.get("text")
+    if not isinstance(value, str):
+        raise PydanticCustomError("text", "Input should be a string, or an object with a text")
+    return well_formed(value)
 
-    query: str
-    documents: list[str | _Document] = Field(min_length=1)
-    model: str | None = None
+
+def _no_instruct(value: Any) -> None:
+    """Refuse an instruction, which would be ignored."""
+    if value not in (None, ""):
+        raise PydanticCustomError(
+            "instruct",
+            "A request can't choose an instruction. Leave it out, and pass it to the scorer",
+        )
+
+
+_Text = Annotated[str, BeforeValidator(_text_of)]
+_NoInstruct = Annotated[None, BeforeValidator(_no_instruct)]
+
+
+class _Options(BaseModel):
+    """What both protocols have, under the same names."""
+
     top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = False
-    instruct: None = None
-    instruction: None = None
-
-
-class _Parameters(BaseModel):
-    top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = False
-    instruct: None = None
+    return_documents: bool | None = None
+    instruct: _NoInstruct = None
+    instruction: _NoInstruct = None
 
 
 class _Input(BaseModel):
-    query: str | _Document
-    documents: list[str | _Document] = Field(min_length=1)
+    query: _Text
+    documents: list[_Text] = Field(min_length=1)
+
+
+class _RerankRequest(_Input, _Options):
+    """The body of Jina's, Cohere's and vLLM's requests. Other fields are ignored."""
 
 
 class _DashScopeRequest(BaseModel):
     """The body of DashScope's requests, in either of its forms."""
 
-    model: str | None = None
     input: _Input
-    parameters: _Parameters = _Parameters()
+    parameters: _Options
 
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, body: Any) -> Any:
         """Nest the flat form, with which the newest page shows qwen3-rerank."""
-        if not isinstance(body, dict) or "input" in body:
+        if not isinstance(body, dict):
             return body
-        return {"model": body.get("model"), "input": body, "parameters": body}
-
-
-_app = FastAPI(title="qwen-rerank", openapi_url=None)
+        if "input" not in body:
+            return {"input": body, "parameters": body}
+        return {"input": body["input"], "parameters": body.get("parameters") or {}}
 
 
 def keys() -> list[str]:
-    """Return the keys in the environment; none if clients need none."""
-    return [key.strip() for key in os.environ.get(KEY, "").split(",") if key.strip()]
+    """Return the keys in the environment; none if the variable is not set.
+
+    Raises:
+        MissingKeyError: The variable is set, but holds no key, or what cannot be one.
+    """
+    listed = os.environ.get(KEY)
+    if listed is None:
+        return []
+    given = [key.strip() for key in listed.split(",") if key.strip()]
+    return [checked_key(f"key in {KEY}", key).get_secret_value() for key in given or [""]]
 
 
-async def _check_key(request: Request) -> None:
-    """Raise unless the request has one of the keys, or none is needed."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_bearer = scheme.lower() == "bearer"
+def _has_key(authorization: str) -> bool:
+    """Whether the header has one of the keys, or none is needed."""
+    scheme, _, given = authorization.partition(" ")
     # All keys are compared, each in constant time.
     matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys()]
-    if matches and not (is_bearer and any(matches)):
-        raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": "Bearer"})
+    return not matches or (scheme.lower() == "bearer" and any(matches))
+
+
+class _Entrance:
+    """Refuses a request that lacks a key or JSON, before its body is read.
+
+    Clients join addresses and paths carelessly, so `/v1//rerank/` is `/v1/rerank`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = re.sub("/+", "/", scope["path"]).rstrip("/")
+            scope = {**scope, "path": path or "/"}
+        app = self._app if scope["type"] != "http" else _refusal(scope) or self._app
+        await app(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> JSONResponse | None:
+    """Return the response to a request that can't be served; None if its headers are fine."""
+    headers = Headers(scope=scope)
+    if scope["path"] in _OPEN_PATHS:
+        return None
+    if not _has_key(headers.get("Authorization", "")):
+        message = "The API key is missing or wrong. Send it as Authorization: Bearer KEY."
+        return _error(401, "InvalidApiKey", message, {"WWW-Authenticate": "Bearer"})
+    if scope["method"] != "POST":
+        return None
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        message = f"Content-Encoding {encoding!r} is not supported. Send the body uncompressed."
+        return _error(415, "UnsupportedMediaType", message)
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+    if not re.fullmatch(r"application/(.+\+)?json", media_type, re.IGNORECASE):
+        message = (
+            f"The body must be JSON, with the header Content-Type: application/json; got "
+            f"{media_type or 'none'}."
+        )
+        return _error(415, "UnsupportedMediaType", message)
+    return None
+
+
+_app = FastAPI(title="qwen-rerank", openapi_url=None, redirect_slashes=False)
+_app.add_middleware(_Entrance)
 
 
 def _ranked(scores: Scores, indices: Sequence[int], count: int) -> list[tuple[int, float]]:
@@ -140,10 +213,6 @@ def _values_below(lowest: float, count: int) -> list[float]:
     return [lowest - place for place in range(1, count + 1)]
 
 
-def _text(document: str | _Document) -> str:
-    return document if isinstance(document, str) else document.text
-
-
 _STATUSES: Sequence[tuple[type[QwenRerankError], int, str]] = (
     (AuthenticationError, 502, "ScorerFailed"),  # the scorer's own key, not the client's
     (ContentBlockedError, 400, "DataInspectionFailed"),
@@ -167,29 +236,46 @@ async def _on_error(_: Request, error: QwenRerankError) -> JSONResponse:
     return _error(status, code, str(error), headers)
 
 
+@_app.exception_handler(Exception)
+async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+    # Starlette raises it again after the response, so that it is in the replica's log.
+    message = f"The scorer failed with {type(error).__name__}. The server's log has the traceback."
+    return _error(500, "InternalError", message)
+
+
 @_app.exception_handler(RequestValidationError)
 async def _on_invalid_body(_: Request, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return _error(400, "InvalidParameter", f"{field}: {first['msg']}.")
+    field = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "json_invalid":
+        message = f"The body is not valid JSON: {first['ctx']['error']} at character {field}."
+    elif field:
+        message = f"{field}: {first['msg']}."
+    else:
+        message = "The body must be a JSON object with a query and documents."
+    return _error(400, "InvalidParameter", message)
 
 
 @_app.exception_handler(HTTPException)
-async def _on_http_error(_: Request, error: HTTPException) -> JSONResponse:
-    code = "InvalidApiKey" if error.status_code == 401 else "InvalidParameter"
-    return _error(error.status_code, code, str(error.detail), error.headers)
+async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+    code, message = {
+        404: ("NotFound", "Nothing is served at this path. Rerank at /v1/rerank."),
+        405: ("MethodNotAllowed", f"This path does not take {request.method}."),
+    }.get(error.status_code, ("InvalidParameter", "The body is not valid JSON in UTF-8."))
+    return _error(error.status_code, code, message, error.headers)
 
 
 def _error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error that clients of either protocol understand."""
+    """Return an error that clients of all protocols understand."""
     return JSONResponse(
         {
             "code": code,
             "message": message,
             "request_id": uuid4().hex,
             "error": {"message": message, "type": code, "code": status},
+            "detail": message,
         },
         status,
         headers,
@@ -228,27 +314,29 @@ class _Reranking:
             tag_keys=("status",),
         )
 
-    @_app.get("/health")
+    @_app.api_route("/health", methods=["GET", "HEAD"])
     async def health(self) -> Mapping[str, str]:
         """Answer if this replica is alive."""
         return {"status": "ok"}
 
-    @_app.get("/ready")
+    @_app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready(self) -> Mapping[str, str]:
         """Answer if a replica takes requests: its model is loaded."""
         return {"status": "ready", "model": self._scorer.model}
 
-    @_app.get("/v1/models", dependencies=[Depends(_check_key)])
+    @_app.get("/v1/models")
     async def models(self) -> Mapping[str, Any]:
         """List the one model."""
         return {"object": "list", "data": [{"id": self._scorer.model, "object": "model"}]}
 
-    @_app.post("/v1/rerank", dependencies=[Depends(_check_key)])
-    @_app.post("/rerank", dependencies=[Depends(_check_key)])
+    @_app.post("/v1/rerank")
+    @_app.post("/v2/rerank")
+    @_app.post("/rerank")
+    @_app.post("/v1/reranks")
+    @_app.post("/compatible-api/v1/reranks")
     async def rerank(self, body: _RerankRequest) -> Mapping[str, Any]:
-        """Rerank as Jina, Cohere and vLLM do."""
-        texts = list(map(_text, body.documents))
-        results, scores = await self._results(body.query, texts, body.top_n, body.return_documents)
+        """Rerank as Jina, Cohere and vLLM do, and as DashScope's compatible endpoint does."""
+        results, scores = await self._results(body, body)
         tokens = scores.usage.tokens
         return {
             "id": uuid4().hex,
@@ -257,14 +345,10 @@ class _Reranking:
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
-    @_app.post(_DASHSCOPE_PATH, dependencies=[Depends(_check_key)])
+    @_app.post(_DASHSCOPE_PATH)
     async def rerank_as_dashscope(self, body: _DashScopeRequest) -> Mapping[str, Any]:
         """Rerank as DashScope does, with nested or flat parameters."""
-        texts = list(map(_text, body.input.documents))
-        options = body.parameters
-        results, scores = await self._results(
-            _text(body.input.query), texts, options.top_n, options.return_documents
-        )
+        results, scores = await self._results(body.input, body.parameters)
         return {
             "request_id": uuid4().hex,
             "output": {"results": results},
@@ -272,13 +356,14 @@ class _Reranking:
         }
 
     async def _results(
-        self, query: str, texts: Sequence[str], top_n: int | None, return_documents: bool
+        self, body: _Input, options: _Options
     ) -> tuple[list[Mapping[str, Any]], Scores]:
         """Return the results, best first, and the scores of the texts that are not blank."""
+        texts = body.documents
         started = time.perf_counter()
         status = "error"
         try:
-            scores, ranked = await self._scored(query, texts)
+            scores, ranked = await self._scored(body.query, texts)
             status = "ok"
         finally:
             self._seconds.observe(time.perf_counter() - started, {"status": status})
@@ -287,8 +372,8 @@ class _Reranking:
             self._tokens.inc(scores.usage.tokens)
         return [
             {"index": index, "relevance_score": value}
-            | ({"document": {"text": texts[index]}} if return_documents else {})
-            for index, value in ranked[:top_n]
+            | ({"document": {"text": texts[index]}} if options.return_documents else {})
+            for index, value in ranked[: options.top_n]
         ], scores
 
     async def _scored(
@@ -312,7 +397,7 @@ def application(
     scorer: Callable[[], Scorer],
     *,
     min_replicas: int = 1,
-    max_replicas: int = 1,
+    max_replicas: int | None = None,
     num_cpus: float = 0.1,
     num_gpus: float = 0,
     max_ongoing_requests: int = 32,
@@ -331,9 +416,10 @@ def application(
     Args:
         scorer: A class or a function without arguments that creates the scorer in each replica.
         min_replicas: The least number of replicas, at least 1.
-        max_replicas: The most; Ray Serve starts more when requests wait.
-        num_cpus: How many CPUs a replica reserves.
-        num_gpus: How many GPUs a replica reserves.
+        max_replicas: The most, at least `min_replicas`; Ray Serve starts more when requests wait.
+            None for as many as `min_replicas`.
+        num_cpus: How many CPUs a replica reserves, at least 0.
+        num_gpus: How many GPUs a replica reserves, at least 0.
         max_ongoing_requests: How many requests a replica handles at the same time, at least 1.
         max_queued_requests: How many requests may wait for a replica, at least 1.
         warm_up: Whether a replica scores a text before it takes requests, so that its model is
@@ -341,21 +427,29 @@ def application(
 
     Raises:
         InvalidInputError: An argument is invalid.
+        MissingKeyError: `QWEN_RERANK_SERVE_KEY` is set, but holds no key.
     """
-    for name, value in {
-        "min_replicas": min_replicas,
-        "max_replicas": max_replicas,
-        "max_ongoing_requests": max_ongoing_requests,
-        "max_queued_requests": max_queued_requests,
-    }.items():
-        check_whole(name, value, at_least=1)
+    if not callable(scorer):
+        raise InvalidInputError(
+            f"scorer must be a class or a function that creates a Scorer, got {scorer!r:.60}.",
+            remedy="Each replica creates a scorer of its own: pass lambda: LocalScorer(…).",
+        )
+    check_whole("min_replicas", min_replicas, at_least=1)
+    if max_replicas is None:
+        max_replicas = min_replicas
+    check_whole("max_replicas", max_replicas, at_least=min_replicas)
+    check_whole("max_ongoing_requests", max_ongoing_requests, at_least=1)
+    check_whole("max_queued_requests", max_queued_requests, at_least=1)
+    for name, value in {"num_cpus": num_cpus, "num_gpus": num_gpus}.items():
+        if not is_finite(value) or value < 0:
+            raise InvalidInputError(f"{name} must be a number of at least 0, got {value!r}.")
     deployment = _Reranking.options(  # type: ignore[attr-defined]
         max_ongoing_requests=max_ongoing_requests,
         max_queued_requests=max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=_RETRY_AFTER),
         autoscaling_config=AutoscalingConfig(
             min_replicas=min_replicas,
-            max_replicas=max(min_replicas, max_replicas),
+            max_replicas=max_replicas,
             target_ongoing_requests=max(1, max_ongoing_requests // 2),
         ),
         ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus},

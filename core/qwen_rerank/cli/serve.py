@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
-import threading
+import socket
+import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ import typer
 from qwen_rerank.batch.ray_data import imported_ray
 from qwen_rerank.cli.options import ScorerKind, ScorerMaker, takes_scorer_options
 from qwen_rerank.cli.output import Output
+from qwen_rerank.errors import InvalidInputError
 
 __all__ = ["serve"]
 
@@ -52,27 +55,58 @@ def serve(
     app = application(
         make_scorer,
         min_replicas=replicas,
-        max_replicas=max_replicas or replicas,
+        max_replicas=max_replicas,
         num_gpus=gpus,
         warm_up=ctx.params["scorer"] in (ScorerKind.LOCAL, ScorerKind.EMBEDDED),
     )
-    with output.status("Starting Ray Serve …"):
-        ray.init(
-            address="local",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _metrics_export_port=metrics_port,
-        )
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    _check_free("--port", host, port)
+    if metrics_port is not None:
+        _check_free("--metrics-port", "0.0.0.0", metrics_port)
     try:
+        with output.status("Starting Ray Serve …"):
+            ray.init(
+                address="local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _metrics_export_port=metrics_port,
+            )
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # Ray has set a handler of its own
         with output.status("Starting the scorer …"):
             ray_serve.start(http_options={"host": host, "port": port})
             ray_serve.run(app, name="qwen-rerank")
         output.note(f"Serving {model} at http://{host}:{port}/v1/rerank. Press Ctrl-C to stop.")
         if not keys():
-            output.note(f"No key is needed. Set {KEY} to ask for one.")
-        stop.wait()
+            output.note(_without_key(host, KEY))
+        while True:
+            signal.pause()
     finally:
-        ray_serve.shutdown()
-        ray.shutdown()
+        try:
+            ray_serve.shutdown()
+        finally:
+            ray.shutdown()
+
+
+def _check_free(option: str, host: str, port: int) -> None:
+    """Raise unless the port is free: Ray Serve shares a port, so another server gets half of it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        remedy = f"Pass another {option}, or stop the program that uses it."
+        if error.errno != errno.EADDRINUSE:
+            remedy = f"Pass another {option}, or an address of this machine as --host."
+        raise InvalidInputError(
+            f"Cannot listen on port {port} of {host}: {error.strerror or error}.", remedy=remedy
+        ) from error
+
+
+def _without_key(host: str, name: str) -> str:
+    """Return what to know about a server that needs no key."""
+    remedy = f"Set {name} to ask for one."
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return f"No key is needed. {remedy}"
+    return f"Warning: it can be used from other machines, and no key is needed. {remedy}"
