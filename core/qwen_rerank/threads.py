@@ -35,11 +35,18 @@ def in_thread(work: Callable[[], T], executor: Executor | None = None) -> asynci
         ServiceError: See `to_thread`.
     """
     loop = asyncio.get_running_loop()
-    call = partial(copy_context().run, work)
+    call = partial(copy_context().run, _result, work)
     try:
         return loop.run_in_executor(executor or _workers_of(loop), call)
     except RuntimeError as error:
         raise no_thread(error) from error
+
+
+def _result(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except StopIteration as error:  # before Python 3.12, a future with it would never be done
+        raise RuntimeError("The work in a thread raised StopIteration.") from error
 
 
 def no_thread(error: RuntimeError) -> ServiceError:

@@ -202,6 +202,19 @@ def test_a_bug_in_rerank_field_is_raised(dashscope: LoopbackDashScope) -> None:
         list(rerank_many(broken, tasks(3), on_error="keep"))
 
 
+@pytest.mark.timeout(60)
+def test_a_scorer_that_raises_stop_iteration_fails_instead_of_waiting_forever() -> None:
+    class Exhausted(Scorer):
+        model = "exhausted"
+
+        def score(self, query: str, texts: Sequence[str]) -> Scores:
+            return next(iter(()))
+
+    broken = RerankEngine(Exhausted(), rerank_field="text")
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        list(rerank_many(broken, tasks(1), on_error="keep"))
+
+
 @pytest.mark.parametrize("stop", [lambda rankings: rankings.close(), lambda rankings: None])
 def test_stopping_early_cancels_what_runs_and_keeps_the_journal_whole(
     dashscope: LoopbackDashScope, tmp_path: Path, stop: Callable[[Any], object]

@@ -227,6 +227,7 @@ def test_a_command_says_what_failed_and_what_the_cluster_lacks(
         "qwen-rerank: There is no text for 'd1', which the run lists for query 'q1'. "
         "Pass the --corpus that the run comes from."
     )
+    assert not list(tmp_path.glob("out*"))  # nothing was paid for, and the run may be mended
 
 
 def write_parquet(path: Path, pairs: Sequence[tuple[str, str, int]]) -> Path:
@@ -237,8 +238,9 @@ def write_parquet(path: Path, pairs: Sequence[tuple[str, str, int]]) -> Path:
 
 @pytest.fixture
 def candidates(tmp_path: Path) -> Path:
-    """256 queries with 4 documents each."""
-    scored = [{"id": f"d{n}", "text": f"score=0.{n * 5 % 7}"} for n in range(7)]
+    """256 queries with 4 documents each, of which 64 are blank."""
+    scored = [{"id": f"d{n}", "text": f"score=0.{n * 5 % 7}"} for n in range(6)]
+    scored.append({"id": "d6", "text": " "})
     entries = [
         {"query_id": f"q{n}", "query": f"krill {n}", "documents": [*scored[n % 4 :][:4]]}
         for n in range(MANY)
@@ -260,6 +262,7 @@ def test_a_command_whose_driver_was_killed_continues_and_writes_the_run_of_one_p
     service: LoopbackDashScope,
     candidates: Path,
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     one, many = tmp_path / "one.run", tmp_path / "ray.run"
     on_one = ["run", "--candidates", str(candidates), "-o", str(one)]
@@ -280,6 +283,7 @@ def test_a_command_whose_driver_was_killed_continues_and_writes_the_run_of_one_p
     written = parquet.read_table(reranked).num_rows
     assert 0 < written <= ANSWERED
     finish(on_ray)
+    assert "64 documents have no score: they have no text." in capsys.readouterr().err
     assert ordered(many) == ordered(one)
     assert len(service.received) <= ANSWERED + HELD + MANY - written
     assert not list(tmp_path.glob("ray.run?*"))

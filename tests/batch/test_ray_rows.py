@@ -204,3 +204,14 @@ def test_queries_that_are_missing_or_doubled_in_the_state_of_a_job_are_noticed(
     (tmp_path / "joined" / "0.parquet").write_bytes(b"junk")
     with pytest.raises(InvalidInputError, match=r"0\.parquet is corrupted"):
         ray_run._ids(tmp_path / "joined")
+
+
+def test_an_attempt_that_may_have_kept_an_order_is_not_continued_without_the_option(
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "keep_refused"
+    ray_run._check_refused(mark, keep_refused=False)
+    mark.touch()
+    ray_run._check_refused(mark, keep_refused=True)
+    with pytest.raises(InvalidInputError, match="Continue with keep_refused=True"):
+        ray_run._check_refused(mark, keep_refused=False)

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwen_rerank.batch.candidates import no_candidates
 from qwen_rerank.batch.journal import Journal
@@ -22,7 +22,7 @@ from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.scorers.base import Scorer
 from qwen_rerank.usage import Usage
 
-__all__ = ["CPUS", "checkpointed", "rerank_run_on_ray"]
+__all__ = ["CPUS", "RayRun", "checkpointed", "rerank_run_on_ray"]
 
 CPUS = 2
 """How many CPUs a job needs: one to read, and one to leave out what an earlier attempt has done."""
@@ -42,6 +42,21 @@ _PARTITION_BYTES = 2**26
 """How much of the inputs is joined at once. In memory, it is several times as much."""
 
 
+class RayRun(NamedTuple):
+    """What came of a job.
+
+    Attributes:
+        queries: How many queries the result has.
+        unscored: How many of their documents have no score, because they have no text, or because
+            the content inspection refused their query.
+        usage: What this attempt has cost.
+    """
+
+    queries: int
+    unscored: int
+    usage: Usage
+
+
 def rerank_run_on_ray(
     scorer: Callable[[], Scorer],
     files: RunFiles,
@@ -53,7 +68,7 @@ def rerank_run_on_ray(
     concurrency: Concurrency = 1,
     num_gpus: float | None = None,
     max_concurrency: int = 8,
-) -> tuple[int, Usage]:
+) -> RayRun:
     """Rerank a run with an actor pool, write the result, and delete the state of the job.
 
     The run is first joined with its texts, in Parquet next to the result. Ray Data checkpoints what
@@ -73,7 +88,7 @@ def rerank_run_on_ray(
         max_concurrency: How many queries an actor scores at the same time.
 
     Returns:
-        The number of queries in the result, and what this attempt has cost.
+        What is in the result, and what this attempt has cost.
 
     Raises:
         InvalidInputError: A file is invalid, the state belongs to other files or options or was
@@ -114,6 +129,7 @@ def rerank_run_on_ray(
                 raise
         if keep_refused:
             (folder / _KEEPS_REFUSED).touch()
+        queries, _ = _ids(joined), _ids(reranked)  # raises if they are corrupted
         usage = UsageTotal()
         with checkpointed(folder / "checkpoints", "query_id"):
             # Ray reads small files together; what one block has is checkpointed together.
@@ -129,13 +145,14 @@ def rerank_run_on_ray(
             )
             # Writing waits for no CPU: what is not written is paid for again after a failure.
             ds.write_parquet(str(reranked), mode="append", ray_remote_args={"num_cpus": 0.1})
-        _check_whole(folder, _ids(joined), _ids(reranked))
+        _check_whole(folder, queries, _ids(reranked))
         tag = "-".join(model.split())
-        count = write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
-        spent = usage.value
+        write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
+        unscored = sum(row["relevance_scores"].count(None) for row in _rows(reranked))
+        result = RayRun(len(queries), unscored, usage.value)
         journal.remove()  # before the state: half of it would be taken for an interrupted job's
         shutil.rmtree(folder)
-    return count, spent
+    return result
 
 
 def _join(files: RunFiles, fields: Sequence[str] | None, depth: int | None, joined: Path) -> None:

@@ -131,7 +131,7 @@ def run(
         )
     if engine is Engine.RAY and not dry_run:
         with _ray(address, output):
-            queries_written, usage = rerank_run_on_ray(
+            done = rerank_run_on_ray(
                 make_scorer,
                 files,
                 fields=field,
@@ -142,8 +142,11 @@ def run(
                 num_gpus=gpus,
                 max_concurrency=concurrency,
             )
-        output.note(f"Reranked {queries_written:,} queries.")
-        output.note(f"Cost of this attempt: {format_usage(usage)}.")
+        output.note(f"Reranked {done.queries:,} queries.")
+        output.note(f"Cost of this attempt: {format_usage(done.usage)}.")
+        if done.unscored:
+            reason = "no text, or their query was refused" if keep_refused else "no text"
+            output.note(f"{done.unscored:,} documents have no score: they have {reason}.")
         output.note(f"Written to {out}.")
         return
     with make_scorer(sends=not dry_run) as chosen:
