@@ -33,6 +33,7 @@ from qwen_rerank.testing import FakeScorer
 from qwen_rerank.testing.faults import edits, hangs, refuses
 from qwen_rerank.testing.loopback import LoopbackDashScope
 from tests.cli.process import environment
+from tests.support.scorers import ByLength
 
 ANSWERS = edits(lambda _: None)
 TEXTS = ["score=0.1", "score=0.9", "score=0.5"]
@@ -130,6 +131,25 @@ async def test_tasks_are_read_as_needed() -> None:
     assert scorer.most_running <= 2
 
 
+async def stream(count: int) -> AsyncIterator[Any]:
+    """Tasks, and then none for ever."""
+    async with asyncio.timeout(600):  # must be left in the coroutine where it was entered
+        for task in tasks(count):
+            yield task
+        await asyncio.Event().wait()
+
+
+@pytest.mark.timeout(60)
+async def test_results_and_failures_do_not_wait_for_the_next_task_of_a_stream() -> None:
+    many = RerankEngine(ByLength(), rerank_field="text")
+    async with arerank_many(many, stream(2)) as rankings:
+        assert [(await anext(rankings))[0] for _ in range(2)] == ["q0", "q1"]
+    refusing = RerankEngine(ByLength(refused="query 0"), rerank_field="text")
+    with pytest.raises(InvalidInputError, match="query 0 is refused"):
+        async with arerank_many(refusing, stream(1)) as rankings:
+            await anext(rankings)
+
+
 async def test_unordered_results_come_as_soon_as_they_are_ready() -> None:
     scorer = Gated()
     many = RerankEngine(scorer, rerank_field="text")
@@ -203,16 +223,26 @@ def test_a_bug_in_rerank_field_is_raised(dashscope: LoopbackDashScope) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_scorer_that_raises_stop_iteration_fails_instead_of_waiting_forever() -> None:
-    class Exhausted(Scorer):
-        model = "exhausted"
-
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        (StopIteration(), "raised StopIteration"),
+        (asyncio.CancelledError(), "cancelled its own call for query 'q1'"),
+    ],
+)
+def test_what_only_event_loops_may_raise_is_a_failure_of_the_scorer(
+    bug: BaseException, message: str
+) -> None:
+    class Buggy(ByLength):
         def score(self, query: str, texts: Sequence[str]) -> Scores:
-            return next(iter(()))
+            if query == "query 1":
+                raise bug
+            return super().score(query, texts)
 
-    broken = RerankEngine(Exhausted(), rerank_field="text")
-    with pytest.raises(RuntimeError, match="raised StopIteration"):
-        list(rerank_many(broken, tasks(1), on_error="keep"))
+    rankings = rerank_many(RerankEngine(Buggy(), rerank_field="text"), tasks(2), on_error="keep")
+    assert next(rankings)[0] == "q0"
+    with pytest.raises(RuntimeError, match=message):
+        next(rankings)
 
 
 @pytest.mark.parametrize("stop", [lambda rankings: rankings.close(), lambda rankings: None])

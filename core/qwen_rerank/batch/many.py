@@ -275,31 +275,92 @@ async def _async_results(
     work: Work, tasks: Iterator[Task] | AsyncIterator[Task]
 ) -> AsyncGenerator[Result[Outcome], None]:
     running: dict[asyncio.Future[Outcome], Query] = {}
+    reader = _Reader(tasks)
     with work.running():
         try:
             while True:
                 work.collect(running)
                 if work.wants_task(len(running)):
+                    reader.start()
+                if reader.is_ready and not work.is_over:
                     with work.reading():
-                        if query := work.query(await _next_task(tasks)):
+                        if query := work.query(reader.task()):
                             running[asyncio.ensure_future(work.outcome(query))] = query
                 elif (result := work.next_result()) is not None:
                     yield result
-                elif running:
-                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                elif pending := {*running, *(() if work.is_over else reader.pending)}:
+                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     break
             work.raise_failure()
         finally:
-            for future in running:
+            await _cancel(*running, *reader.futures())
+
+
+class _Reader:
+    """Reads tasks, so that results need not wait for a task that takes long to come.
+
+    Args:
+        tasks: The tasks. One coroutine reads all of an async iterable, which may use context
+            managers that must be left where they were entered.
+
+    Attributes:
+        pending: The future of the task that is being read, or nothing.
+    """
+
+    def __init__(self, tasks: Iterator[Task] | AsyncIterator[Task]) -> None:
+        self.pending: list[asyncio.Future[object]] = []
+        self._tasks = tasks
+        self._wanted: asyncio.Queue[asyncio.Future[object]] = asyncio.Queue()
+        self._coroutine: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a task was read, or could not be."""
+        return any(future.done() for future in self.pending)
+
+    def start(self) -> None:
+        """Read a task, unless one is being read."""
+        if self.pending:
+            return
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.pending.append(future)
+        if not isinstance(self._tasks, AsyncIterator):
+            try:
+                future.set_result(next(self._tasks, END))
+            except Exception as error:
+                future.set_exception(error)
+            return
+        self._wanted.put_nowait(future)
+        if self._coroutine is None:
+            self._coroutine = asyncio.ensure_future(self._read(self._tasks))
+
+    def task(self) -> object:
+        """Return the task that was read, or raise what its source raised."""
+        return self.pending.pop().result()
+
+    def futures(self) -> Iterator[asyncio.Future[Any]]:
+        """Yield what must be cancelled at the end."""
+        yield from self.pending
+        if self._coroutine is not None:
+            yield self._coroutine
+
+    async def _read(self, tasks: AsyncIterator[Task]) -> None:
+        while True:
+            future = await self._wanted.get()
+            try:
+                future.set_result(await anext(tasks, END))
+            except asyncio.CancelledError:
                 future.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+                raise
+            except Exception as error:
+                future.set_exception(error)
 
 
-async def _next_task(tasks: Iterator[Task] | AsyncIterator[Task]) -> object:
-    if isinstance(tasks, AsyncIterator):
-        return await anext(tasks, END)
-    return next(tasks, END)
+async def _cancel(*futures: asyncio.Future[Any]) -> None:
+    for future in futures:
+        future.cancel()
+    await asyncio.gather(*futures, return_exceptions=True)
 
 
 @contextmanager

@@ -158,8 +158,12 @@ class Work:
     def wants_task(self, running: int) -> bool:
         """Whether to start another task while this many run."""
         has_room = len(self._waiting) < _WAITING * self._max_concurrency
-        is_over = self._is_exhausted or self._failure is not None
-        return not is_over and has_room and running < self._max_concurrency
+        return not self.is_over and has_room and running < self._max_concurrency
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no task is read any more."""
+        return self._is_exhausted or self._failure is not None
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -204,6 +208,12 @@ class Work:
             return await self._journaled(self._journal, query, candidates, is_long)
         except Exception as error:
             return error
+        except asyncio.CancelledError as error:
+            if (own := asyncio.current_task()) is None or own.cancelling():
+                raise
+            failure = RuntimeError(f"The scorer cancelled its own call for query {query.id!r}.")
+            failure.__cause__ = error
+            return failure
 
     def collect(self, running: dict[_Future, Query]) -> None:
         """Take over the outcomes of the queries that no longer run."""
