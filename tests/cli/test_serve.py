@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from qwen_rerank import InvalidInputError
 from tests.cli.conftest import Cli
 
 pytest.importorskip("ray")
@@ -42,3 +43,15 @@ def test_other_machines_without_a_key_are_a_warning() -> None:
 
     assert _without_key("127.0.0.1", "KEY") == "No key is needed. Set KEY to ask for one."
     assert _without_key("0.0.0.0", "KEY").startswith("Warning")
+
+
+def test_replicas_that_never_fit_are_refused() -> None:
+    from qwen_rerank.cli.serve import _check_room
+
+    _check_room({"CPU": 2.0, "GPU": 1.0}, replicas=2, gpus=0.5)
+    for replicas, gpus, message in (
+        (1, 1.0, "too few GPUs for --replicas 1: 1 needed, 0 available"),
+        (21, 0, "too few CPUs for --replicas 21: 2.1 needed, 2 available"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            _check_room({"CPU": 2.0}, replicas, gpus)

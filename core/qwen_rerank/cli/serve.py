@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -15,9 +16,13 @@ import typer
 from qwen_rerank.batch.ray_data import imported_ray
 from qwen_rerank.cli.options import ScorerKind, ScorerMaker, takes_scorer_options
 from qwen_rerank.cli.output import Output
-from qwen_rerank.errors import InvalidInputError
+from qwen_rerank.errors import InvalidInputError, QwenRerankError
 
 __all__ = ["serve"]
+
+_NAME = "qwen-rerank"
+_CPUS = 0.1
+"""How many CPUs a replica reserves: few, as it usually waits for a GPU or a service."""
 
 
 @takes_scorer_options
@@ -56,6 +61,7 @@ def serve(
         make_scorer,
         min_replicas=replicas,
         max_replicas=max_replicas,
+        num_cpus=_CPUS,
         num_gpus=gpus,
         warm_up=ctx.params["scorer"] in (ScorerKind.LOCAL, ScorerKind.EMBEDDED),
     )
@@ -71,9 +77,17 @@ def serve(
                 _metrics_export_port=metrics_port,
             )
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # Ray has set a handler of its own
+        _check_room(ray.cluster_resources(), replicas, gpus)
         with output.status("Starting the scorer …"):
             ray_serve.start(http_options={"host": host, "port": port})
-            ray_serve.run(app, name="qwen-rerank")
+            try:
+                ray_serve.run(app, name=_NAME)
+            except RuntimeError as error:
+                (deployment,) = ray_serve.status().applications[_NAME].deployments.values()
+                raise QwenRerankError(
+                    f"The scorer could not be started: {_cause(deployment.message)}",
+                    remedy="The logs are in /tmp/ray/session_latest/logs/serve.",
+                ) from error
         output.note(f"Serving {model} at http://{host}:{port}/v1/rerank. Press Ctrl-C to stop.")
         if not keys():
             output.note(_without_key(host, KEY))
@@ -102,6 +116,24 @@ def _check_free(option: str, host: str, port: int) -> None:
         raise InvalidInputError(
             f"Cannot listen on port {port} of {host}: {error.strerror or error}.", remedy=remedy
         ) from error
+
+
+def _check_room(resources: Mapping[str, float], replicas: int, gpus: float) -> None:
+    """Raise if this machine can't hold the replicas: Ray Serve would wait for room forever."""
+    for name, each in (("GPU", gpus), ("CPU", _CPUS)):
+        needed, available = replicas * each, resources.get(name, 0)
+        if needed > available:
+            raise InvalidInputError(
+                f"This machine has too few {name}s for --replicas {replicas}: {needed:g} needed, "
+                f"{available:g} available.",
+                remedy="Pass a smaller --gpus or --replicas.",
+            )
+
+
+def _cause(message: str) -> str:
+    """Return the last line of a traceback, which names the error."""
+    *_, last = message.strip().splitlines() or ["for an unknown reason."]
+    return last.strip()
 
 
 def _without_key(host: str, name: str) -> str:
