@@ -155,7 +155,10 @@ def test_dashscopes_sdk_can_be_pointed_at_it(server: str, monkeypatch: pytest.Mo
 def test_results_have_the_form_that_jinas_and_coheres_clients_read(server: str) -> None:
     documents = [*TEXTS[:2], {"text": TEXTS[2]}, " "]
     body = {"model": "any", "query": QUERY, "documents": documents, "return_documents": True}
-    paths = ("/v1/rerank", "/v2/rerank", "/rerank", "/v1//rerank/", "/compatible-api/v1/reranks")
+    paths = (
+        "/v1/rerank", "/v2/rerank", "/rerank", "/v1//rerank/", "/reranks", "/v1/reranks",
+        "/compatible-api/v1/reranks",
+    )  # fmt: skip
     for path in paths:
         answer = post(server, body, path).json()
         assert {"id", "model", "results", "usage"} <= answer.keys()

@@ -333,6 +333,7 @@ class _Reranking:
     @_app.post("/v2/rerank")
     @_app.post("/rerank")
     @_app.post("/v1/reranks")
+    @_app.post("/reranks")
     @_app.post("/compatible-api/v1/reranks")
     async def rerank(self, body: _RerankRequest) -> Mapping[str, Any]:
         """Rerank as Jina, Cohere and vLLM do, and as DashScope's compatible endpoint does."""
