@@ -614,12 +614,14 @@ class TestInvalidInputCostsNothing:
         assert dashscope.received == []
         assert not files.journal.exists()
 
-    def test_options_for_ray_are_refused_without_it_and_its_journal_with_a_dry_run(
-        self, cli: Cli, files: Files
-    ) -> None:
+    def test_options_for_ray_that_can_not_act_are_refused(self, cli: Cli, files: Files) -> None:
         for option, value in (("--actors", 1), ("--gpus", 0), ("--address", "auto")):
             outcome = cli(*files.arguments, option, value)
             assert (outcome.code, f"{option} is only for" in outcome.err) == (2, True)
+        pytest.importorskip("ray")
+        elsewhere = ("--engine", "ray", "--address", "127.0.0.1:1")
+        outcome = cli(*files.arguments, *elsewhere)
+        assert (outcome.code, "no Ray cluster at --address 127" in outcome.err) == (2, True)
         files.journal.touch()
         outcome = cli(*files.arguments, "--engine", "ray", "--dry-run")
         assert (outcome.code, "can't say what a job on Ray" in outcome.err) == (2, True)

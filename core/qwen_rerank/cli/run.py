@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -28,6 +29,10 @@ from qwen_rerank.cli.progress import RunProgress
 from qwen_rerank.errors import InvalidInputError, QwenRerankError
 
 __all__ = ["run"]
+
+
+_CONNECT_TIMEOUT = 10.0
+"""How many seconds a cluster has to accept a connection."""
 
 
 class Engine(StrEnum):
@@ -201,7 +206,7 @@ def _ray(address: str | None, output: Output) -> Iterator[None]:
     was_connected = ray.is_initialized()
     if not was_connected:
         with output.status("Starting Ray …"):
-            ray.init(**_cluster(address), log_to_driver=False, logging_level=logging.WARNING)
+            _connect(ray, address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = output.shows_progress
     context.raise_original_map_exception = True  # for `_cause`
@@ -213,6 +218,23 @@ def _ray(address: str | None, output: Output) -> Iterator[None]:
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    host, _, port = (address or "").rpartition(":")
+    try:
+        if port.isdecimal() and "://" not in host:  # Ray would try for minutes
+            socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT
+            ).close()
+        ray.init(**_cluster(address), log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, OverflowError) as error:  # such as Ray's ConnectionError
+        if address is None:
+            raise
+        raise InvalidInputError(
+            f"There is no Ray cluster at --address {address}: {error}.",
+            remedy="Check the address, or leave it out to start Ray on this machine.",
+        ) from error
 
 
 def _cluster(address: str | None) -> dict[str, Any]:
