@@ -11,6 +11,8 @@ from tests.cli.conftest import Cli
 
 pytest.importorskip("ray")
 
+pytestmark = pytest.mark.filterwarnings("default")  # importing Ray Serve warns
+
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
 def test_a_port_in_use_is_refused_also_if_it_could_be_shared(cli: Cli, option: str) -> None:

@@ -212,16 +212,15 @@ class _Actor:
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
-        self._engine: RerankEngine | None = None
-        self._failure: Exception | None = None
+        self._engine: RerankEngine | Exception
         try:
             self._engine = _engine(settings)
-        except Exception as error:  # Ray would hide it in its report of an actor that died
-            self._failure = error
+        except Exception as error:  # raised later: Ray would hide it in its report of a dead actor
+            self._engine = error
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        if self._engine is None:
-            raise self._failure or RuntimeError("The actor has no engine.")
+        if isinstance(self._engine, Exception):
+            raise self._engine
         settings = self._settings
         queries = _column(batch, settings.query).to_pylist()
         column = _column(batch, settings.documents)

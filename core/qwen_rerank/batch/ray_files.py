@@ -254,17 +254,14 @@ def _text_columns(
 
 def _without_vectors(table: pyarrow.Table) -> pyarrow.Table:
     """Return the columns that can have texts. Embeddings are slow to read as Python numbers."""
-    import pyarrow.types as pa
+    from pyarrow import types
 
+    kinds = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     vectors = [
         field.name
         for field in table.schema
-        if (
-            pa.is_list(field.type)
-            or pa.is_large_list(field.type)
-            or pa.is_fixed_size_list(field.type)
-        )
-        and pa.is_floating(field.type.value_type)
+        if any(is_kind(field.type) for is_kind in kinds)
+        and types.is_floating(field.type.value_type)
     ]
     return table.drop_columns(vectors)
 
