@@ -28,6 +28,7 @@ from qwen_rerank.inputs.templates import is_template
 from qwen_rerank.validation import is_finite
 
 __all__ = [
+    "COLUMN",
     "ID_FIELDS",
     "TEXT_FIELDS",
     "check_is_text",
@@ -273,11 +274,11 @@ def _judgement(columns: Sequence[str]) -> tuple[str, str, int]:
 
 def _columns_of(line: bytes) -> list[str]:
     text = decode_line(line)
-    columns = text.split() if text.isascii() else _COLUMN.findall(text)  # split() is faster
+    columns = text.split() if text.isascii() else re.findall(COLUMN, text)  # split() is faster
     return columns or [text]  # split() takes some control characters for white space
 
 
-_COLUMN = re.compile(r"[^ \t\r\n\f\v]+")
+COLUMN = r"[^ \t\r\n\f\v]+"
 """Columns end at ASCII white space; ids may contain Unicode white space."""
 
 

@@ -14,7 +14,7 @@ from qwen_rerank.batch.candidates import read_entries
 from qwen_rerank.batch.journal import ScoredIds
 from qwen_rerank.batch.ray_data import imported_ray
 from qwen_rerank.batch.run_file import check_can_write, write_run
-from qwen_rerank.datasets import entry_parser, parse_line, read_lines, text_parser
+from qwen_rerank.datasets import COLUMN, entry_parser, parse_line, read_lines, text_parser
 from qwen_rerank.errors import InvalidInputError
 from qwen_rerank.validation import check_top_n, check_whole
 
@@ -35,9 +35,6 @@ _PAIR_COLUMNS = ["query_id", "document_id", "rank"]
 
 _NOUNS = {"query_id": "query", "document_id": "document"}
 """What a column with ids is of."""
-
-_NOT_AN_ID = r"^$|[ \t\r\n\f\v]"
-"""What can't be a column of a run, whose columns end at ASCII white space."""
 
 _ROWS = 10_000
 """How many rows a table has that a task yields."""
@@ -124,23 +121,29 @@ def write_trec(ds: Dataset, path: str | PathLike[str], tag: str, *, overwrite: b
         raise InvalidInputError(
             f"tag must be a word, because it is a column of the run, got {tag!r}."
         )
-    return write_rows(ds.iter_rows(), Path(path), tag, overwrite=overwrite)
+    queries, _ = write_rows(ds.iter_rows(), Path(path), tag, overwrite=overwrite)
+    return queries
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, tag: str, *, overwrite: bool) -> int:
-    """Write rows as `write_trec` does, and return their number."""
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], path: Path, tag: str, *, overwrite: bool
+) -> tuple[int, int]:
+    """Write rows as `write_trec` does; return how many, and how many documents lack a score."""
     written: set[str] = set()
+    unscored = 0
 
     def rankings() -> Iterator[tuple[str, ScoredIds]]:
+        nonlocal unscored
         for row in rows:
             query_id, ranking = _ranking(row)
             if query_id in written:
                 raise InvalidInputError(f"Two rows have the query id {query_id!r}.")
             written.add(query_id)
+            unscored += sum(score is None for _, score in ranking)
             yield query_id, ranking
 
     write_run(path, tag, rankings(), overwrite=overwrite)
-    return len(written)
+    return len(written), unscored
 
 
 def _ranking(row: Mapping[str, Any]) -> tuple[str, ScoredIds]:
@@ -168,7 +171,7 @@ def _ranking(row: Mapping[str, Any]) -> tuple[str, ScoredIds]:
 
 
 def _is_column(text: str) -> bool:
-    return re.search(_NOT_AN_ID, text) is None
+    return re.fullmatch(COLUMN, text) is not None
 
 
 def _pairs(run: Files, depth: int | None, num_partitions: int | None) -> Dataset:
@@ -290,7 +293,8 @@ def _checked_pairs(table: pyarrow.Table) -> pyarrow.Table:
                 f"The column {name!r} of the run has floats, not strings or integers.",
                 remedy="Convert it; pandas makes floats of integers where one is missing.",
             )
-        if bad := column.filter(pc.match_substring_regex(column, _NOT_AN_ID)).to_pylist():
+        is_id = pc.match_substring_regex(column, f"^{COLUMN}$")
+        if bad := column.filter(pc.invert(is_id)).to_pylist():
             raise InvalidInputError(
                 f"The {name} {bad[0]!r} is blank or has white space, unlike ids in TREC's format."
             )

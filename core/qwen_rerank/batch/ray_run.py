@@ -147,9 +147,8 @@ def rerank_run_on_ray(
             ds.write_parquet(str(reranked), mode="append", ray_remote_args={"num_cpus": 0.1})
         _check_whole(folder, queries, _ids(reranked))
         tag = "-".join(model.split())
-        write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
-        unscored = sum(row["relevance_scores"].count(None) for row in _rows(reranked))
-        result = RayRun(len(queries), unscored, usage.value)
+        written, unscored = write_rows(_rows(reranked), files.out, tag, overwrite=files.overwrite)
+        result = RayRun(written, unscored, usage.value)
         journal.remove()  # before the state: half of it would be taken for an interrupted job's
         shutil.rmtree(folder)
     return result
